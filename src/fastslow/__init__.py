@@ -1,0 +1,58 @@
+"""fastslow: the Fast-Slow RNN as a PyTorch layer, character language models, and tools built on them.
+
+Nothing is imported until it is used: `import fastslow` does no work, and `fastslow --help` never loads torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from fastslow.cells.lstm import LayerNormLSTMCell
+    from fastslow.layers import FSLSTM, FSRNN, SequentialLSTM, StackedLSTM, WiredLSTM
+    from fastslow.lm import CharLM
+    from fastslow.state import FSState, LSTMState
+    from fastslow.wiring import Node, Wiring
+
+_HOMES = {
+    "FSLSTM": "fastslow.layers",
+    "FSRNN": "fastslow.layers",
+    "StackedLSTM": "fastslow.layers",
+    "SequentialLSTM": "fastslow.layers",
+    "WiredLSTM": "fastslow.layers",
+    "LayerNormLSTMCell": "fastslow.cells.lstm",
+    "FSState": "fastslow.state",
+    "LSTMState": "fastslow.state",
+    "Node": "fastslow.wiring",
+    "Wiring": "fastslow.wiring",
+    "CharLM": "fastslow.lm",
+}
+
+__all__ = [
+    "FSLSTM",
+    "FSRNN",
+    "StackedLSTM",
+    "SequentialLSTM",
+    "WiredLSTM",
+    "LayerNormLSTMCell",
+    "FSState",
+    "LSTMState",
+    "Node",
+    "Wiring",
+    "CharLM",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'fastslow' has no attribute {name!r}")
+    return getattr(importlib.import_module(home), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,88 @@
+"""What every engine takes and returns.
+
+An engine is a module with
+
+    NAME: str
+    refusal(problem: Problem) -> str | None      why it cannot run this window, in words; None if it can
+    run(wiring, weights, x, state, noise, rates, lengths=None) -> (y, state)
+
+    wiring   Wiring of N nodes and S slots
+    weights  N CellWeights, one a node
+    x        (T, B, X)
+    state    S LSTMState, leaves (B, H of the slot): the state before the window
+    noise    the masks of training, or None: no dropout, and zoneout's expectation
+    rates    the drop probabilities and the forget gate's constant
+    lengths  (B,) int64 on the CPU, or None: row b stops after lengths[b] steps; it keeps its state, and its outputs are 0
+    y        (T, B, H of the output node), after the output's dropout
+    state    S LSTMState: the state after the window
+
+Engines are pure functions: they change nothing they are given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fastslow.cells.lstm import CellWeights
+from fastslow.noise import Noise
+from fastslow.state import LSTMState
+from fastslow.wiring import Wiring
+
+States = tuple[LSTMState, ...]
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Drop probabilities, and the constant added to the forget gate after its norm."""
+
+    dropout: float = 0.0
+    zoneout_h: float = 0.0
+    zoneout_c: float = 0.0
+    forget_bias: float = 1.0
+
+    @property
+    def random(self) -> bool:
+        """Whether training draws any mask at all."""
+        return self.dropout > 0 or self.zoneout_h > 0 or self.zoneout_c > 0
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What an engine must know to say whether it can run a window."""
+
+    device: torch.device
+    dtype: torch.dtype
+    steps: int
+    rows: int
+    wiring: Wiring
+    hidden_sizes: tuple[int, ...]
+    """H of each node."""
+    needs_grad: bool
+    training: bool
+    layer_norm: bool
+    autocast: torch.dtype | None
+    """The type autocast gives to matrix products on this device, or None when it is off."""
+    traced: bool
+    """Whether torch.compile, torch.export or a torch.func transform is looking."""
+
+
+class Engine(Protocol):
+    NAME: str
+
+    def refusal(self, problem: Problem) -> str | None: ...
+
+    def run(
+        self,
+        wiring: Wiring,
+        weights: Sequence[CellWeights],
+        x: Tensor,
+        state: States,
+        noise: Noise | None,
+        rates: Rates,
+        lengths: Tensor | None = None,
+    ) -> tuple[Tensor, States]: ...

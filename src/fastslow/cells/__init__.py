@@ -1,0 +1,1 @@
+"""One time step of a recurrent cell, one kind a file."""

@@ -1,0 +1,196 @@
+"""`FSRNN`: the fast-slow network of any cells."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from fastslow.cells.lstm import check_rate
+from fastslow.layers.sequences import check_input_size, to_steps
+from fastslow.noise import Noise, draw_key, dropout_keep
+from fastslow.state import FSState, LSTMState, map_state, state_tensors, stopped_rows
+from fastslow.wiring import fast_slow
+
+
+class FSRNN(nn.Module):
+    """Fast-Slow RNN of any cells (Mujika, Meier, Steger 2017, eqs. 1-5).
+
+    Args:
+        fast_cells: k >= 2 modules that share one state. Each is called `cell(x, hx) -> hx` as `torch.nn.GRUCell` and
+            `torch.nn.LSTMCell` are, with hx a tensor (B, H) or a pair (h, c).
+        slow_cell: the module between the first and the second; it may be of another kind.
+        batch_first: x and y are (B, T, .) instead of (T, B, .).
+        dropout: probability of dropping a unit at the four sites x -> F1, F1 -> S, S -> F2 and the output.
+
+    Fast cells past the second have no input: they are called with zeros of their own `input_size`, or with None where
+    they have no such attribute. Sizes are checked where cells tell them (`input_size`, `hidden_size`).
+
+    Shape: as `FSLSTM`; state `FSState(fast=hx, slow=hx)`, each as its cells return it. Where state is None, cells whose
+    `hx` has a default start from their own; others from zeros (B, hidden_size).
+    """
+
+    def __init__(
+        self,
+        fast_cells: Iterable[nn.Module],
+        slow_cell: nn.Module,
+        *,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.fast = nn.ModuleList(fast_cells)
+        self.slow = slow_cell
+        self.wiring = fast_slow(len(self.fast))
+        check_rate("dropout", dropout)
+        self.batch_first, self.dropout = batch_first, float(dropout)
+        self.first_row = 0
+        """Number of the first row of this process's batch, as in `WiredLSTM`."""
+        self._check_sizes()
+        size = _size(self.fast[0], "input_size")
+        self.input_size: int | None = size
+
+    def _check_sizes(self) -> None:
+        first = _size(self.fast[0], "hidden_size")
+        for i, cell in enumerate(self.fast):
+            size = _size(cell, "hidden_size")
+            if first is not None and size is not None and size != first:
+                raise ValueError(
+                    f"fast cells share one state, so one hidden_size: fast.0 ({_kind(self.fast[0])}) has {first}, "
+                    f"fast.{i} ({_kind(cell)}) has {size}"
+                )
+        for reader, cell, source, made in (
+            ("slow", self.slow, "fast.0", self.fast[0]),
+            ("fast.1", self.fast[1], "slow", self.slow),
+        ):
+            expects, gives = _size(cell, "input_size"), _size(made, "hidden_size")
+            if expects is not None and gives is not None and expects != gives:
+                raise ValueError(
+                    f"{reader} ({_kind(cell)}) expects an input of size {expects}, but reads {source} "
+                    f"({_kind(made)}), whose output has size {gives}: make its input_size {gives}"
+                )
+
+    def forward(
+        self,
+        x: Tensor | PackedSequence,
+        state: FSState | tuple[Any, Any] | None = None,
+        *,
+        lengths: Tensor | Sequence[int] | None = None,
+    ) -> tuple[Tensor | PackedSequence, FSState]:
+        steps, ends, layout = to_steps(x, self.input_size, self.batch_first, lengths)
+        if not layout.batched and state is not None:
+            state = map_state(lambda leaf: leaf.unsqueeze(0), FSState(*state))
+        y, new = self._window(steps, state, None if ends is None else ends.to(steps.device))
+        return layout.restore(y, ends), new if layout.batched else map_state(lambda leaf: leaf.squeeze(0), new)
+
+    def step(self, x_t: Tensor, state: FSState | None = None) -> tuple[Tensor, FSState]:
+        """One step: x_t (B, X) or (X,), y (B, H) or (H,)."""
+        if x_t.dim() not in (1, 2):
+            raise ValueError(f"x_t must be (B, X) or (X,); got {tuple(x_t.shape)}")
+        check_input_size(x_t, self.input_size)
+        if x_t.dim() == 2:
+            y, new = self._window(x_t.unsqueeze(0), state, None)
+            return y.squeeze(0), new
+        single = None if state is None else map_state(lambda leaf: leaf.unsqueeze(0), FSState(*state))
+        y, new = self._window(x_t.view(1, 1, -1), single, None)
+        return y.view(-1), map_state(lambda leaf: leaf.squeeze(0), new)
+
+    def _window(self, x: Tensor, state: Any, lengths: Tensor | None) -> tuple[Tensor, FSState]:
+        rows = x.shape[1]
+        fast, slow = self._initial(x) if state is None else self._checked(state, rows)
+        noise = Noise(draw_key(x.device), 0, self.first_row) if self.training and self.dropout > 0 else None
+        factors: dict[int, Tensor] = {}
+
+        def dropped(value: Tensor, site: int, t: int) -> Tensor:
+            if noise is None:
+                return value
+            if site not in factors:  # a site's size is known when its first value comes
+                keep = dropout_keep(noise, x.shape[0], site, rows, value.shape[-1], self.dropout)
+                factors[site] = keep.to(value.dtype) * (0.0 if self.dropout == 1 else 1 / (1 - self.dropout))
+            return value * factors[site][t]
+
+        site = self.wiring.input_site
+        outputs = []
+        for t in range(x.shape[0]):
+            old = FSState(fast, slow)
+            fast = self._call(0, self.fast[0], dropped(x[t], site(0), t), fast)
+            slow = self._call(-1, self.slow, dropped(_output(fast), site(1), t), slow)
+            fast = self._call(1, self.fast[1], dropped(_output(slow), site(2), t), fast)
+            for i, cell in enumerate(self.fast[2:], start=2):
+                fast = self._call(i, cell, _nothing(cell, _output(fast)), fast)
+            y = dropped(_output(fast), self.wiring.output_site, t)
+            if lengths is not None:
+                running = lengths > t
+                if old.fast is not None:
+                    fast, slow = stopped_rows(old, FSState(fast, slow), running)
+                elif not bool(running.all()):
+                    zero = map_state(torch.zeros_like, FSState(fast, slow))
+                    fast, slow = stopped_rows(zero, FSState(fast, slow), running)
+                y = y.masked_fill(~running.unsqueeze(-1), 0)
+            outputs.append(y)
+        return torch.stack(outputs), FSState(fast, slow)
+
+    def _initial(self, x: Tensor) -> tuple[Any, Any]:
+        return tuple(_initial_state(cell, x) for cell in (self.fast[0], self.slow))  # type: ignore[return-value]
+
+    def _checked(self, state: Any, rows: int) -> tuple[Any, Any]:
+        if not isinstance(state, tuple | list) or len(state) != 2:
+            raise TypeError(f"the state of an FSRNN is FSState(fast=..., slow=...); got {type(state).__name__}")
+        for name, part, cell in zip(("fast", "slow"), state, (self.fast[0], self.slow), strict=True):
+            size = _size(cell, "hidden_size")
+            for leaf in state_tensors(part):
+                if leaf.dim() != 2 or leaf.shape[0] != rows or size not in (None, leaf.shape[-1]):
+                    wanted = f"({rows}, {'H' if size is None else size})"
+                    raise RuntimeError(f"state {name} must be {wanted}; got {tuple(leaf.shape)}")
+        return state[0], state[1]
+
+    def _call(self, index: int, cell: nn.Module, x: Tensor | None, hx: Any) -> Any:
+        new = cell(x, hx)
+        if isinstance(new, tuple | list) and len(new) == 2 and all(isinstance(part, Tensor) for part in new):
+            return LSTMState(*new)
+        if isinstance(new, Tensor):
+            return new
+        name = "slow" if index < 0 else f"fast.{index}"
+        raise TypeError(
+            f"{name} ({_kind(cell)}) must return its new state, a tensor or a pair (h, c); got {type(new).__name__}"
+        )
+
+    def extra_repr(self) -> str:
+        parts = [f"num_fast={len(self.fast)}"] + ["batch_first=True"] * self.batch_first
+        return ", ".join(parts + [f"dropout={self.dropout}"] * (self.dropout > 0))
+
+
+def _kind(cell: nn.Module) -> str:
+    return type(cell).__name__
+
+
+def _size(cell: nn.Module, name: str) -> int | None:
+    size = getattr(cell, name, None)
+    return size if isinstance(size, int) else None
+
+
+def _output(hx: Any) -> Tensor:
+    """The output of a cell is its state, or the h of a pair."""
+    return hx if isinstance(hx, Tensor) else hx[0]  # type: ignore[no-any-return]
+
+
+def _nothing(cell: nn.Module, like: Tensor) -> Tensor | None:
+    """What a cell without input is given: zeros of its own input size, or None where it has none."""
+    size = _size(cell, "input_size")
+    return None if size is None else like.new_zeros(like.shape[0], size)
+
+
+def _initial_state(cell: nn.Module, x: Tensor) -> Any:
+    """None for a cell that can start by itself, zeros (B, hidden_size) for one that cannot."""
+    parameters = list(inspect.signature(cell.forward).parameters.values())
+    own_start = len(parameters) > 1 and parameters[1].default is not inspect.Parameter.empty
+    if own_start:
+        return None
+    size = _size(cell, "hidden_size")
+    if size is None:
+        raise ValueError(f"{_kind(cell)} has neither a default state nor a hidden_size: pass an initial state")
+    return x.new_zeros(x.shape[1], size)

@@ -1,0 +1,278 @@
+"""`WiredLSTM`: the layer that runs any wiring of the layer-normalised LSTM cell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from fastslow.backends import Choice, check_name, choose, engine
+from fastslow.backends.base import Problem, Rates, States
+from fastslow.cells.lstm import CellWeights, LayerNormLSTMCell, check_rate, check_size
+from fastslow.layers.sequences import check_input_size, to_steps
+from fastslow.noise import Noise, draw_key
+from fastslow.state import LSTMState, map_state
+from fastslow.wiring import FROM_INPUT, NO_INPUT, Wiring
+
+_UNSUPPORTED = {
+    "bidirectional": "it carries its state from window to window, which a reversed direction cannot",
+    "proj_size": "its output is the state h itself; put a Linear after the layer instead",
+    "num_layers": "its depth is in its wiring; use num_fast or num_cells where it has one, or StackedLSTM",
+}
+
+
+class WiredLSTM(nn.Module):
+    """Any wiring of layer-normalised LSTM cells, as a layer used like `torch.nn.LSTM`.
+
+    Args:
+        wiring: which cell runs when, on which state, reading what (`fastslow.wiring`).
+        input_size: X.
+        hidden_sizes: the size of each state slot by name, or one int for all.
+        bias: whether the gates have a bias.
+        batch_first: x and y are (B, T, .) instead of (T, B, .). States are (B, .) either way.
+        dropout: probability of dropping a unit of a node's input or of the layer's output: one fresh mask a step on
+            every edge from x or from another node, and one on y. The state is never dropped.
+        zoneout_h, zoneout_c: probability that a unit of h, of c, keeps its old value for a step.
+        layer_norm: per-gate and cell normalisation.
+        forget_bias: constant added to the forget gate after its norm.
+        backend: "auto", or the name of an engine, which then runs or raises with the reason.
+
+    Shape: `y, state = layer(x, state=None, *, lengths=None)`
+        x: (T, B, X), (B, T, X) with `batch_first`, (T, X) unbatched, or a PackedSequence; y likewise with the output
+        node's size. state: a tuple of `LSTMState(h, c)`, one a slot, leaves (B, H) or (H,) unbatched; zeros if None.
+        lengths: (B,) ints: row b stops after lengths[b] steps; its outputs past that are zero and its final state is
+        its last.
+
+    `layer.step(x_t, state=None)` runs one step: x_t (B, X) or (X,), y (B, H) or (H,).
+    """
+
+    def __init__(
+        self,
+        wiring: Wiring,
+        input_size: int,
+        hidden_sizes: Mapping[str, int] | int,
+        *,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        zoneout_h: float = 0.0,
+        zoneout_c: float = 0.0,
+        layer_norm: bool = True,
+        forget_bias: float = 1.0,
+        backend: str = "auto",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        check_size("input_size", input_size)
+        sizes = dict.fromkeys(wiring.slots, hidden_sizes) if isinstance(hidden_sizes, int) else dict(hidden_sizes)
+        if set(sizes) != set(wiring.slots):
+            raise ValueError(f"hidden_sizes must give the size of {list(wiring.slots)}; got {list(sizes)}")
+        for slot, size in sizes.items():
+            check_size(f"hidden_sizes[{slot!r}]", cast(int, size))
+        for name, rate in (("dropout", dropout), ("zoneout_h", zoneout_h), ("zoneout_c", zoneout_c)):
+            check_rate(name, rate)
+        check_name(backend)
+        self.wiring, self.input_size, self.batch_first = wiring, input_size, batch_first
+        self.hidden_sizes = {slot: cast(int, sizes[slot]) for slot in wiring.slots}
+        self.dropout, self.zoneout_h, self.zoneout_c = float(dropout), float(zoneout_h), float(zoneout_c)
+        self.bias, self.layer_norm, self.forget_bias = bias, layer_norm, float(forget_bias)
+        self.backend = backend
+        self.first_row = 0
+        """Number of the first row of this process's batch: a rank of a distributed job draws the masks of its own rows."""
+        made: dict[str, tuple[int | None, int]] = {}
+        for node, slot, source in zip(wiring.nodes, wiring.slot_of, wiring.sources, strict=True):
+            x_size = {NO_INPUT: None, FROM_INPUT: input_size}.get(source, -1)
+            if x_size == -1:
+                x_size = self.hidden_sizes[wiring.nodes[source].slot]
+            needs = (x_size, self.hidden_sizes[wiring.slots[slot]])
+            if made.setdefault(node.cell_name, needs) != needs:
+                raise ValueError(
+                    f"node {node.name!r} shares cell {node.cell_name!r}, which has input and hidden sizes "
+                    f"{made[node.cell_name]}, but needs {needs}"
+                )
+        for path, (x_size, size) in made.items():
+            cell = LayerNormLSTMCell(
+                x_size,
+                size,
+                bias=bias,
+                zoneout_h=zoneout_h,
+                zoneout_c=zoneout_c,
+                layer_norm=layer_norm,
+                forget_bias=forget_bias,
+                device=device,
+                dtype=dtype,
+            )
+            _attach(self, path, cell)
+
+    # ------------------------------------------------------------------ sizes and parameters
+
+    @property
+    def output_size(self) -> int:
+        """The size of y's last dimension."""
+        return self.hidden_sizes[self.wiring.nodes[self.wiring.output_index].slot]
+
+    def node_cells(self) -> list[LayerNormLSTMCell]:
+        """The cell of each node, in the order they run."""
+        return [cast(LayerNormLSTMCell, self.get_submodule(node.cell_name)) for node in self.wiring.nodes]
+
+    def weights(self) -> tuple[CellWeights, ...]:
+        """The parameters as engines take them, one entry a node."""
+        return tuple(cell.weights() for cell in self.node_cells())
+
+    @property
+    def rates(self) -> Rates:
+        return Rates(self.dropout, self.zoneout_h, self.zoneout_c, self.forget_bias)
+
+    def reset_parameters(self) -> None:
+        """The initial values of `LayerNormLSTMCell.reset_parameters`, for every cell."""
+        for module in self.modules():
+            if isinstance(module, LayerNormLSTMCell):
+                module.reset_parameters()
+
+    # ------------------------------------------------------------------ running
+
+    def forward(
+        self,
+        x: Tensor | PackedSequence,
+        state: Any = None,
+        *,
+        lengths: Tensor | Sequence[int] | None = None,
+    ) -> tuple[Tensor | PackedSequence, Any]:
+        steps, ends, layout = to_steps(x, self.input_size, self.batch_first, lengths)
+        y, new = self._window(steps, self._states(state, steps, layout.batched), ends)
+        public = self._public(new if layout.batched else map_state(lambda leaf: leaf.squeeze(0), new))
+        return layout.restore(y, ends), public
+
+    def step(self, x_t: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """One step: x_t (B, X), y (B, H), state leaves (B, .); or all of them without B."""
+        if x_t.dim() not in (1, 2):
+            raise ValueError(f"x_t must be (B, {self.input_size}) or ({self.input_size},); got {tuple(x_t.shape)}")
+        check_input_size(x_t, self.input_size)
+        batched = x_t.dim() == 2
+        steps = x_t.unsqueeze(0) if batched else x_t.view(1, 1, -1)
+        y, new = self._window(steps, self._states(state, steps, batched), None)
+        if batched:
+            return y.squeeze(0), self._public(new)
+        return y.view(-1), self._public(map_state(lambda leaf: leaf.squeeze(0), new))
+
+    def backend_for(self, x: Tensor | PackedSequence) -> Choice:
+        """The engine that would run `x` now, and why no faster one would."""
+        steps, _, _ = to_steps(x, self.input_size, self.batch_first, None)
+        return choose(self._problem(steps), self.backend)
+
+    def _window(self, x: Tensor, state: States, lengths: Tensor | None) -> tuple[Tensor, States]:
+        problem = self._problem(x)
+        if x.dtype != problem.dtype:
+            if problem.autocast is None:
+                raise ValueError(f"RNN input dtype ({x.dtype}) does not match weight dtype ({problem.dtype})")
+            x = x.to(problem.dtype)
+        rates = self.rates
+        noise = Noise(draw_key(x.device), 0, self.first_row) if self.training and rates.random else None
+        run = engine(choose(problem, self.backend).name).run
+        return run(self.wiring, self.weights(), x, state, noise, rates, lengths)
+
+    def _problem(self, x: Tensor) -> Problem:
+        weights = self.weights()
+        device = x.device
+        autocast = device.type != "meta" and torch.is_autocast_enabled(device.type)
+        return Problem(
+            device=device,
+            dtype=weights[0].w_h.dtype,
+            steps=x.shape[0],
+            rows=x.shape[1],
+            wiring=self.wiring,
+            hidden_sizes=tuple(w.hidden_size for w in weights),
+            needs_grad=torch.is_grad_enabled(),
+            training=self.training,
+            layer_norm=self.layer_norm,
+            autocast=torch.get_autocast_dtype(device.type) if autocast else None,
+            traced=torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active(),
+        )
+
+    # ------------------------------------------------------------------ states
+
+    def _public(self, state: States) -> Any:
+        """One LSTMState a slot -> the structure this layer's users see."""
+        return state
+
+    def _slots(self, state: Any) -> Sequence[Any]:
+        """The structure this layer's users see -> one (h, c) a slot, not yet checked."""
+        if not isinstance(state, tuple | list) or len(state) != len(self.wiring.slots):
+            self._bad_state(f"a tuple of {len(self.wiring.slots)} LSTMState(h, c), one a slot", state)
+        return state
+
+    def _bad_state(self, expected: str, got: Any) -> NoReturn:
+        kind = type(got).__name__ + (f" of {len(got)}" if isinstance(got, tuple | list) else "")
+        raise TypeError(f"the state of a {type(self).__name__} is {expected}; got {kind}")
+
+    def _states(self, state: Any, x: Tensor, batched: bool) -> States:
+        """The initial state as engines take it, checked; zeros if None."""
+        rows = x.shape[1]
+        dtype = self.weights()[0].w_h.dtype
+        sizes = [self.hidden_sizes[slot] for slot in self.wiring.slots]
+        if state is None:
+            return tuple(
+                LSTMState(*(torch.zeros(rows, size, dtype=dtype, device=x.device) for _ in "hc")) for size in sizes
+            )
+        slots = self._slots(state)
+        checked = []
+        for name, size, pair in zip(self.wiring.slots, sizes, slots, strict=True):
+            if not isinstance(pair, tuple | list) or len(pair) != 2:
+                self._bad_state(f"LSTMState(h, c) for slot {name!r}", pair)
+            for letter, leaf in zip("hc", pair, strict=True):
+                shape = (rows, size) if batched else (size,)
+                if not isinstance(leaf, Tensor) or leaf.shape != shape:
+                    got = tuple(leaf.shape) if isinstance(leaf, Tensor) else type(leaf).__name__
+                    raise RuntimeError(f"state {name}.{letter} must be {shape}, for {rows} rows; got {got}")
+                if leaf.dtype != dtype or leaf.device != x.device:
+                    raise ValueError(
+                        f"state {name}.{letter} must be {dtype} on {x.device}, as weights and input are; "
+                        f"got {leaf.dtype} on {leaf.device}"
+                    )
+            h, c = pair if batched else (leaf.unsqueeze(0) for leaf in pair)
+            checked.append(LSTMState(h, c))
+        return tuple(checked)
+
+    # ------------------------------------------------------------------ description
+
+    def _sizes_repr(self) -> str:
+        return f"{self.input_size}, {self.hidden_sizes}"
+
+    def extra_repr(self) -> str:
+        parts = [self._sizes_repr()]
+        parts += ["bias=False"] * (not self.bias) + ["batch_first=True"] * self.batch_first
+        parts += [
+            f"{name}={getattr(self, name)}" for name in ("dropout", "zoneout_h", "zoneout_c") if getattr(self, name)
+        ]
+        parts += ["layer_norm=False"] * (not self.layer_norm)
+        parts += [f"forget_bias={self.forget_bias}"] * (self.forget_bias != 1.0)
+        parts += [f"backend={self.backend!r}"] * (self.backend != "auto")
+        return ", ".join(parts)
+
+
+def _attach(root: nn.Module, path: str, cell: nn.Module) -> None:
+    """Put `cell` at a dotted path, with a ModuleList where the names below are 0, 1, 2, ..."""
+    *parents, leaf = path.split(".")
+    here = root
+    for depth, name in enumerate(parents):
+        if name not in here._modules:
+            following = (*parents[depth + 1 :], leaf)[0]
+            here.add_module(name, nn.ModuleList() if following == "0" else nn.Module())
+        here = here.get_submodule(name)
+    if leaf in here._modules or hasattr(here, leaf):
+        raise ValueError(f"cell {path!r} cannot be named so: the layer already has an attribute of that name")
+    here.add_module(leaf, cell)
+
+
+def reject_unsupported(layer: str, options: Mapping[str, Any]) -> None:
+    """TypeError for options of `torch.nn.LSTM` these layers do not have, in a sentence; their defaults pass."""
+    for name, value in options.items():
+        reason = _UNSUPPORTED.get(name)
+        if reason is None:
+            raise TypeError(f"{layer}.__init__() got an unexpected keyword argument {name!r}")
+        if value not in (False, 0) and not (name == "num_layers" and value == 1):
+            raise TypeError(f"{layer} does not support {name}={value!r}: {reason}")
