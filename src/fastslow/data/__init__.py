@@ -1,0 +1,30 @@
+"""From bytes to windows: texts, alphabets, streams, and the public corpora.
+
+- :mod:`~fastslow.data.alphabet`: which bytes are symbols
+- :mod:`~fastslow.data.text`: files as one memory-mapped text, and its training, validation and test parts
+- :mod:`~fastslow.data.streams`: contiguous streams and the windows a network reads
+- :mod:`~fastslow.data.corpora`: Penn Treebank, enwik8, text8: digests, splits, protocols
+- :mod:`~fastslow.data.fetch`: getting them
+- :mod:`~fastslow.data.stdlib`: the demo's text
+
+Nothing here knows of a model.
+"""
+
+from __future__ import annotations
+
+from .alphabet import Alphabet
+from .streams import Streams, Window, random_offset, rank_columns
+from .text import Splits, Text, open_splits, open_text, split_fractions
+
+__all__ = [
+    "Alphabet",
+    "Splits",
+    "Streams",
+    "Text",
+    "Window",
+    "open_splits",
+    "open_text",
+    "random_offset",
+    "rank_columns",
+    "split_fractions",
+]

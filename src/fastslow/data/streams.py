@@ -1,0 +1,264 @@
+"""Contiguous streams and their windows: how a text reaches a recurrent network that carries its state.
+
+A text of N symbols has N - 1 targets: every symbol but the first, which nothing precedes.  They are dealt out to B
+*streams* (batch columns), each a contiguous piece of the text, and each stream is read in order, in *windows* of T
+steps that do not overlap.  At step ``t`` a stream reads the symbol before its target, so the pieces share a symbol
+where they touch and no target is lost between them::
+
+    text      a b c d e f g h i         N = 9, 8 targets b..i
+    stream 0  a b c d -> b c d e        B = 2, 4 targets each
+    stream 1  e f g h -> f g h i
+
+Windows are made one at a time; the text itself may be a memory-mapped file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import DataError
+from .alphabet import UInt8Array, as_bytes_array
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """One truncated-BPTT span of all streams.
+
+    ``inputs``, ``targets``: (T, B) ``int64`` on the CPU; ``targets[t]`` is the symbol that follows ``inputs[t]``.
+    ``lengths``: (B,) ``int64``, the steps each stream really has, from 0 to T, or ``None`` when all have T; past
+    them inputs and targets are 0 and must not be scored.  ``index`` counts windows from 0, ``start`` is the steps
+    every stream has done before this window.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    lengths: Tensor | None
+    index: int
+    start: int
+
+    @property
+    def steps(self) -> int:
+        """T of this window."""
+        return int(self.inputs.shape[0])
+
+    @property
+    def symbols(self) -> int:
+        """The number of targets to score."""
+        return self.targets.numel() if self.lengths is None else int(self.lengths.sum())
+
+    def mask(self) -> Tensor | None:
+        """(T, B) ``bool``, true where there is a target to score; ``None`` when that is everywhere."""
+        if self.lengths is None:
+            return None
+        import torch
+
+        return torch.arange(self.steps).unsqueeze(1) < self.lengths
+
+
+class Streams:
+    """A text cut into streams and windows.  A sequence: ``streams[i]`` is a :class:`Window`, in any order.
+
+    Made by :meth:`training` or :meth:`evaluation`.  To carry on in the middle, take windows from there:
+    ``for window in streams.windows(start=done)``, where ``done`` is the ``index + 1`` of the last one.
+
+    ``batch`` is B of the whole batch; ``columns`` the slice of it that is made here (all of it by default), so
+    that ranks of a distributed run each own columns of their own and together read exactly the same batch.
+    """
+
+    def __init__(
+        self,
+        symbols: UInt8Array,
+        first: NDArray[np.int64],
+        counts: NDArray[np.int64],
+        window: int,
+        steps: int,
+        columns: slice,
+    ) -> None:
+        self._symbols = symbols
+        self._all_first = first  # (B,) where each stream's first input stands in the text
+        self._all_counts = counts  # (B,) how many targets each stream has
+        self._first = first[columns]
+        self._counts = counts[columns]
+        self._steps = steps
+        self._columns = columns
+        self._window = window
+
+    @classmethod
+    def training(
+        cls,
+        symbols: UInt8Array,
+        batch: int,
+        window: int,
+        *,
+        ragged: str = "drop",
+        offset: int = 0,
+        columns: slice | None = None,
+    ) -> Streams:
+        """The cut for training: B streams of equal length; the targets that do not fill all of them are left out.
+
+        ``symbols``: ``uint8`` (N,).  ``ragged`` says what becomes of a last window shorter than ``window``:
+        ``"drop"``, as the authors do, or ``"keep"``.  ``offset`` leaves out that many symbols at the start of the
+        text, for all streams together; a new one each pass (:func:`random_offset`) moves the windows' edges.
+
+        Raises :class:`~fastslow.errors.DataError` when the text is too short for a single window, ``ValueError``
+        for senseless settings.
+        """
+        text = _checked(symbols, batch, window)
+        if ragged not in ("drop", "keep"):
+            raise ValueError(f"ragged must be 'drop' or 'keep'; got {ragged!r}")
+        if offset < 0:
+            raise ValueError(f"offset must not be negative; got {offset}")
+        length = max(0, len(text) - offset - 1) // batch
+        steps = length - length % window if ragged == "drop" else length
+        if steps == 0:
+            shortest = batch * (window if ragged == "drop" else 1) + 1 + offset
+            raise DataError(
+                f"the training text is too short: {len(text):,} symbols do not fill one window of {batch:,} streams"
+                f" and {window:,} steps (at least {shortest:,}): give more text, fewer streams or shorter windows"
+            )
+        first = offset + length * np.arange(batch, dtype=np.int64)
+        counts = np.full(batch, steps, dtype=np.int64)
+        return cls(text, first, counts, window, steps, _checked_columns(columns, batch))
+
+    @classmethod
+    def evaluation(cls, symbols: UInt8Array, batch: int, window: int, *, columns: slice | None = None) -> Streams:
+        """The cut for evaluation: every symbol but the first is a target exactly once.
+
+        ``symbols``: ``uint8`` (N,).  The streams differ in length by one target at most; their ends are marked by
+        ``lengths`` in the last windows.  All ranks have the same number of windows.
+
+        Raises :class:`~fastslow.errors.DataError` when there are more streams than targets, ``ValueError`` for
+        senseless settings.
+        """
+        text = _checked(symbols, batch, window)
+        targets = len(text) - 1
+        if targets < batch:
+            raise DataError(
+                f"the text is too short: {len(text):,} symbols make at most {max(0, targets):,} streams of one target"
+                f" or more, not {batch:,}: give more text or fewer streams"
+            )
+        short, longer = divmod(targets, batch)
+        counts = np.full(batch, short, dtype=np.int64)
+        counts[:longer] += 1
+        first = np.cumsum(counts) - counts
+        return cls(text, first, counts, window, int(counts[0]), _checked_columns(columns, batch))
+
+    @property
+    def window(self) -> int:
+        """T of every window but, perhaps, the last."""
+        return self._window
+
+    @property
+    def batch(self) -> int:
+        """B of the whole batch, over all ranks."""
+        return len(self._all_first)
+
+    @property
+    def columns(self) -> slice:
+        """The part of the batch that is made here."""
+        return self._columns
+
+    @property
+    def width(self) -> int:
+        """The number of columns made here."""
+        return len(self._first)
+
+    @property
+    def steps(self) -> int:
+        """Steps of the longest stream, over all windows."""
+        return self._steps
+
+    @property
+    def targets(self) -> int:
+        """The number of targets to score, over all windows and all columns, those of other ranks as well."""
+        return int(self._all_counts.sum())
+
+    def __len__(self) -> int:
+        """The number of windows: the same for all ranks."""
+        return -(-self._steps // self._window)
+
+    def __getitem__(self, index: int) -> Window:
+        """Window ``index``, counted from 0, or from the end where negative.  Raises ``IndexError`` outside."""
+        import torch
+
+        count = len(self)
+        if not -count <= index < count:
+            raise IndexError(f"window {index} is out of range: there are {count}")
+        index %= count
+        start = index * self._window
+        steps = min(self._window, self._steps - start)
+        lengths = np.clip(self._counts - start, 0, steps)
+        full = bool((lengths == steps).all())
+        at = (self._first + start) + np.arange(steps + 1, dtype=np.int64)[:, None]  # (T + 1, B)
+        if not full:
+            # The cell past a stream's last target may lie past the end of the text: read any symbol, then blank it.
+            np.minimum(at, len(self._symbols) - 1, out=at)
+        block = torch.from_numpy(self._symbols[at].astype(np.int64))
+        inputs, targets = block[:-1], block[1:]
+        if full:
+            return Window(inputs, targets, None, index, start)
+        ends = torch.from_numpy(lengths)
+        keep = torch.arange(steps).unsqueeze(1) < ends
+        return Window(inputs * keep, targets * keep, ends, index, start)
+
+    def windows(self, start: int = 0) -> Iterator[Window]:
+        """The windows in order, from number ``start`` on; none when that is past the last.
+
+        Raises ``ValueError`` for a negative ``start``.
+        """
+        if start < 0:
+            raise ValueError(f"start must not be negative; got {start}")
+        for index in range(start, len(self)):
+            yield self[index]
+
+    def __iter__(self) -> Iterator[Window]:
+        return self.windows()
+
+
+def random_offset(seed: int, epoch: int, limit: int) -> int:
+    """A common offset for pass ``epoch``, uniform in 0..limit-1, that depends on nothing but its arguments.
+
+    So a resumed run and every rank find the same one.  ``limit`` is usually the window's length.
+    """
+    if limit < 1:
+        raise ValueError(f"limit must be at least 1; got {limit}")
+    # Seeds of numpy's are not negative; torch's may be.
+    return int(np.random.default_rng([seed % 2**64, epoch]).integers(limit))
+
+
+def rank_columns(batch: int, rank: int, ranks: int) -> slice:
+    """The batch columns of rank ``rank`` of ``ranks``: contiguous, disjoint, all of them together the batch.
+
+    Where ``ranks`` does not divide ``batch`` the first ones have one column more.  Raises
+    :class:`~fastslow.errors.DataError` when a rank would have none.
+    """
+    if ranks < 1 or not 0 <= rank < ranks:
+        raise ValueError(f"rank must lie in 0..{ranks - 1}; got {rank}")
+    if batch < ranks:
+        raise DataError(f"a batch of {batch} streams cannot feed {ranks} processes: use at least one stream each")
+    share, more = divmod(batch, ranks)
+    start = rank * share + min(rank, more)
+    return slice(start, start + share + (rank < more))
+
+
+def _checked(symbols: UInt8Array, batch: int, window: int) -> UInt8Array:
+    if batch < 1 or window < 1:
+        raise ValueError(f"batch and window must be at least 1; got {batch} and {window}")
+    return as_bytes_array(symbols)
+
+
+def _checked_columns(columns: slice | None, batch: int) -> slice:
+    if columns is None:
+        return slice(0, batch)
+    start, stop, step = columns.indices(batch)
+    if step != 1 or start >= stop or (columns.stop is not None and columns.stop > batch):
+        raise ValueError(f"columns must be a part of the {batch} streams, in order and not empty; got {columns}")
+    return slice(start, stop)

@@ -1,0 +1,233 @@
+"""A text: the bytes of one or more files, memory-mapped, and its cut into training, validation and test parts."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import stat
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+
+from ..errors import DataError, os_reason
+from .alphabet import UInt8Array, as_bytes_array
+
+PathLike: TypeAlias = str | os.PathLike[str]
+
+STDIN = "-"
+MIN_SYMBOLS = 2  # one to read and one to predict
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class Text:
+    """The bytes of a text.
+
+    ``data``: ``uint8`` (N,), read-only; a ``np.memmap`` when it is one file on the disk.  ``name`` is what
+    messages and run records call it.  ``paths`` are the files it came from, none for a text made in memory.
+    """
+
+    data: UInt8Array
+    name: str
+    paths: tuple[Path, ...] = ()
+
+    @classmethod
+    def of(cls, data: bytes | bytearray | memoryview | UInt8Array, name: str) -> Text:
+        """A text from bytes in memory."""
+        return cls(as_bytes_array(data), name)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def part(self, start: int, stop: int, name: str) -> Text:
+        """The bytes from ``start`` to ``stop`` as a text of its own, without a copy."""
+        return Text(self.data[start:stop], name, self.paths)
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of the bytes in hexadecimal, computed once, a megabyte at a time."""
+        digest = hashlib.sha256()
+        for start in range(0, len(self.data), _CHUNK):
+            digest.update(self.data[start : start + _CHUNK].tobytes())
+        return digest.hexdigest()
+
+    def describe(self) -> dict[str, str | int]:
+        """What a run record keeps of a text: its name, its length in bytes and its SHA-256."""
+        return {"name": self.name, "bytes": len(self.data), "sha256": self.sha256}
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The three parts of a corpus; a part that was not asked for is ``None``."""
+
+    train: Text
+    valid: Text | None
+    test: Text | None
+
+    def map(self, change: Callable[[str, Text], Text]) -> Splits:
+        """The splits with ``change(part, text)`` in place of every text; ``part`` is train, valid or test."""
+        return Splits(
+            change("train", self.train),
+            None if self.valid is None else change("valid", self.valid),
+            None if self.test is None else change("test", self.test),
+        )
+
+    def describe(self) -> dict[str, dict[str, str | int] | None]:
+        """What a run record keeps of its data: :meth:`Text.describe` of every part."""
+        parts = {"train": self.train, "valid": self.valid, "test": self.test}
+        return {part: None if text is None else text.describe() for part, text in parts.items()}
+
+
+def open_text(
+    paths: PathLike | Sequence[PathLike],
+    *,
+    stdin: bool = False,
+    min_bytes: int = MIN_SYMBOLS,
+    name: str | None = None,
+) -> Text:
+    """The bytes of one file, or of several in the order given, as one text.
+
+    One file is memory-mapped: it is never read as a whole, and must not be cut short by others while it is used.
+    Several files are joined in memory, at one byte a byte; empty ones among them are fine.
+
+    With ``stdin``, the path ``-`` (and a named pipe) is read to its end into memory, and may be given once.
+    Without, it is refused, since a text that is read several times or again after a resumption must be a file.
+
+    ``min_bytes`` is how long the text must be at least.  Raises :class:`~fastslow.errors.DataError`, with the
+    path and the reason, for a text that is too short or a path that cannot be read.
+    """
+    listed = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    if not listed:
+        raise DataError("no text was given: name at least one file")
+    names = [os.fspath(p) for p in listed]
+    if names.count(STDIN) > 1:
+        raise DataError("'-' (standard input) can be read only once: give it once")
+    parts = [_open_one(path, stdin) for path in names]
+    data = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    data.flags.writeable = False
+    if name is None:
+        name = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+    if len(data) == 0:
+        raise DataError(f"{name} is empty: a text needs at least {min_bytes:,} bytes")
+    if len(data) < min_bytes:
+        count = f"{len(data):,} byte{'s' * (len(data) > 1)}"
+        raise DataError(f"{name} is too short: it has {count}, and at least {min_bytes:,} are needed")
+    return Text(data, name, tuple(Path(p) for p in names if p != STDIN))
+
+
+def _open_one(path: str, stdin: bool) -> UInt8Array:
+    if path == STDIN:
+        if not stdin:
+            raise DataError("'-' (standard input) cannot be used here: save the text to a file and name that")
+        return np.frombuffer(sys.stdin.buffer.read(), dtype=np.uint8)
+    try:
+        mode = os.stat(path).st_mode
+        if stat.S_ISDIR(mode):
+            raise DataError(f"{path} is a directory: name the files in it")
+        if stat.S_ISREG(mode):
+            # An empty file cannot be mapped, and is no error among several.
+            if os.stat(path).st_size == 0:
+                open(path, "rb").close()
+                return np.empty(0, dtype=np.uint8)
+            return np.memmap(path, dtype=np.uint8, mode="r")
+        if stat.S_ISFIFO(mode) and stdin:
+            with open(path, "rb") as pipe:
+                return np.frombuffer(pipe.read(), dtype=np.uint8)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {os_reason(error)}") from error
+    except ValueError as error:  # a path with a NUL byte in it
+        raise DataError(f"cannot read {path!r}: {error}") from error
+    raise DataError(f"{path} is not a regular file: save the text to a file and name that")
+
+
+def split_fractions(
+    text: Text, train: float = 0.9, valid: float = 0.05, test: float = 0.05, *, min_bytes: int = MIN_SYMBOLS
+) -> Splits:
+    """One text cut into three contiguous parts in this order, nothing left over and nothing shared.
+
+    The fractions are of its length in bytes and add up to 1; ``valid`` and ``test`` may be 0, which leaves
+    that part ``None``.  Cuts are rounded down, exactly: 100,000,000 bytes give 90, 5 and 5 million.
+    Raises :class:`~fastslow.errors.DataError` for other fractions, and for a part shorter than ``min_bytes``.
+    """
+    given = (train, valid, test)
+    if not all(math.isfinite(f) and f >= 0.0 for f in given) or train == 0.0:
+        raise DataError(f"split fractions must be 0 or more, and train more than 0; got {_listing(given)}")
+    # Through the decimal digits: 0.9 is meant as 9/10, not as its binary neighbour just above.
+    exact = [Fraction(str(float(f))) for f in given]
+    if abs(float(sum(exact)) - 1.0) > 1e-6:
+        raise DataError(f"split fractions must add up to 1; got {_listing(given)}, together {sum(given):g}")
+    n = len(text)
+    first = math.floor(n * exact[0] / sum(exact))
+    second = math.floor(n * (exact[0] + exact[1]) / sum(exact))
+    cuts = {"train": (0, first), "valid": (first, second), "test": (second, n)}
+    parts: dict[str, Text | None] = {}
+    for (part, (start, stop)), fraction in zip(cuts.items(), given, strict=True):
+        if fraction == 0.0:
+            parts[part] = None
+        elif stop - start < min_bytes:
+            raise DataError(
+                f"{text.name} is too short to split: {n:,} bytes leave {stop - start:,} for the {part} part "
+                f"({fraction:g} of it), which needs at least {min_bytes:,}; give a longer text or a file for it"
+            )
+        else:
+            parts[part] = text.part(start, stop, f"{text.name} ({part} part)")
+    whole = parts["train"]
+    assert whole is not None  # its fraction is above 0
+    return Splits(whole, parts["valid"], parts["test"])
+
+
+def split_sizes(text: Text, train: int, valid: int, test: int) -> Splits:
+    """One text cut into contiguous parts of these many bytes, in order.
+
+    Raises :class:`~fastslow.errors.DataError` unless they add up to its length.
+    """
+    sizes = (train, valid, test)
+    if min(sizes) < MIN_SYMBOLS or sum(sizes) != len(text):
+        raise DataError(
+            f"{text.name} has {len(text):,} bytes and cannot be cut into "
+            f"{', '.join(f'{s:,}' for s in sizes)}: they must add up to its length"
+        )
+    return Splits(
+        text.part(0, train, f"{text.name} (train part)"),
+        text.part(train, train + valid, f"{text.name} (valid part)"),
+        text.part(train + valid, len(text), f"{text.name} (test part)"),
+    )
+
+
+def open_splits(
+    train: PathLike | Sequence[PathLike],
+    valid: PathLike | Sequence[PathLike] | None = None,
+    test: PathLike | Sequence[PathLike] | None = None,
+    *,
+    fractions: tuple[float, float, float] = (0.9, 0.05, 0.05),
+) -> Splits:
+    """Training, validation and test texts from files.
+
+    - With ``valid`` the training text is used whole, and so are ``valid`` and, where given, ``test``.
+    - With ``test`` alone the validation part is cut from the end of the training text, by ``fractions``.
+    - With neither, the training text is cut into all three by ``fractions``.
+
+    Raises :class:`~fastslow.errors.DataError` as :func:`open_text` and :func:`split_fractions` do.
+    """
+    text = open_text(train)
+    last = None if test is None else open_text(test)
+    if valid is not None:
+        return Splits(text, open_text(valid), last)
+    if last is None:
+        return split_fractions(text, *fractions)
+    kept = fractions[0] + fractions[1]
+    if not kept > 0.0:
+        raise DataError(f"split fractions must leave something to train on; got {_listing(fractions)}")
+    two = split_fractions(text, fractions[0] / kept, fractions[1] / kept, 0.0)
+    return Splits(two.train, two.valid, last)
+
+
+def _listing(values: Sequence[float]) -> str:
+    return ", ".join(f"{v:g}" for v in values)
