@@ -62,7 +62,7 @@ def state_tensors(state: Any) -> list[Tensor]:
 
 
 def stopped_rows(old: S, new: S, running: Tensor) -> S:
-    """`new` in the rows where `running` (B,) bool is true, `old` in the others: a sequence that ended keeps its state."""
+    """`new` in the rows where `running` (B,) bool is true; the others have ended and keep `old`."""
     if isinstance(old, Tensor):
         return torch.where(running.unsqueeze(-1), new, old)  # type: ignore[call-overload,no-any-return]
     kept = [stopped_rows(o, n, running) for o, n in zip(old, new, strict=True)]  # type: ignore[call-overload]

@@ -30,7 +30,7 @@ class Choice:
 
 def engine(name: str) -> Engine:
     """The engine's module."""
-    return importlib.import_module(ENGINES[name])  # type: ignore[return-value]
+    return importlib.import_module(ENGINES[name])
 
 
 def check_name(backend: str) -> None:

@@ -12,7 +12,7 @@ every unit takes the expectation, (1 - p) new + p old (Krueger et al. 2017).
 
 from __future__ import annotations
 
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -76,8 +76,9 @@ def lstm_step(
     if weights.bias is not None:
         z = z + weights.bias
     if weights.gate_gain is not None and weights.gate_shift is not None:
-        gates = F.layer_norm(z.unflatten(-1, (4, weights.hidden_size)), (weights.hidden_size,), eps=NORM_EPSILON)
-        z = gates.flatten(-2) * weights.gate_gain + weights.gate_shift
+        H = weights.hidden_size
+        normed_gates = F.layer_norm(z.reshape(-1, 4, H), (H,), eps=NORM_EPSILON)
+        z = normed_gates.view_as(z) * weights.gate_gain + weights.gate_shift
     i, f, g, o = z.chunk(4, dim=-1)
     c = torch.sigmoid(f + forget_bias) * state.c + torch.sigmoid(i) * torch.tanh(g)
     normed = c
@@ -268,7 +269,7 @@ def check_size(name: str, value: int) -> None:
 
 def check_rate(name: str, value: float) -> None:
     """ValueError unless `value` is a probability."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= cast(float, value) <= 1:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
         raise ValueError(
             f"{name} should be a number in range [0, 1], the probability of dropping a unit; got {value!r}"
         )

@@ -51,8 +51,7 @@ class FSRNN(nn.Module):
         self.first_row = 0
         """Number of the first row of this process's batch, as in `WiredLSTM`."""
         self._check_sizes()
-        size = _size(self.fast[0], "input_size")
-        self.input_size: int | None = size
+        self.input_size = _size(self.fast[0], "input_size")
 
     def _check_sizes(self) -> None:
         first = _size(self.fast[0], "hidden_size")
@@ -125,17 +124,13 @@ class FSRNN(nn.Module):
             y = dropped(_output(fast), self.wiring.output_site, t)
             if lengths is not None:
                 running = lengths > t
-                if old.fast is not None:
-                    fast, slow = stopped_rows(old, FSState(fast, slow), running)
-                elif not bool(running.all()):
-                    zero = map_state(torch.zeros_like, FSState(fast, slow))
-                    fast, slow = stopped_rows(zero, FSState(fast, slow), running)
+                fast, slow = (_stopped(was, now, running) for was, now in ((old.fast, fast), (old.slow, slow)))
                 y = y.masked_fill(~running.unsqueeze(-1), 0)
             outputs.append(y)
         return torch.stack(outputs), FSState(fast, slow)
 
     def _initial(self, x: Tensor) -> tuple[Any, Any]:
-        return tuple(_initial_state(cell, x) for cell in (self.fast[0], self.slow))  # type: ignore[return-value]
+        return tuple(_initial_state(cell, x) for cell in (self.fast[0], self.slow))
 
     def _checked(self, state: Any, rows: int) -> tuple[Any, Any]:
         if not isinstance(state, tuple | list) or len(state) != 2:
@@ -175,13 +170,18 @@ def _size(cell: nn.Module, name: str) -> int | None:
 
 def _output(hx: Any) -> Tensor:
     """The output of a cell is its state, or the h of a pair."""
-    return hx if isinstance(hx, Tensor) else hx[0]  # type: ignore[no-any-return]
+    return hx if isinstance(hx, Tensor) else hx[0]
 
 
 def _nothing(cell: nn.Module, like: Tensor) -> Tensor | None:
     """What a cell without input is given: zeros of its own input size, or None where it has none."""
     size = _size(cell, "input_size")
     return None if size is None else like.new_zeros(like.shape[0], size)
+
+
+def _stopped(old: Any, new: Any, running: Tensor) -> Any:
+    """`new` where rows run on; a row that ended before its first step keeps zeros, for want of a state."""
+    return stopped_rows(map_state(torch.zeros_like, new) if old is None else old, new, running)
 
 
 def _initial_state(cell: nn.Module, x: Tensor) -> Any:

@@ -72,29 +72,18 @@ class WiredLSTM(nn.Module):
         if set(sizes) != set(wiring.slots):
             raise ValueError(f"hidden_sizes must give the size of {list(wiring.slots)}; got {list(sizes)}")
         for slot, size in sizes.items():
-            check_size(f"hidden_sizes[{slot!r}]", cast(int, size))
+            check_size(f"hidden_sizes[{slot!r}]", size)
         for name, rate in (("dropout", dropout), ("zoneout_h", zoneout_h), ("zoneout_c", zoneout_c)):
             check_rate(name, rate)
         check_name(backend)
         self.wiring, self.input_size, self.batch_first = wiring, input_size, batch_first
-        self.hidden_sizes = {slot: cast(int, sizes[slot]) for slot in wiring.slots}
+        self.hidden_sizes = {slot: sizes[slot] for slot in wiring.slots}
         self.dropout, self.zoneout_h, self.zoneout_c = float(dropout), float(zoneout_h), float(zoneout_c)
         self.bias, self.layer_norm, self.forget_bias = bias, layer_norm, float(forget_bias)
         self.backend = backend
         self.first_row = 0
-        """Number of the first row of this process's batch: a rank of a distributed job draws the masks of its own rows."""
-        made: dict[str, tuple[int | None, int]] = {}
-        for node, slot, source in zip(wiring.nodes, wiring.slot_of, wiring.sources, strict=True):
-            x_size = {NO_INPUT: None, FROM_INPUT: input_size}.get(source, -1)
-            if x_size == -1:
-                x_size = self.hidden_sizes[wiring.nodes[source].slot]
-            needs = (x_size, self.hidden_sizes[wiring.slots[slot]])
-            if made.setdefault(node.cell_name, needs) != needs:
-                raise ValueError(
-                    f"node {node.name!r} shares cell {node.cell_name!r}, which has input and hidden sizes "
-                    f"{made[node.cell_name]}, but needs {needs}"
-                )
-        for path, (x_size, size) in made.items():
+        """Number of this process's first row: a rank of a distributed job draws the masks of its own rows."""
+        for path, (x_size, size) in self._cell_sizes().items():
             cell = LayerNormLSTMCell(
                 x_size,
                 size,
@@ -109,6 +98,25 @@ class WiredLSTM(nn.Module):
             _attach(self, path, cell)
 
     # ------------------------------------------------------------------ sizes and parameters
+
+    def _cell_sizes(self) -> dict[str, tuple[int | None, int]]:
+        """Input and hidden size of every cell by its path; ValueError where nodes that share a cell disagree."""
+        made: dict[str, tuple[int | None, int]] = {}
+        for node, source in zip(self.wiring.nodes, self.wiring.sources, strict=True):
+            x_size: int | None
+            if source == NO_INPUT:
+                x_size = None
+            elif source == FROM_INPUT:
+                x_size = self.input_size
+            else:
+                x_size = self.hidden_sizes[self.wiring.nodes[source].slot]
+            needs = (x_size, self.hidden_sizes[node.slot])
+            if made.setdefault(node.cell_name, needs) != needs:
+                raise ValueError(
+                    f"node {node.name!r} shares cell {node.cell_name!r}, which has input and hidden sizes "
+                    f"{made[node.cell_name]}, but needs {needs}"
+                )
+        return made
 
     @property
     def output_size(self) -> int:
