@@ -1,0 +1,50 @@
+"""Character language models: an alphabet, an embedding, a recurrent layer, logits; their presets and their files.
+
+Nothing is imported until it is used: presets and configurations are there without torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fastslow.lm.config import LMConfig, ModelOptions
+    from fastslow.lm.model import CharLM, TokenNats, parameter_count
+    from fastslow.lm.presets import MODELS, model_preset
+    from fastslow.lm.store import ModelError, StorageError
+
+_HOMES = {
+    "CharLM": "fastslow.lm.model",
+    "TokenNats": "fastslow.lm.model",
+    "parameter_count": "fastslow.lm.model",
+    "LMConfig": "fastslow.lm.config",
+    "ModelOptions": "fastslow.lm.config",
+    "MODELS": "fastslow.lm.presets",
+    "model_preset": "fastslow.lm.presets",
+    "ModelError": "fastslow.lm.store",
+    "StorageError": "fastslow.lm.store",
+}
+
+__all__ = [
+    "CharLM",
+    "LMConfig",
+    "MODELS",
+    "ModelError",
+    "ModelOptions",
+    "StorageError",
+    "TokenNats",
+    "model_preset",
+    "parameter_count",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'fastslow.lm' has no attribute {name!r}")
+    return getattr(importlib.import_module(home), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,108 @@
+"""A language model's folder: `config.json` and `model.safetensors`."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fastslow.errors import os_reason
+from fastslow.lm.config import ConfigError, LMConfig
+from fastslow.lm.store import (
+    FLOATS,
+    ModelError,
+    StorageError,
+    TensorSpec,
+    read_json,
+    read_tensors,
+    write_json,
+    write_tensors,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those it lies in. Raises StorageError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"cannot make the folder {path}: {os_reason(error)}") from error
+
+
+def write_config(folder: Path, config: LMConfig) -> None:
+    """Write `config.json`."""
+    write_json(folder / CONFIG_FILE, config.to_json(), what="the model's configuration")
+
+
+def write_weights(folder: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write `model.safetensors`, of the types the weights have."""
+    write_tensors(folder / WEIGHTS_FILE, weights, metadata or {}, what="the model's weights")
+
+
+def find_folder(name: str | os.PathLike[str]) -> Path:
+    """The folder called `name`, or that of the model `owner/name` fetched from the Hugging Face hub.
+
+    Raises ModelError where there is neither.
+    """
+    path = Path(name)
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise ModelError(f"{path} is not a folder: name the folder that holds its {CONFIG_FILE} and {WEIGHTS_FILE}")
+    text = os.fspath(name)
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", text) and not path.parent.is_dir():
+        return _fetch(text)
+    raise ModelError(f"there is no model {text}: name a run's folder, such as runs/demo")
+
+
+def _fetch(name: str) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    except ImportError as error:
+        raise ModelError(
+            f"there is no folder {name}; to fetch a model of that name from the Hugging Face hub, "
+            "install huggingface-hub"
+        ) from error
+    try:
+        return Path(snapshot_download(name, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]))
+    except (OSError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise ModelError(
+            f"there is no folder {name}, and the Hugging Face hub gave no model of that name: {reason}"
+        ) from error
+
+
+def read_config(folder: Path) -> LMConfig:
+    """The configuration in `folder`. Raises ModelError."""
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise ModelError(f"{folder} holds no model: it has no {CONFIG_FILE}; name a run's folder, such as runs/demo")
+    value = read_json(path, what="the configuration")
+    try:
+        return LMConfig.from_json(value, f"the configuration {path}")
+    except ConfigError as error:
+        raise ModelError(str(error)) from error
+
+
+def read_weights(folder: Path, config: LMConfig, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """The weights in `folder`, on the CPU and of the type they were stored in. Raises ModelError."""
+    path = folder / WEIGHTS_FILE
+    if not path.exists():
+        raise ModelError(
+            f"{folder} holds no weights: it has no {WEIGHTS_FILE}; if it is a run, it was stopped before its first "
+            "validation, and can be resumed"
+        )
+    specs = {name: TensorSpec(shape, FLOATS) for name, shape in shapes.items()}
+    weights, _ = read_tensors(path, lambda metadata: specs, what="the weights")
+    types = {str(weight.dtype).removeprefix("torch.") for weight in weights.values()}
+    if len(types) > 1:
+        raise ModelError(f"the weights {path} mix the types {', '.join(sorted(types))}: a model has one")
+    return weights

@@ -1,0 +1,138 @@
+"""Drawing text from a model: which symbols may come, and one of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fastslow.data.alphabet import Alphabet
+from fastslow.errors import FastslowError
+
+if TYPE_CHECKING:
+    from fastslow.lm.model import CharLM
+
+PROMPT_WINDOW = 512
+
+Probabilities = NDArray[np.float64]
+
+
+class SamplingError(FastslowError, ValueError):
+    """Options from which nothing can be drawn, or a model whose predictions are not numbers."""
+
+
+def next_probabilities(
+    logits: NDArray[Any], temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None
+) -> Probabilities:
+    """(V,) logits -> (V,) probabilities that add up to 1, zero where a symbol may not come.
+
+    The temperature comes first, then `top_k`, then `top_p` of what that left. Of equally likely symbols the one with
+    the lower index counts as likelier.
+    """
+    values = np.asarray(logits, dtype=np.float64)
+    best = values.max()
+    if not math.isfinite(best):
+        raise SamplingError("the model's predictions are not finite numbers: its weights are damaged or it diverged")
+    if temperature == 0.0:
+        only = np.zeros_like(values)
+        only[values.argmax()] = 1.0
+        return only
+    with np.errstate(over="ignore"):  # a tiny temperature sends all but the likeliest to exp(-inf) = 0, as it should
+        p: Probabilities = np.exp((values - best) / temperature)
+    p /= p.sum()
+    if top_k is None and top_p is None:
+        return p
+    order = np.argsort(-p, kind="stable")
+    if top_k is not None:
+        p[order[top_k:]] = 0.0
+        p /= p.sum()
+    if top_p is not None and top_p < 1.0:
+        before = np.cumsum(p[order]) - p[order]  # how much is likelier
+        p[order[before >= top_p]] = 0.0
+        p /= p.sum()
+    return p
+
+
+def draw(probabilities: Probabilities, uniform: float) -> int:
+    """The symbol at `uniform` (0 <= uniform < 1) of the cumulated probabilities; never one of probability zero."""
+    cumulated = np.cumsum(probabilities)
+    symbol = int(np.searchsorted(cumulated, uniform * cumulated[-1], side="right"))
+    # Rounding may put the product at the very end, past which there is no symbol.
+    return symbol if symbol < len(probabilities) else int(np.flatnonzero(probabilities)[-1])
+
+
+def check_options(temperature: float, top_k: int | None, top_p: float | None, length: int | None) -> None:
+    """SamplingError, saying what is possible, unless something can be drawn with these."""
+    if not math.isfinite(temperature) or temperature < 0:
+        raise SamplingError(f"temperature must be 0 (always the likeliest symbol) or more; got {temperature}")
+    if top_k is not None and top_k < 1:
+        raise SamplingError(f"top_k must be at least 1, the number of symbols to choose from; got {top_k}")
+    if top_p is not None and not 0.0 < top_p <= 1.0:
+        raise SamplingError(f"top_p must be a probability above 0 and at most 1; got {top_p}")
+    if length is not None and length < 0:
+        raise SamplingError(f"length must be 0 or more; got {length}")
+
+
+def stream(
+    lm: CharLM,
+    prompt: bytes | str,
+    length: int | None,
+    *,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    seed: int | None,
+    generator: torch.Generator | None,
+    state: Any,
+) -> Iterator[bytes]:
+    """`CharLM.stream`."""
+    check_options(temperature, top_k, top_p, length)
+    if seed is not None:
+        if generator is not None:
+            raise SamplingError("give a seed or a generator, not both")
+        generator = torch.Generator().manual_seed(seed)
+    data = prompt.encode() if isinstance(prompt, str) else prompt
+    symbols = lm.alphabet.encode(data or start_of_text(lm.alphabet), name="the prompt")
+    tokens = torch.from_numpy(symbols.astype(np.int64))
+    return _stream(lm, tokens, length, temperature, top_k, top_p, generator, state)
+
+
+def start_of_text(alphabet: Alphabet) -> bytes:
+    """What an empty prompt stands for: a line break, else a blank, else the alphabet's first symbol."""
+    for value in b"\n ":
+        if value in alphabet:
+            return bytes([value])
+    return alphabet.symbols[:1]
+
+
+def _stream(
+    lm: CharLM,
+    tokens: torch.Tensor,
+    length: int | None,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    generator: torch.Generator | None,
+    state: Any,
+) -> Iterator[bytes]:
+    values = lm.alphabet.symbols
+    logits, drawn = None, 0
+    # Modes are set anew for each step: between two of them the caller's code runs.
+    for window in torch.split(tokens, PROMPT_WINDOW):
+        with torch.inference_mode(), lm.evaluating():
+            every, state = lm(window.to(lm.device), state)
+            logits = every[-1]
+    while length is None or drawn < length:
+        assert logits is not None  # a prompt has at least one symbol
+        p = next_probabilities(logits.float().cpu().numpy(), temperature, top_k, top_p)
+        uniform = 0.0 if temperature == 0.0 else float(torch.rand((), generator=generator, dtype=torch.float64))
+        symbol = draw(p, uniform)
+        yield values[symbol : symbol + 1]
+        drawn += 1
+        if drawn != length:
+            with torch.inference_mode(), lm.evaluating():
+                logits, state = lm.step(torch.tensor(symbol, device=lm.device), state)

@@ -1,0 +1,257 @@
+"""`CharLM`: embedding -> recurrent layer -> logits, over an alphabet of bytes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastslow.cells.lstm import orthogonal_
+from fastslow.data.alphabet import Alphabet
+from fastslow.layers import FSLSTM, SequentialLSTM, StackedLSTM, WiredLSTM
+from fastslow.lm import files
+from fastslow.lm.config import LMConfig
+from fastslow.lm.generation import stream
+from fastslow.state import FSState, LSTMState
+
+
+class TokenNats(NamedTuple):
+    """What a model thought of the symbols that came.
+
+    nats: (T, B) float32, -ln of the probability given to each target.
+    state: the state after the last input.
+    top_symbols, top_probabilities: (T, B, K) int64 and float32, the K likeliest symbols at each place, likeliest first;
+        None where they were not asked for.
+    """
+
+    nats: Tensor
+    state: Any
+    top_symbols: Tensor | None = None
+    top_probabilities: Tensor | None = None
+
+
+class CharLM(nn.Module):
+    """A character language model.
+
+        e_t = embedding[token_t]                   (V, E), orthogonal
+        y_t, state = layer(e_t, state)             FS-LSTM, or a stacked or sequential LSTM
+        logits_t = W y_t + b                       (V, H), orthogonal; b = 0 at the start
+
+    Shape: `logits, state = lm(tokens, state=None)`, tokens (T, B) int64 in 0..V-1, logits (T, B, V); without B both
+    ways for one stream. state: as the layer's, zeros if None.
+
+    Parameters: `embedding.weight` (V, E), `layer.*`, `head.weight` (V, H), `head.bias` (V). `config` is the `LMConfig`,
+    `alphabet` the one in it; `backend` names the layer's engine or leaves it to choose ("auto").
+    """
+
+    def __init__(
+        self,
+        config: LMConfig,
+        *,
+        backend: str = "auto",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(len(config.alphabet), config.embedding_size, device=device, dtype=dtype)
+        self.layer = _layer(config, backend, device, dtype)
+        self.head = nn.Linear(config.hidden_size, len(config.alphabet), device=device, dtype=dtype)
+        for weight in (self.embedding.weight, self.head.weight):
+            orthogonal_(weight)
+        nn.init.zeros_(self.head.bias)
+
+    @property
+    def alphabet(self) -> Alphabet:
+        """The model's `Alphabet`."""
+        return self.config.alphabet
+
+    @property
+    def device(self) -> torch.device:
+        return self.head.weight.device
+
+    @property
+    def num_parameters(self) -> int:
+        """The number of weights."""
+        return sum(p.numel() for p in self.parameters())
+
+    # ------------------------------------------------------------------ running
+
+    def forward(self, tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        if tokens.dim() not in (1, 2):
+            raise ValueError(f"tokens must be (T, B) or (T,); got {tuple(tokens.shape)}")
+        y, state = self.layer(self.embedding(tokens), state)
+        return self.head(y), state
+
+    def step(self, tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """One step: tokens (B,) or (), logits (B, V) or (V,)."""
+        if tokens.dim() not in (0, 1):
+            raise ValueError(f"tokens must be (B,) or (); got {tuple(tokens.shape)}")
+        y, state = self.layer.step(self.embedding(tokens), state)
+        return self.head(y), state
+
+    def initial_state(self, batch: int) -> Any:
+        """The zero state of `batch` streams: what `state=None` stands for."""
+        weight = self.head.weight
+        slots = tuple(
+            LSTMState(*(weight.new_zeros(batch, size) for _ in "hc")) for size in self.layer.hidden_sizes.values()
+        )
+        if self.config.architecture == "fs-lstm":
+            return FSState(*slots)
+        return slots[0] if self.config.architecture == "sequential" else slots
+
+    def token_nats(self, inputs: Tensor, targets: Tensor, state: Any = None, *, top: int = 0) -> TokenNats:
+        """The loss of each target, targets[t] following inputs[t], both (T, B) int64; and the `top` likeliest symbols.
+
+        With autograd as `forward`; call it under `torch.inference_mode()` to score.
+        """
+        logits, state = self(inputs, state)
+        logits = logits.float() if logits.dtype != torch.float64 else logits
+        nats = F.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="none").view(targets.shape)
+        if top < 1:
+            return TokenNats(nats, state)
+        values, symbols = logits.topk(min(top, logits.shape[-1]), dim=-1)
+        return TokenNats(nats, state, symbols, (values - logits.logsumexp(-1, keepdim=True)).exp())
+
+    # ------------------------------------------------------------------ generating
+
+    def generate(
+        self,
+        prompt: bytes | str,
+        length: int,
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+        state: Any = None,
+    ) -> bytes:
+        """`length` bytes that go on from `prompt`, without the prompt; `stream` has the meaning of the options."""
+        parts = self.stream(
+            prompt,
+            length,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            generator=generator,
+            state=state,
+        )
+        return b"".join(parts)
+
+    def stream(
+        self,
+        prompt: bytes | str,
+        length: int | None = None,
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+        state: Any = None,
+    ) -> Iterator[bytes]:
+        """The same, a byte at a time as they are drawn; without end if `length` is None.
+
+        prompt: bytes, or text that is encoded in UTF-8. An empty one starts after a line break (a blank, or the first
+            symbol, where the alphabet has none).
+        temperature: divides the logits; 0 always takes the likeliest symbol.
+        top_k: keep only the k likeliest symbols.
+        top_p: of those, keep only the fewest whose probabilities add up to p.
+        seed: of a generator made for this call; or `generator`, a CPU one; with neither, torch's own.
+        state: the state of one stream to go on from, zeros if None.
+
+        Raises SamplingError for senseless options, AlphabetError for a prompt with other symbols than the model's.
+        """
+        return stream(
+            self,
+            prompt,
+            length,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            generator=generator,
+            state=state,
+        )
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Evaluation mode inside: no masks, zoneout's expectation; the mode of before outside."""
+        before = self.training
+        if before:
+            self.eval()
+        try:
+            yield
+        finally:
+            if before:
+                self.train()
+
+    # ------------------------------------------------------------------ files
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write `config.json` and `model.safetensors` to `folder`, made if need be, each atomically.
+
+        Raises StorageError where the system refuses.
+        """
+        path = Path(folder)
+        files.make_folder(path)
+        files.write_config(path, self.config)
+        files.write_weights(path, self.state_dict())
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | os.PathLike[str],
+        *,
+        backend: str = "auto",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> CharLM:
+        """The model in a folder that `save_pretrained` or a training run wrote, in evaluation mode.
+
+        name: a folder; or, where there is none of that name, `owner/name` on the Hugging Face hub (with the package
+            `huggingface-hub` installed). dtype: default the stored one.
+
+        Raises ModelError, in one line, for a folder that is missing, half written, damaged or of a newer version.
+        """
+        path = files.find_folder(name)
+        config = files.read_config(path)
+        weights = files.read_weights(path, config, _shapes(config))
+        lm = cls(config, backend=backend, device="meta", dtype=next(iter(weights.values())).dtype)
+        lm.load_state_dict(weights, assign=True)
+        return lm.to(device=device, dtype=dtype).eval()
+
+
+def parameter_count(config: LMConfig) -> int:
+    """The number of weights of a model, without making it."""
+    return CharLM(config, device="meta").num_parameters
+
+
+def _shapes(config: LMConfig) -> Mapping[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in CharLM(config, device="meta").state_dict().items()}
+
+
+def _layer(config: LMConfig, backend: str, device: torch.device | str | None, dtype: torch.dtype | None) -> WiredLSTM:
+    options: dict[str, Any] = {
+        "dropout": config.dropout,
+        "zoneout_h": config.zoneout_h,
+        "zoneout_c": config.zoneout_c,
+        "layer_norm": config.layer_norm,
+        "forget_bias": config.forget_bias,
+        "backend": backend,
+        "device": device,
+        "dtype": dtype,
+    }
+    embedding, hidden, depth = config.embedding_size, config.hidden_size, config.depth
+    if config.architecture == "fs-lstm":
+        return FSLSTM(embedding, hidden, config.slow_size, depth, **options)
+    kind = StackedLSTM if config.architecture == "stacked" else SequentialLSTM
+    return kind(embedding, hidden, depth, **options)

@@ -1,0 +1,36 @@
+"""The networks of the paper (its table of hyper-parameters), their baselines of equal size, and the demo's.
+
+Baselines have the embedding and the regularisation of the FS-LSTM-2 they stand beside, and the hidden size that brings
+their number of weights nearest to its.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from fastslow.errors import unknown_name
+from fastslow.lm.config import ModelOptions
+
+_PTB = ModelOptions(embedding_size=128, hidden_size=700, slow_size=400, dropout=0.35, zoneout_c=0.5, zoneout_h=0.1)
+_ENWIK8 = ModelOptions(embedding_size=256, hidden_size=900, slow_size=1500, dropout=0.2, zoneout_c=0.3, zoneout_h=0.05)
+
+MODELS: dict[str, ModelOptions] = {
+    "demo": ModelOptions(embedding_size=64, hidden_size=160, slow_size=96, dropout=0.02),
+    "ptb-fs-lstm-2": _PTB,
+    "ptb-fs-lstm-4": replace(_PTB, hidden_size=500, slow_size=400, depth=4),
+    "ptb-stacked-lstm-2": replace(_PTB, architecture="stacked", hidden_size=752, slow_size=None, depth=2),
+    "ptb-sequential-lstm-2": replace(_PTB, architecture="sequential", hidden_size=914, slow_size=None, depth=2),
+    "enwik8-fs-lstm-2": _ENWIK8,
+    "enwik8-fs-lstm-4": replace(_ENWIK8, hidden_size=730, depth=4),
+    "enwik8-fs-lstm-4-large": replace(_ENWIK8, hidden_size=1200, depth=4, dropout=0.25),
+    "enwik8-stacked-lstm-2": replace(_ENWIK8, architecture="stacked", hidden_size=1460, slow_size=None, depth=2),
+    "enwik8-sequential-lstm-2": replace(_ENWIK8, architecture="sequential", hidden_size=1774, slow_size=None, depth=2),
+}
+"""Name to network; `training.presets` adds how each is trained."""
+
+
+def model_preset(name: str) -> ModelOptions:
+    """The network of that name. Raises UnknownNameError, with the nearest names, where there is none."""
+    if name not in MODELS:
+        raise unknown_name("preset", name, MODELS)
+    return MODELS[name]

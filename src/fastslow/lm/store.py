@@ -1,0 +1,280 @@
+"""Files that are whole or not there: atomic writes, and JSON and safetensors read with every claim checked first.
+
+A file is written beside its place under a name of its own, flushed to the disk and renamed: until the new one is
+complete the old one stays. Nothing here unpickles.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+from fastslow.errors import FastslowError, os_reason
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+MAX_JSON_BYTES = 1 << 20
+PART_SUFFIX = ".part"
+CHECKSUM = "sha256"
+
+
+class StorageError(FastslowError):
+    """A file that could not be written; what was there before is still there."""
+
+
+class ModelError(FastslowError):
+    """A file or folder that is no usable model: missing, half written, damaged, or of a newer version."""
+
+
+# ---------------------------------------------------------------------- writing
+
+
+def write_atomic(path: Path, fill: Callable[[IO[bytes]], None], *, what: str | None = None) -> None:
+    """Write `path` by `fill(file)`, so that it is either what it was before or complete, and on the disk.
+
+    Raises StorageError, naming `what` (default: the file's name), where the system refuses; nothing half written stays.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{PART_SUFFIX}")
+    try:
+        try:
+            with open(temporary, "wb") as file:
+                fill(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+    except OSError as error:
+        raise StorageError(f"cannot write {what or path.name} to {path.parent}: {os_reason(error)}") from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Put the names in `folder` on the disk, where the system can."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what a killed process left of files it was writing in `folder`."""
+    for part in folder.glob(f".*{PART_SUFFIX}"):
+        part.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any, *, what: str | None = None) -> None:
+    """Write `value` as indented JSON, atomically. Numbers read back exactly."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_atomic(path, lambda file: _write(file, text.encode()), what=what)
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], *, what: str | None = None
+) -> None:
+    """Write a safetensors file, atomically and a tensor at a time; the same input makes the same bytes.
+
+    Its metadata gets a SHA-256 of the tensors' bytes, which `read_tensors` compares.
+
+    The format is 8 bytes of header length, the header in JSON, and the tensors' bytes one after the other; the
+    library's own writer first copies everything in memory and orders the metadata at random.
+    """
+    names = _file_order(tensors)
+    header: dict[str, Any] = {"__metadata__": {**metadata, CHECKSUM: _checksum(tensors)}}
+    offset = 0
+    for name in names:
+        tensor = tensors[name]
+        size = tensor.numel() * tensor.element_size()
+        header[name] = {
+            "dtype": _dtype_name(tensor.dtype),
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, offset + size],
+        }
+        offset += size
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+
+    def fill(file: IO[bytes]) -> None:
+        _write(file, len(text).to_bytes(8, "little") + text)
+        for name in names:
+            _write(file, _raw_bytes(tensors[name]))
+
+    write_atomic(path, fill, what=what)
+
+
+def _file_order(tensors: Mapping[str, Tensor]) -> list[str]:
+    # Large types first, so that every tensor starts at a multiple of its item size.
+    return sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in _file_order(tensors):
+        digest.update(_raw_bytes(tensors[name]))
+    return digest.hexdigest()
+
+
+def _write(file: IO[bytes], data: bytes | memoryview) -> None:
+    file.write(data)
+
+
+def _raw_bytes(tensor: Tensor) -> memoryview:
+    import torch
+
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    raw: memoryview = flat.view(torch.uint8).numpy().data
+    return raw
+
+
+def _dtype_names() -> dict[torch.dtype, str]:
+    import torch
+
+    return {
+        torch.float64: "F64",
+        torch.float32: "F32",
+        torch.bfloat16: "BF16",
+        torch.float16: "F16",
+        torch.int64: "I64",
+        torch.int32: "I32",
+        torch.uint8: "U8",
+        torch.bool: "BOOL",
+    }
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
+    return _dtype_names()[dtype]
+
+
+# ---------------------------------------------------------------------- reading
+
+
+def read_json(path: Path, *, what: str, remedy: str = "") -> dict[str, Any]:
+    """The JSON object in `path`; ModelError, in a line that calls it `what`, for anything else."""
+    end = f"; {remedy}" if remedy else ""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_JSON_BYTES + 1)
+    except OSError as error:
+        raise ModelError(f"cannot read {what} {path}: {os_reason(error)}{end}") from error
+    if len(data) > MAX_JSON_BYTES:
+        raise ModelError(f"{what} {path} is longer than {MAX_JSON_BYTES:,} bytes: it is not one{end}")
+    return parse_json(data, f"{what} {path}", end)
+
+
+def parse_json(data: bytes | str, what: str, end: str = "") -> dict[str, Any]:
+    """The JSON object in `data`, without NaN, infinities or a key given twice; ModelError otherwise."""
+    try:
+        value = json.loads(data, parse_constant=_refuse_constant, object_pairs_hook=_refuse_twice)
+    except (ValueError, RecursionError) as error:
+        reason = str(error) if isinstance(error, ValueError) else "nested too deeply"
+        raise ModelError(f"{what} is damaged: it is not JSON ({reason[:100]}){end}") from error
+    if not isinstance(value, dict):
+        raise ModelError(f"{what} is damaged: it holds no JSON object but {type(value).__name__}{end}")
+    return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number")
+
+
+def _refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a name is given twice")
+    return result
+
+
+class TensorSpec(NamedTuple):
+    """What a tensor of a file must be: its shape, and the names of the types it may have."""
+
+    shape: tuple[int, ...]
+    dtypes: tuple[str, ...]
+
+
+FLOATS = ("F64", "F32", "BF16", "F16")
+
+
+def read_tensors(
+    path: Path, expected: Callable[[dict[str, str]], Mapping[str, TensorSpec]], *, what: str, remedy: str = ""
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a safetensors file, in memory of their own on the CPU, and its metadata.
+
+    `expected(metadata)` says which tensors there must be. Names, shapes and types in the file's header are compared
+    with it, and the header with the file's size, before memory for any tensor is taken; then the bytes with their
+    checksum, where there is one (files of other programs have none). ModelError otherwise.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    end = f"; {remedy}" if remedy else ""
+    try:
+        if not path.is_file():  # the library's own message for a folder is about devices
+            raise FileNotFoundError(2, "no such file")
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+            specs = expected(metadata)
+            _check_names(path, what, end, file.keys(), specs)
+            for name, spec in specs.items():
+                header = file.get_slice(name)
+                shape, dtype = tuple(header.get_shape()), header.get_dtype()
+                if shape != spec.shape or dtype not in spec.dtypes:
+                    raise ModelError(
+                        f"{what} {path} does not fit its configuration: {name} must be "
+                        f"{' or '.join(spec.dtypes)} {spec.shape}; got {dtype} {shape}{end}"
+                    )
+            # Cloned: the library's tensors are the mapped file, which another process might cut short.
+            tensors = {name: file.get_tensor(name).clone() for name in specs}
+        if CHECKSUM in metadata and metadata[CHECKSUM] != _checksum(tensors):
+            raise ModelError(f"{what} {path} is damaged: its bytes do not have the checksum they were stored with{end}")
+        return tensors, metadata
+    except OSError as error:
+        raise ModelError(f"cannot read {what} {path}: {os_reason(error)}{end}") from error
+    except SafetensorError as error:
+        raise ModelError(f"{what} {path} is damaged: {str(error)[:120]}{end}") from error
+
+
+def _check_names(path: Path, what: str, end: str, names: Iterable[str], specs: Mapping[str, TensorSpec]) -> None:
+    there = set(names)
+    for problem, which in (("lacks", specs.keys() - there), ("has an unknown", there - specs.keys())):
+        if which:
+            first = min(which)
+            more = f" and {len(which) - 1} more" if len(which) > 1 else ""
+            raise ModelError(f"{what} {path} does not fit its configuration: it {problem} {first[:80]!r}{more}{end}")
+
+
+# ---------------------------------------------------------------------- fields of configurations
+
+
+def check_version(value: Mapping[str, Any], current: int, where: str, error: type[FastslowError] = ModelError) -> None:
+    """`value["format_version"]` is one this program reads, or `error` in a sentence."""
+    version = value.get("format_version")
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise error(f"{where} has no format_version: it was not written by fastslow, or is damaged")
+    if version > current:
+        raise error(
+            f"{where} was written by a newer fastslow (format {version}; this one reads up to {current}): "
+            "upgrade fastslow"
+        )
+
+
+def check_fields(value: Mapping[str, Any], known: Iterable[str], where: str, error: type[FastslowError]) -> None:
+    """Exactly the fields `known` are there, or `error` names the first that is unknown or missing."""
+    names = set(known)
+    for problem, which in (("an unknown field", set(value) - names), ("no field", names - set(value))):
+        if which:
+            raise error(f"{where} has {problem} {min(which)[:60]!r}; its fields are {', '.join(sorted(names))}")
+
+
+def is_finite_number(value: object) -> bool:
+    """Whether `value` is an int or float, finite, and no bool."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,34 @@
+"""Training: recipes and presets, one update, the loop, checkpoints, the run folder.
+
+Nothing is imported until it is used: presets and recipes are there without torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fastslow.training.config import TrainConfig, parse_duration
+    from fastslow.training.presets import PRESETS, Preset, find_preset
+
+_HOMES = {
+    "TrainConfig": "fastslow.training.config",
+    "parse_duration": "fastslow.training.config",
+    "PRESETS": "fastslow.training.presets",
+    "Preset": "fastslow.training.presets",
+    "find_preset": "fastslow.training.presets",
+}
+
+__all__ = ["PRESETS", "Preset", "TrainConfig", "find_preset", "parse_duration"]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'fastslow.training' has no attribute {name!r}")
+    return getattr(importlib.import_module(home), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,161 @@
+"""How a model is trained: every number of it, settable from the command line and exact in JSON."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args
+
+from fastslow.lm.config import ConfigError
+from fastslow.lm.store import check_fields
+
+Schedule = Literal["constant", "step", "plateau", "cosine"]
+Precision = Literal["fp32", "bf16"]
+
+CHANGEABLE = (
+    "epochs",
+    "max_updates",
+    "max_time",
+    "rate",
+    "clip",
+    "log_every",
+    "checkpoint_every",
+    "checkpoint_seconds",
+    "valid_streams",
+    "test_streams",
+    "tensorboard",
+)
+"""What may differ when a run is resumed; the rest would make it another run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The recipe of a run. The defaults are the authors' for Penn Treebank.
+
+    The loss of a window is summed over time and averaged over streams, in nats; its gradient is clipped, and Adam
+    takes a step. The state is carried from window to window, detached, and zero at the start of every epoch.
+
+    batch: streams, B.
+    window: steps of truncated backpropagation, T.
+    epochs: passes over the training text.
+    max_updates: stop after this many updates in all (default: when the epochs are done).
+    max_time: stop after this many seconds of this process, saved and resumable (see `parse_duration` for "90m").
+    rate: Adam's initial rate.
+    schedule: of the rate.
+        constant: it stays.
+        step: times `decay` once `decay_epoch` epochs are done.
+        plateau: times `decay` after each `patience` validations in a row that did not improve on the best.
+        cosine: constant up to the fraction `anneal_from` of the run, then a half cosine down to `final_rate` times it.
+    decay, decay_epoch, patience, anneal_from, final_rate: see `schedule`.
+    anneal_by_time: with cosine, what is done of the run is the larger of its updates' part and its seconds' part of
+        `max_time`, which then ends the run: it is annealed on a slow machine too, but not repeatable there.
+    warmup: updates over which the rate first rises, linearly.
+    clip: global norm the gradient is clipped to; 0 for none.
+    beta1, beta2, epsilon: Adam's.
+    average: decay of an exponential average of the weights, which is then what is validated, kept and tested; 0: none.
+    random_offset: start each epoch at another common offset below `window`, so that windows have other edges.
+    precision: "fp32", or "bf16" for autocast.
+    seed: of the initial weights and the masks.
+    validate_every: updates between validations; 0: at the end of each epoch only.
+    valid_streams, test_streams: streams of validation and test; the authors test with one.
+    checkpoint_every, checkpoint_seconds: updates, and seconds, between checkpoints (0: not by that measure); there is
+        one at each validation and at the end as well.
+    log_every: updates between lines of metrics.
+    tensorboard: write curves for TensorBoard, where it is installed.
+    """
+
+    batch: int = 128
+    window: int = 150
+    epochs: int = 200
+    max_updates: int | None = None
+    max_time: float | None = None
+    rate: float = 2e-3
+    schedule: Schedule = "step"
+    decay: float = 0.1
+    decay_epoch: int = 181
+    patience: int = 2
+    anneal_from: float = 0.0
+    final_rate: float = 0.0
+    anneal_by_time: bool = False
+    warmup: int = 0
+    clip: float = 1.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    average: float = 0.0
+    random_offset: bool = False
+    precision: Precision = "fp32"
+    seed: int = 1
+    validate_every: int = 0
+    valid_streams: int = 32
+    test_streams: int = 1
+    checkpoint_every: int = 0
+    checkpoint_seconds: float = 300.0
+    log_every: int = 50
+    tensorboard: bool = True
+
+    def __post_init__(self) -> None:
+        for name, kinds in (("schedule", Schedule), ("precision", Precision)):
+            if getattr(self, name) not in get_args(kinds):
+                known = ", ".join(get_args(kinds))
+                raise ConfigError(f"{name} must be one of {known}; got {str(getattr(self, name))[:40]!r}")
+        for name in ("batch", "window", "epochs", "patience", "valid_streams", "test_streams", "log_every"):
+            self._check(name, int, 1, 10**9)
+        for name in ("decay_epoch", "warmup", "validate_every", "checkpoint_every"):
+            self._check(name, int, 0, 10**12)
+        self._check("seed", int, 0, 2**63 - 1)
+        if self.max_updates is not None:
+            self._check("max_updates", int, 1, 10**12)
+        if self.max_time is not None:
+            self._check("max_time", float, 0.0, 1e9)
+        self._check("rate", float, 0.0, 1e3)
+        for name in ("decay", "anneal_from", "final_rate"):
+            self._check(name, float, 0.0, 1.0)
+        for name in ("beta1", "beta2", "average"):
+            self._check(name, float, 0.0, 1.0, below=True)
+        for name in ("clip", "epsilon", "checkpoint_seconds"):
+            self._check(name, float, 0.0, 1e12)
+        for name in ("anneal_by_time", "random_offset", "tensorboard"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name} must be true or false; got {str(getattr(self, name))[:40]!r}")
+        if self.anneal_by_time and (self.schedule != "cosine" or self.max_time is None):
+            raise ConfigError("anneal_by_time needs schedule cosine and a max_time, whose end is the schedule's")
+
+    def _check(self, name: str, kind: type, low: float, high: float, *, below: bool = False) -> None:
+        value = getattr(self, name)
+        what = "a whole number" if kind is int else "a number"
+        kinds = int if kind is int else int | float
+        if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high or below * value == 1:
+            end = f"at least {low:g} and below {high:g}" if below else f"from {low:,g} to {high:,g}"
+            raise ConfigError(f"{name} must be {what} {end}; got {str(value)[:40]}")
+        if kind is float:
+            object.__setattr__(self, name, float(value))
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object that `from_json` reads back exactly."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], where: str = "the recipe") -> TrainConfig:
+        """The recipe that `to_json` wrote. Raises ConfigError, in a sentence, for anything else."""
+        check_fields(value, (field.name for field in fields(cls)), where, ConfigError)
+        return cls(**value)
+
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def parse_duration(text: str) -> float:
+    """Seconds in "90m", "1h30m", "45s", "2d" or "90" (seconds). Raises ConfigError for anything else."""
+    folded = text.strip().lower()
+    if re.fullmatch(r"\d+(\.\d+)?", folded):
+        seconds = float(folded)
+    elif re.fullmatch(r"(\d+(\.\d+)?[dhms])+", folded):
+        seconds = sum(float(n) * _UNITS[unit] for n, unit in re.findall(r"([\d.]+)([dhms])", folded))
+    else:
+        raise ConfigError(f"a duration is written like 90m, 1h30m or 45s; got {text[:40]!r}")
+    if not 0 < seconds <= 1e9 or not math.isfinite(seconds):
+        raise ConfigError(f"a duration must be above zero and below 30 years; got {text[:40]!r}")
+    return seconds

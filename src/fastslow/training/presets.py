@@ -1,0 +1,88 @@
+"""The presets: a network, how it is trained, and the text it is for.
+
+The recipes are the authors' as they ran them (paper, table of hyper-parameters): Adam, the gradient of the time-summed
+loss clipped at 1, PTB's rate times 0.1 after epoch 181 of 200, enwik8's times 0.1 after two validations in a row that
+did not improve. The baselines differ in the network alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from fastslow.errors import unknown_name
+from fastslow.lm.config import ModelOptions
+from fastslow.lm.presets import MODELS
+from fastslow.training.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A network, its recipe, and the corpus it is for: a name of `data.corpora`, or "stdlib".
+
+    alphabet: "text" for the symbols of the training text, as the paper; "bytes" for all 256.
+    """
+
+    name: str
+    summary: str
+    model: ModelOptions
+    train: TrainConfig
+    corpus: str
+    alphabet: str = "text"
+
+
+_PTB = TrainConfig()
+_ENWIK8 = replace(_PTB, rate=1e-3, epochs=35, schedule="plateau")
+_DEMO = TrainConfig(
+    batch=16,
+    window=64,
+    epochs=1000,
+    max_updates=4000,
+    max_time=170.0,
+    rate=4e-3,
+    schedule="cosine",
+    anneal_by_time=True,
+    warmup=120,
+    clip=10.0,
+    validate_every=1000,
+    valid_streams=64,
+    test_streams=64,
+    checkpoint_seconds=60.0,
+)
+
+
+def _preset(name: str, summary: str, train: TrainConfig, corpus: str, alphabet: str = "text") -> Preset:
+    return Preset(name, summary, MODELS[name], train, corpus, alphabet)
+
+
+PRESETS: dict[str, Preset] = {
+    preset.name: preset
+    for preset in (
+        _preset("demo", "a small FS-LSTM-2 that two cores train in three minutes", _DEMO, "stdlib", "bytes"),
+        _preset("ptb-fs-lstm-2", "the paper's FS-LSTM-2 on Penn Treebank (test 1.190)", _PTB, "ptb"),
+        _preset("ptb-fs-lstm-4", "the paper's FS-LSTM-4 on Penn Treebank (test 1.193)", _PTB, "ptb"),
+        _preset("ptb-stacked-lstm-2", "two stacked LSTMs of as many weights as ptb-fs-lstm-2", _PTB, "ptb"),
+        _preset("ptb-sequential-lstm-2", "two LSTMs in sequence, as many weights as ptb-fs-lstm-2", _PTB, "ptb"),
+        _preset("enwik8-fs-lstm-2", "the paper's FS-LSTM-2 on enwik8 (test 1.290)", _ENWIK8, "enwik8"),
+        _preset("enwik8-fs-lstm-4", "the paper's FS-LSTM-4 on enwik8 (test 1.277)", _ENWIK8, "enwik8"),
+        _preset(
+            "enwik8-fs-lstm-4-large",
+            "the paper's large FS-LSTM-4 on enwik8 (test 1.245)",
+            replace(_ENWIK8, window=100, epochs=50),
+            "enwik8",
+        ),
+        _preset("enwik8-stacked-lstm-2", "two stacked LSTMs of as many weights as enwik8-fs-lstm-2", _ENWIK8, "enwik8"),
+        _preset(
+            "enwik8-sequential-lstm-2",
+            "two LSTMs in sequence, as many weights as enwik8-fs-lstm-2",
+            _ENWIK8,
+            "enwik8",
+        ),
+    )
+}
+
+
+def find_preset(name: str) -> Preset:
+    """The preset of that name. Raises UnknownNameError, with the nearest names, where there is none."""
+    if name not in PRESETS:
+        raise unknown_name("preset", name, PRESETS)
+    return PRESETS[name]
