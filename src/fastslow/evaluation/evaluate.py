@@ -1,0 +1,241 @@
+"""Bits per character: sum the nats, count the symbols, divide.
+
+Every symbol of the text but the first, which nothing precedes, is scored exactly once. With one stream the state runs
+from the first symbol to the last. With more, the text is cut in as many contiguous pieces that run side by side, which
+is faster; each piece starts from a zero state, unless it first reads, unscored, some of the symbols before it (`warm`).
+
+**Two protocols of Penn Treebank from one run.** The raw text begins and ends each line with a space, the char protocol
+leaves both out. A char text and its raw form are one to one, so by the chain rule its code length under a model of the
+raw text is that of the raw form: the two spaces a line are charged to the symbols beside them, none is free, and the
+total is divided by the number of char symbols. The end of a line, for instance, costs the space that ends its last word
+and then the line break. Only the very first char symbol goes unscored, as in any text: it is the raw text's second, so
+its nats are left out of the total.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fastslow.data.alphabet import Buffer, UInt8Array, as_bytes_array
+from fastslow.data.corpora import char_protocol_mask
+from fastslow.data.streams import Streams
+from fastslow.data.text import Text
+from fastslow.errors import DataError
+from fastslow.lm.model import CharLM
+from fastslow.lm.store import ModelError
+from fastslow.metrics import bits_per_character
+from fastslow.state import reset_rows
+
+CELLS_PER_WINDOW = 1 << 14
+"""Symbols scored at a time, over all streams: what bounds the memory for their logits."""
+
+
+@dataclass(frozen=True)
+class CharProtocol:
+    """The same run counted by the char protocol of Penn Treebank: see this module."""
+
+    nats: float
+    symbols: int
+
+    @property
+    def bpc(self) -> float:
+        return bits_per_character(self.nats, self.symbols)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"bpc": self.bpc, "nats": self.nats, "symbols": self.symbols}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What models made of a text.
+
+    nats: total loss over `symbols`, which are all but the first of the text.
+    streams, warm: how the text was cut, and how many symbols each stream read first, unscored.
+    models: how many models' probabilities were averaged.
+    seconds: the time it took.
+    char: the figure by PTB's char protocol, where the text is of that kind, else None.
+    symbol_nats: (symbols,) float32, the loss of each in the order of the text, or None where it was not asked for.
+    """
+
+    nats: float
+    symbols: int
+    streams: int
+    warm: int
+    models: int
+    seconds: float
+    char: CharProtocol | None = None
+    symbol_nats: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def bpc(self) -> float:
+        """Bits per character."""
+        return bits_per_character(self.nats, self.symbols)
+
+    @property
+    def protocol(self) -> str:
+        """How the figure was made, in words."""
+        parts = ["every symbol but the first"]
+        if self.streams == 1:
+            parts.append("one continuous stream")
+        else:
+            start = f"after {self.warm:,} symbols read unscored" if self.warm else "from a zero state"
+            parts.append(f"{self.streams:,} streams, each {start}")
+        if self.models > 1:
+            parts.append(f"probabilities of {self.models} models averaged")
+        return ", ".join(parts)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object, without the losses of single symbols."""
+        return {
+            "bpc": self.bpc,
+            "nats": self.nats,
+            "symbols": self.symbols,
+            "protocol": self.protocol,
+            "streams": self.streams,
+            "warm": self.warm,
+            "models": self.models,
+            "seconds": self.seconds,
+            "char_protocol": None if self.char is None else self.char.to_json(),
+        }
+
+
+def evaluate(
+    models: CharLM | Sequence[CharLM],
+    text: Buffer | Text,
+    *,
+    streams: int = 1,
+    window: int | None = None,
+    warm: int = 0,
+    per_symbol: bool = False,
+    on_window: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """The loss of one model, or of several whose probabilities are averaged, on a text.
+
+    Args:
+        models: with one alphabet between them; each runs where it is, and keeps its mode.
+        text: bytes.
+        streams: contiguous pieces that run side by side.
+        window: steps run at a time; it changes memory and speed only.
+        warm: symbols each stream but the first reads before its own, unscored.
+        per_symbol: whether to keep the loss of each symbol.
+        on_window: called with the symbols done and the symbols there are after each window; may raise to stop.
+
+    Raises AlphabetError for a symbol the models do not know, with its offset; DataError for a text that is too short;
+    ModelError for models whose alphabets differ or that predict no numbers.
+    """
+    started = time.perf_counter()
+    members = [models] if isinstance(models, CharLM) else list(models)
+    _check_members(members)
+    data, name = (text.data, text.name) if isinstance(text, Text) else (as_bytes_array(text), "the text")
+    if len(data) < 2:
+        raise DataError(
+            f"{name} is too short: it has {len(data)} bytes, and a score needs one to read and one to predict"
+        )
+    symbols = members[0].alphabet.encode(data, name=name)
+    cut = Streams.evaluation(symbols, streams, window or max(1, min(512, CELLS_PER_WINDOW // streams)))
+    warm = min(warm, cut.targets // streams) if streams > 1 else 0
+
+    total = torch.zeros((), dtype=torch.float64, device=members[0].device)
+    first: Tensor | None = None
+    kept: list[Tensor] = []
+    masks: list[Tensor] = []
+    done = 0
+    with torch.inference_mode(), ExitStack() as modes:
+        for lm in members:
+            modes.enter_context(lm.evaluating())
+        states = [_warm_state(lm, symbols, streams, warm) for lm in members]
+        for part in cut:
+            losses = []
+            for i, lm in enumerate(members):
+                scored = lm.token_nats(part.inputs.to(lm.device), part.targets.to(lm.device), states[i])
+                states[i] = scored.state
+                losses.append(scored.nats.to(total.device))
+            nats = losses[0] if len(losses) == 1 else _averaged(losses)
+            mask = part.mask()
+            if mask is not None:
+                nats = nats.masked_fill(~mask.to(nats.device), 0.0)
+            total += nats.sum(dtype=torch.float64)
+            first = nats[0, 0] if first is None else first
+            if per_symbol:
+                kept.append(nats.float().cpu())
+                masks.append(torch.ones_like(part.targets, dtype=torch.bool) if mask is None else mask)
+            done += part.symbols
+            if on_window is not None:
+                on_window(done, cut.targets)
+    nats_total = float(total)
+    if not math.isfinite(nats_total):
+        raise ModelError(f"the model predicts no numbers on {name}: its weights are damaged, or its training diverged")
+    return Evaluation(
+        nats=nats_total,
+        symbols=done,
+        streams=streams,
+        warm=warm,
+        models=len(members),
+        seconds=time.perf_counter() - started,
+        char=None if first is None else _char_protocol(data, nats_total, float(first)),
+        symbol_nats=_in_text_order(kept, masks) if per_symbol else None,
+    )
+
+
+def _check_members(members: Sequence[CharLM]) -> None:
+    if not members:
+        raise ValueError("evaluate needs at least one model; got none")
+    first = members[0].alphabet
+    for i, lm in enumerate(members[1:], start=2):
+        if lm.alphabet != first:
+            raise ModelError(
+                f"models 1 and {i} have different alphabets, of {len(first)} and {len(lm.alphabet)} symbols "
+                f"({first.fingerprint} and {lm.alphabet.fingerprint}): an ensemble needs one"
+            )
+
+
+def _averaged(losses: Sequence[Tensor]) -> Tensor:
+    """-ln of the mean of the probabilities whose -ln are given."""
+    return math.log(len(losses)) - torch.stack([-nats for nats in losses]).logsumexp(0)
+
+
+def _warm_state(lm: CharLM, symbols: UInt8Array, streams: int, warm: int) -> Any:
+    """The state of all streams after each has read the `warm` symbols before its first input; the first has none."""
+    if warm == 0:
+        return None
+    short, longer = divmod(len(symbols) - 1, streams)
+    counts = np.full(streams, short, dtype=np.int64)
+    counts[:longer] += 1
+    begins = np.cumsum(counts) - counts
+    at = begins + np.arange(-warm, 0, dtype=np.int64)[:, None]  # (warm, B)
+    at[:, 0] = 0
+    tokens = torch.from_numpy(symbols[at].astype(np.int64)).to(lm.device)
+    state: Any = None
+    for part in torch.split(tokens, max(1, CELLS_PER_WINDOW // streams)):
+        _, state = lm(part, state)
+    is_first = torch.arange(streams, device=lm.device) == 0
+    return reset_rows(state, is_first)
+
+
+def _in_text_order(kept: Sequence[Tensor], masks: Sequence[Tensor]) -> NDArray[np.float32]:
+    # (steps, B) -> stream after stream, each in order, without the places that have no target.
+    every, mask = torch.cat(list(kept)).T, torch.cat(list(masks)).T
+    result: NDArray[np.float32] = every[mask].numpy()
+    return result
+
+
+def _char_protocol(data: UInt8Array, nats: float, first_nats: float) -> CharProtocol | None:
+    """The char protocol's count of a run over a raw PTB text; None for a text that is none."""
+    if data[0] != 0x20 or data[-1] != 0x0A:
+        return None
+    mask = char_protocol_mask(data)
+    lines = int(np.count_nonzero(data == 0x0A))
+    symbols = int(np.count_nonzero(mask))
+    if len(data) - symbols != 2 * lines or symbols < 2:
+        return None  # some line lacks one of its spaces
+    return CharProtocol(nats - first_nats, symbols - 1)
