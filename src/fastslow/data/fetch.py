@@ -15,6 +15,7 @@ import hashlib
 import http.client
 import json
 import os
+import socket
 import tarfile
 import time
 import urllib.error
@@ -42,6 +43,11 @@ _DAMAGED = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, 
 class _MirrorError(Exception):
     """This address cannot give the file; another one might."""
 
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(f"{url}: {reason}")
+        self.url = url
+        self.reason = reason
+
 
 class _CutError(Exception):
     """The connection failed; the same address may answer the next time."""
@@ -56,7 +62,7 @@ def fetch(
     base_url: str | None = None,
     timeout: float = 30.0,
     retries: int = 4,
-    backoff: float = 1.0,
+    backoff: float = 0.5,
 ) -> Path:
     """Put a corpus into the data folder and return its folder there; at once when it is there already.
 
@@ -140,7 +146,14 @@ def _from_web(
             return
         except (_MirrorError, ChecksumError) as error:
             failures.append(error)
-    reasons = "; ".join(dict.fromkeys(str(f) for f in failures))
+    # Offline, every address fails for one reason: say it once.
+    grouped: dict[str, list[str]] = {}
+    for failure in failures:
+        if isinstance(failure, _MirrorError):
+            grouped.setdefault(failure.reason, []).append(failure.url)
+        else:
+            grouped.setdefault(str(failure), [])
+    reasons = "; ".join(f"{why}: {', '.join(urls)}" if urls else why for why, urls in grouped.items())
     kind = ChecksumError if all(isinstance(f, ChecksumError) for f in failures) else CorpusError
     raise kind(
         f"cannot fetch {corpus.name}: {reasons}. Try again later (a download goes on where it stopped), or get a copy"
@@ -224,7 +237,7 @@ def _download(url: str, part: Path, progress: Progress, timeout: float, retries:
             reason = str(error)
         failures = 0 if _size(part) > before else failures + 1
         if failures > retries:
-            raise _MirrorError(f"{url}: {reason}")
+            raise _MirrorError(url, reason)
         time.sleep(backoff * 2.0 ** max(0, failures - 1))
 
 
@@ -261,7 +274,7 @@ def _attempt(url: str, part: Path, progress: Progress, timeout: float) -> bool:
 
 
 def _open(request: urllib.request.Request, timeout: float) -> Any:
-    """The response to a request: its body, or 416.  All that is the network's fault becomes one of two errors."""
+    """The response to a request; 416 is one as well.  Raises ``_CutError`` or ``_MirrorError`` for all else."""
     url = request.full_url
     try:
         return urllib.request.urlopen(request, timeout=timeout)
@@ -272,11 +285,15 @@ def _open(request: urllib.request.Request, timeout: float) -> Any:
         reason = f"HTTP {error.code} {error.reason}"
         if error.code in _RETRIED_STATUS:
             raise _CutError(reason) from error
-        raise _MirrorError(f"{url}: {reason}") from error
+        raise _MirrorError(url, reason) from error
     except http.client.InvalidURL as error:
-        raise _MirrorError(f"{url}: not an address") from error
+        raise _MirrorError(url, "not an address") from error
     except (OSError, http.client.HTTPException) as error:
-        raise _CutError(_network_reason(error, timeout)) from error
+        reason = _network_reason(error, timeout)
+        # Without a network no name is found: no use waiting, unless a download was under way.
+        if isinstance(getattr(error, "reason", None), socket.gaierror) and not request.has_header("Range"):
+            raise _MirrorError(url, reason) from error
+        raise _CutError(reason) from error
 
 
 def _read(response: Any) -> bytes:
