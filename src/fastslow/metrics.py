@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .errors import DataError
+from fastslow.errors import DataError
 
 LN2 = math.log(2.0)
 

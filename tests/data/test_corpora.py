@@ -25,8 +25,7 @@ from fastslow.data.corpora import (
     load_corpus,
 )
 from fastslow.errors import ChecksumError, CorpusError, UnknownNameError
-
-from .samples import SINGLE, SINGLE_CORPUS, TRIPLE, TRIPLE_CORPUS
+from tests.data.samples import SINGLE, SINGLE_CORPUS, TRIPLE, TRIPLE_CORPUS
 
 
 def put(folder: Path, files: dict[str, bytes]) -> None:

@@ -21,8 +21,7 @@ from fastslow.data import fetch as fetch_module
 from fastslow.data.corpora import Source, is_present, load_corpus
 from fastslow.data.fetch import fetch
 from fastslow.errors import ChecksumError, CorpusError, UnknownNameError
-
-from .samples import SINGLE, SINGLE_CORPUS, TRIPLE, TRIPLE_CORPUS, noise, tarred, zipped
+from tests.data.samples import SINGLE, SINGLE_CORPUS, TRIPLE, TRIPLE_CORPUS, noise, tarred, zipped
 
 ZIP = zipped({"single": SINGLE})
 

@@ -12,9 +12,9 @@ Nothing here knows of a model.
 
 from __future__ import annotations
 
-from .alphabet import Alphabet
-from .streams import Streams, Window, random_offset, rank_columns
-from .text import Splits, Text, open_splits, open_text, split_fractions
+from fastslow.data.alphabet import Alphabet
+from fastslow.data.streams import Streams, Window, random_offset, rank_columns
+from fastslow.data.text import Splits, Text, open_splits, open_text, split_fractions
 
 __all__ = [
     "Alphabet",

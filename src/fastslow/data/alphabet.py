@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import AlphabetError, DataError
+from fastslow.errors import AlphabetError, DataError
 
 UInt8Array: TypeAlias = NDArray[np.uint8]
 Buffer: TypeAlias = bytes | bytearray | memoryview | UInt8Array

@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ChecksumError, CorpusError, unknown_name
-from .alphabet import Buffer, as_bytes_array
-from .text import Splits, Text, open_text, split_sizes
+from fastslow.data.alphabet import Buffer, as_bytes_array
+from fastslow.data.text import Splits, Text, open_text, split_sizes
+from fastslow.errors import ChecksumError, CorpusError, unknown_name
 
 PARTS = ("train", "valid", "test")
 

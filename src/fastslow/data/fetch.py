@@ -27,8 +27,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, TypeAlias
 
-from ..errors import ChecksumError, CorpusError, os_reason
-from .corpora import Corpus, CorpusFile, Source, corpus_dir, find_corpus, is_present
+from fastslow.data.corpora import Corpus, CorpusFile, Source, corpus_dir, find_corpus, is_present
+from fastslow.errors import ChecksumError, CorpusError, os_reason
 
 Progress: TypeAlias = Callable[[str, int, int | None], None]
 """Called with the name of the file, the bytes it has so far, and how many it will have, where that is known."""

@@ -11,8 +11,8 @@ import platform
 import sysconfig
 from pathlib import Path
 
-from ..errors import DataError, os_reason
-from .text import Splits, Text, split_fractions
+from fastslow.data.text import Splits, Text, split_fractions
+from fastslow.errors import DataError, os_reason
 
 DEFAULT_CAP = 4_700_000
 

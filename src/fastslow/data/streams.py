@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DataError
-from .alphabet import UInt8Array, as_bytes_array
+from fastslow.data.alphabet import UInt8Array, as_bytes_array
+from fastslow.errors import DataError
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -16,8 +16,8 @@ from typing import TypeAlias
 
 import numpy as np
 
-from ..errors import DataError, os_reason
-from .alphabet import UInt8Array, as_bytes_array
+from fastslow.data.alphabet import UInt8Array, as_bytes_array
+from fastslow.errors import DataError, os_reason
 
 PathLike: TypeAlias = str | os.PathLike[str]
 
