@@ -142,4 +142,4 @@ def test_wrong_losses_are_refused() -> None:
         bootstrap_mean([[1.0]])
     for settings in ({"block": 0}, {"samples": 0}, {"confidence": 1.0}):
         with pytest.raises(ValueError):
-            bootstrap_mean([1.0], **settings)  # type: ignore[arg-type]
+            bootstrap_mean([1.0], **settings)
