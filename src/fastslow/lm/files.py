@@ -92,8 +92,8 @@ def read_config(folder: Path) -> LMConfig:
         raise ModelError(str(error)) from error
 
 
-def read_weights(folder: Path, config: LMConfig, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """The weights in `folder`, on the CPU and of the type they were stored in. Raises ModelError."""
+def read_weights(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The weights in `folder`, on the CPU, of the type they were stored in; and their metadata. Raises ModelError."""
     path = folder / WEIGHTS_FILE
     if not path.exists():
         raise ModelError(
@@ -101,8 +101,8 @@ def read_weights(folder: Path, config: LMConfig, shapes: Mapping[str, tuple[int,
             "validation, and can be resumed"
         )
     specs = {name: TensorSpec(shape, FLOATS) for name, shape in shapes.items()}
-    weights, _ = read_tensors(path, lambda metadata: specs, what="the weights")
+    weights, metadata = read_tensors(path, lambda metadata: specs, what="the weights")
     types = {str(weight.dtype).removeprefix("torch.") for weight in weights.values()}
     if len(types) > 1:
         raise ModelError(f"the weights {path} mix the types {', '.join(sorted(types))}: a model has one")
-    return weights
+    return weights, metadata

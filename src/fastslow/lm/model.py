@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -224,7 +224,7 @@ class CharLM(nn.Module):
         """
         path = files.find_folder(name)
         config = files.read_config(path)
-        weights = files.read_weights(path, config, _shapes(config))
+        weights, _ = files.read_weights(path, weight_shapes(CharLM(config, device="meta")))
         lm = cls(config, backend=backend, device="meta", dtype=next(iter(weights.values())).dtype)
         lm.load_state_dict(weights, assign=True)
         return lm.to(device=device, dtype=dtype).eval()
@@ -235,8 +235,9 @@ def parameter_count(config: LMConfig) -> int:
     return CharLM(config, device="meta").num_parameters
 
 
-def _shapes(config: LMConfig) -> Mapping[str, tuple[int, ...]]:
-    return {name: tuple(value.shape) for name, value in CharLM(config, device="meta").state_dict().items()}
+def weight_shapes(lm: CharLM) -> dict[str, tuple[int, ...]]:
+    """The shape of each weight, by name."""
+    return {name: tuple(value.shape) for name, value in lm.state_dict().items()}
 
 
 def _layer(config: LMConfig, backend: str, device: torch.device | str | None, dtype: torch.dtype | None) -> WiredLSTM:

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fastslow.training.config import TrainConfig, parse_duration
+    from fastslow.training.folder import RunError, RunRecord, read_metrics, read_record
+    from fastslow.training.loop import DivergedError, RunResult, resume, train
     from fastslow.training.presets import PRESETS, Preset, find_preset
+    from fastslow.training.sources import DataSource
 
 _HOMES = {
     "TrainConfig": "fastslow.training.config",
@@ -18,9 +21,33 @@ _HOMES = {
     "PRESETS": "fastslow.training.presets",
     "Preset": "fastslow.training.presets",
     "find_preset": "fastslow.training.presets",
+    "DataSource": "fastslow.training.sources",
+    "RunError": "fastslow.training.folder",
+    "RunRecord": "fastslow.training.folder",
+    "read_metrics": "fastslow.training.folder",
+    "read_record": "fastslow.training.folder",
+    "DivergedError": "fastslow.training.loop",
+    "RunResult": "fastslow.training.loop",
+    "resume": "fastslow.training.loop",
+    "train": "fastslow.training.loop",
 }
 
-__all__ = ["PRESETS", "Preset", "TrainConfig", "find_preset", "parse_duration"]
+__all__ = [
+    "DataSource",
+    "DivergedError",
+    "PRESETS",
+    "Preset",
+    "RunError",
+    "RunRecord",
+    "RunResult",
+    "TrainConfig",
+    "find_preset",
+    "parse_duration",
+    "read_metrics",
+    "read_record",
+    "resume",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -107,6 +107,20 @@ class Evaluation:
             "seconds": self.seconds,
             "char_protocol": None if self.char is None else self.char.to_json(),
         }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Evaluation:
+        """The figures that `to_json` wrote. Raises KeyError or TypeError for anything else."""
+        char = value["char_protocol"]
+        return cls(
+            nats=float(value["nats"]),
+            symbols=int(value["symbols"]),
+            streams=int(value["streams"]),
+            warm=int(value["warm"]),
+            models=int(value["models"]),
+            seconds=float(value["seconds"]),
+            char=None if char is None else CharProtocol(float(char["nats"]), int(char["symbols"])),
+        )
 
 
 def evaluate(

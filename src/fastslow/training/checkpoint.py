@@ -1,0 +1,199 @@
+"""Checkpoints: one file, complete, replaced as a whole.
+
+`checkpoint.safetensors` holds the weights (`model.*`), Adam's memory (`adam.*`), the weight average (`average.*`), the
+carried state (`state.0`, ...) and the random generators (`rng.cpu`, `rng.cuda`); its metadata the rest, as JSON.
+
+The best weights are a file of their own, `model.safetensors`, written *after* the checkpoint of the update they are
+from: a process killed between the two leaves a checkpoint that has them, and `best_is_stored` finds out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastslow.lm.model import CharLM
+from fastslow.lm.store import (
+    ModelError,
+    TensorSpec,
+    check_fields,
+    check_version,
+    is_finite_number,
+    parse_json,
+    read_tensors,
+    write_tensors,
+)
+from fastslow.state import map_state, state_tensors
+from fastslow.training.folder import CHECKPOINT_FILE
+from fastslow.training.updater import ADAM_TENSORS
+
+FORMAT_VERSION = 1
+RESUME_REMEDY = "start the run again in another folder"
+
+
+@dataclass
+class Position:
+    """Where a run is, between two updates: all that is not a tensor.
+
+    update: updates done. epoch, window: epochs done, and windows done of the one begun.
+    validated: the update that was last validated, or -1.
+    best_nats, best_update: the best validation, nats a symbol, and its update; None before the first.
+    decays, waited: of the plateau rule.
+    elapsed: seconds of all processes so far.
+    sum_nats, sum_symbols: since the last line of metrics. metrics_bytes: length of `metrics.jsonl`.
+    """
+
+    update: int = 0
+    epoch: int = 0
+    window: int = 0
+    validated: int = -1
+    best_nats: float | None = None
+    best_update: int | None = None
+    decays: int = 0
+    waited: int = 0
+    elapsed: float = 0.0
+    sum_nats: float = 0.0
+    sum_symbols: int = 0
+    metrics_bytes: int = 0
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], where: str) -> Position:
+        """Raises ModelError for anything but what `asdict` makes of a position."""
+        check_fields(value, (field.name for field in fields(cls)), where, ModelError)
+        for field in fields(cls):
+            number = value[field.name]
+            optional = field.name in ("best_nats", "best_update") and number is None
+            whole = isinstance(number, int) and not isinstance(number, bool)
+            if not optional and not (is_finite_number(number) if "float" in str(field.type) else whole):
+                raise ModelError(f"{where} is damaged: {field.name} is {str(number)[:40]!r}")
+        position = cls(**value)
+        counts = (position.update, position.epoch, position.window, position.decays, position.metrics_bytes)
+        if min(counts) < 0:
+            raise ModelError(f"{where} is damaged: a count is negative")
+        return position
+
+
+@dataclass
+class Checkpoint:
+    """What is in a checkpoint: the position, and tensors by group, without the group's prefix."""
+
+    position: Position
+    model: dict[str, Tensor]
+    adam: dict[str, Tensor]
+    average: dict[str, Tensor]
+    state: Any
+    rng: dict[str, Tensor]
+
+    def write(self, folder: Path) -> Path:
+        """Replace the checkpoint in `folder`. Raises StorageError; the previous one is kept then."""
+        groups: dict[str, dict[str, Tensor]] = {
+            "model": self.model,
+            "adam": self.adam,
+            "average": self.average,
+            "state": {} if self.state is None else {str(i): leaf for i, leaf in enumerate(state_tensors(self.state))},
+            "rng": self.rng,
+        }
+        tensors = {f"{group}.{name}": value for group, part in groups.items() for name, value in part.items()}
+        head = {
+            "format_version": FORMAT_VERSION,
+            "position": asdict(self.position),
+            "has_adam": bool(self.adam),
+            "has_average": bool(self.average),
+            "has_state": self.state is not None,
+            "rng": {name: len(value) for name, value in sorted(self.rng.items())},
+        }
+        path = folder / CHECKPOINT_FILE
+        metadata = {"fastslow": json.dumps(head, allow_nan=False)}
+        write_tensors(path, tensors, metadata, what=f"the checkpoint of update {self.position.update}")
+        return path
+
+
+def read_checkpoint(folder: Path, lm: CharLM, batch: int) -> Checkpoint | None:
+    """The checkpoint in `folder`, checked against the model it is for; None if there is none yet. Raises ModelError."""
+    path = folder / CHECKPOINT_FILE
+    if not path.exists():
+        return None
+    where = f"the checkpoint {path}"
+    like_state = lm.initial_state(batch)
+    heads: list[dict[str, Any]] = []
+
+    def expected(metadata: dict[str, str]) -> dict[str, TensorSpec]:
+        if "fastslow" not in metadata:
+            raise ModelError(f"{where} is not one of fastslow: it has no record; {RESUME_REMEDY}")
+        head = parse_json(metadata["fastslow"], where)
+        check_version(head, FORMAT_VERSION, where)
+        check_fields(
+            head, ("format_version", "position", "has_adam", "has_average", "has_state", "rng"), where, ModelError
+        )
+        heads.append(head)
+        return _specs(head, lm, like_state, where)
+
+    tensors, _ = read_tensors(path, expected, what="the checkpoint", remedy=RESUME_REMEDY)
+    head = heads[0]
+    leaves = iter(tensors[f"state.{i}"] for i in range(len(state_tensors(like_state)))) if head["has_state"] else None
+    device = lm.device
+
+    def group(name: str) -> dict[str, Tensor]:
+        start = f"{name}."
+        return {key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)}
+
+    return Checkpoint(
+        position=Position.from_json(head["position"], where),
+        model=group("model"),
+        adam=group("adam"),
+        average=group("average"),
+        state=None if leaves is None else map_state(lambda leaf: next(leaves).to(device), like_state),
+        rng=group("rng"),
+    )
+
+
+_NAMES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+
+
+def _specs(head: Mapping[str, Any], lm: CharLM, like_state: Any, where: str) -> dict[str, TensorSpec]:
+    if not isinstance(head["position"], dict) or not isinstance(head["rng"], dict):
+        raise ModelError(f"{where} is damaged: its record has other fields than a checkpoint's; {RESUME_REMEDY}")
+    floats = (_NAMES[lm.head.weight.dtype],)
+    specs: dict[str, TensorSpec] = {}
+    for name, value in lm.state_dict().items():
+        shape = tuple(value.shape)
+        specs[f"model.{name}"] = TensorSpec(shape, floats)
+        if head["has_average"]:
+            specs[f"average.{name}"] = TensorSpec(shape, floats)
+        if head["has_adam"]:
+            for what in ADAM_TENSORS:
+                spec = TensorSpec((), ("F32",)) if what == "step" else TensorSpec(shape, floats)
+                specs[f"adam.{name}.{what}"] = spec
+    if head["has_state"]:
+        for i, leaf in enumerate(state_tensors(like_state)):
+            specs[f"state.{i}"] = TensorSpec(tuple(leaf.shape), floats)
+    for name, length in head["rng"].items():
+        if name not in ("cpu", "cuda") or not isinstance(length, int):
+            raise ModelError(f"{where} is damaged: it has a random generator of {str(name)[:40]!r}; {RESUME_REMEDY}")
+        specs[f"rng.{name}"] = TensorSpec((length,), ("U8",))
+    return specs
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """The states of torch's generators that a run on `device` draws from."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def set_random_state(states: Mapping[str, Tensor], device: torch.device, where: str) -> None:
+    """Go on drawing from where `random_state` was taken. Raises ModelError for a state that is none."""
+    try:
+        if "cpu" in states:
+            torch.set_rng_state(states["cpu"])
+        if "cuda" in states and device.type == "cuda":
+            torch.cuda.set_rng_state(states["cuda"], device)
+    except (RuntimeError, TypeError) as error:
+        raise ModelError(f"{where} is damaged: its random generator cannot be set; {RESUME_REMEDY}") from error

@@ -1,0 +1,311 @@
+"""The run folder, which explains itself.
+
+    run.json                what was asked for, with which data (hashes), versions and machine; one entry a session
+    config.json             the language model's configuration
+    model.safetensors       the weights of the best validation: `CharLM.from_pretrained(folder)`
+    checkpoint.safetensors  everything a resumed run needs
+    metrics.jsonl           one line every few updates and one a validation
+    result.json             what came out, the test included, once the run is complete
+    tensorboard/            curves, where TensorBoard is installed
+
+One process at a time writes to it, held by a lock that ends with the process, however that ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from fastslow.errors import FastslowError, os_reason
+from fastslow.lm.config import ConfigError, ModelOptions
+from fastslow.lm.files import make_folder
+from fastslow.lm.store import ModelError, StorageError, check_fields, check_version, read_json, remove_parts, write_json
+from fastslow.training.config import TrainConfig
+from fastslow.training.sources import DataSource
+
+RUN_FILE = "run.json"
+RESULT_FILE = "result.json"
+METRICS_FILE = "metrics.jsonl"
+CHECKPOINT_FILE = "checkpoint.safetensors"
+LOCK_FILE = ".lock"
+
+RUN_FORMAT = "fastslow-run"
+RUN_FORMAT_VERSION = 1
+
+
+class RunError(FastslowError):
+    """A run folder that cannot be used as asked."""
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What `run.json` holds.
+
+    source: where the text came from, or None if it was handed over in Python. data: name, bytes and SHA-256 of its
+    parts. sessions: one entry for each process that worked on the run: when, which command, versions, machine, engine.
+    """
+
+    model: ModelOptions
+    train: TrainConfig
+    source: DataSource | None
+    data: Mapping[str, Any]
+    backend: str = "auto"
+    device: str = "cpu"
+    sessions: list[dict[str, Any]] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format": RUN_FORMAT,
+            "format_version": RUN_FORMAT_VERSION,
+            "model": self.model.options_json(),
+            "train": self.train.to_json(),
+            "source": None if self.source is None else self.source.to_json(),
+            "data": dict(self.data),
+            "backend": self.backend,
+            "device": self.device,
+            "sessions": self.sessions,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], where: str) -> RunRecord:
+        """The record that `to_json` wrote. Raises ModelError, in a sentence, for anything else."""
+        if value.get("format") != RUN_FORMAT:
+            raise ModelError(f"{where} is not that of a fastslow run: its format is not {RUN_FORMAT!r}")
+        check_version(value, RUN_FORMAT_VERSION, where)
+        names = ("model", "train", "source", "data", "backend", "device", "sessions")
+        check_fields(value, ("format", "format_version", *names), where, ModelError)
+        kinds = {"model": dict, "train": dict, "data": dict, "backend": str, "device": str, "sessions": list}
+        for name, kind in kinds.items():
+            if not isinstance(value[name], kind):
+                raise ModelError(f"{where} is damaged: {name} is no {kind.__name__}")
+        if not isinstance(value["source"], dict | None):
+            raise ModelError(f"{where} is damaged: source is no dict")
+        try:
+            return cls(
+                model=ModelOptions.from_options_json(value["model"]),
+                train=TrainConfig.from_json(value["train"]),
+                source=None if value["source"] is None else DataSource.from_json(value["source"]),
+                data=value["data"],
+                backend=value["backend"],
+                device=value["device"],
+                sessions=value["sessions"],
+            )
+        except FastslowError as error:
+            raise ModelError(f"{where} is damaged: {error}") from error
+
+
+def read_record(folder: str | os.PathLike[str]) -> RunRecord:
+    """The record of the run in `folder`. Raises RunError where there is none, ModelError where it is damaged."""
+    path = Path(folder)
+    if not path.is_dir():
+        raise RunError(f"there is no run {path}: name the folder of one, such as runs/demo")
+    file = path / RUN_FILE
+    if not file.is_file():
+        raise RunError(f"{path} holds no run: it has no {RUN_FILE}")
+    return RunRecord.from_json(read_json(file, what="the run's record"), f"the run's record {file}")
+
+
+class RunFolder:
+    """A run folder held by this process; a context manager. Made by `create` or `open`."""
+
+    def __init__(self, path: Path, lock: IO[str]) -> None:
+        self.path = path
+        self._lock = lock
+
+    @classmethod
+    def create(cls, out: str | os.PathLike[str]) -> RunFolder:
+        """A new run's folder. Raises RunError if there is something in it, StorageError if it cannot be made."""
+        path = Path(out)
+        if path.exists() and not path.is_dir():
+            raise RunError(f"{path} is a file: choose another output folder")
+        make_folder(path)
+        folder = cls(path, _lock(path))
+        try:
+            remove_parts(path)
+            there = {entry.name for entry in path.iterdir()} - {LOCK_FILE}
+            if RUN_FILE in there:
+                raise RunError(f"{path} already holds a run: resume it (--resume), or choose another output folder")
+            if there:
+                raise RunError(f"{path} is not empty and holds no run: choose another output folder")
+        except BaseException:
+            folder.close()
+            raise
+        return folder
+
+    @classmethod
+    def open(cls, out: str | os.PathLike[str]) -> RunFolder:
+        """The folder of a run that is there. Raises RunError, or StorageError where it cannot be written to."""
+        path = Path(out)
+        if not path.is_dir() or not (path / RUN_FILE).is_file():
+            read_record(path)  # says what is missing
+        folder = cls(path, _lock(path))
+        try:
+            remove_parts(path)
+        except OSError as error:
+            folder.close()
+            raise StorageError(f"cannot write to {path}: {os_reason(error)}") from error
+        return folder
+
+    def close(self) -> None:
+        """Let others have the folder."""
+        self._lock.close()
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def write_record(self, record: RunRecord) -> None:
+        write_json(self.path / RUN_FILE, record.to_json(), what="the run's record")
+
+
+def _lock(path: Path) -> IO[str]:
+    """Hold the folder for this process. The system lets go of the lock when the process ends, even if it is killed."""
+    try:
+        file = open(path / LOCK_FILE, "a+", encoding="utf-8")  # noqa: SIM115 - held until the run ends
+    except OSError as error:
+        raise StorageError(f"cannot write to {path}: {os_reason(error)}") from error
+    try:
+        _hold(file)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EAGAIN):
+            return file  # a file system without locks: nothing to be had there
+        file.seek(0)
+        owner = file.read(20).strip()
+        file.close()
+        who = f"process {owner}" if owner.isdigit() else "another process"
+        raise RunError(f"{path} is in use: {who} is training there; wait for it, or choose another folder") from error
+    file.truncate(0)
+    file.write(f"{os.getpid()}\n")
+    file.flush()
+    return file
+
+
+def _hold(file: IO[str]) -> None:
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+class Metrics:
+    """`metrics.jsonl`, cut back to what a checkpoint knows of it when a run is resumed."""
+
+    def __init__(self, folder: Path, length: int) -> None:
+        self.path = folder / METRICS_FILE
+        try:
+            self._file = open(self.path, "ab")  # noqa: SIM115 - closed by close()
+            if self._file.tell() > length:
+                self._file.truncate(length)
+                self._file.seek(length)
+        except OSError as error:
+            raise StorageError(f"cannot write {self.path}: {os_reason(error)}") from error
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Append one line. Raises StorageError."""
+        try:
+            self._file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
+            self._file.flush()
+        except OSError as error:
+            raise StorageError(f"cannot write {self.path}: {os_reason(error)}") from error
+
+    def sync(self) -> int:
+        """Put the lines on the disk; the file's length."""
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise StorageError(f"cannot write {self.path}: {os_reason(error)}") from error
+        return self._file.tell()
+
+    def close(self) -> None:
+        # A line that could not be written fails again here, and has been reported.
+        with contextlib.suppress(OSError):
+            self._file.close()
+
+
+def read_metrics(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The lines of a run's `metrics.jsonl`; a last one that is cut short is left out. Raises ModelError."""
+    path = Path(folder) / METRICS_FILE
+    lines: list[dict[str, Any]] = []
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {os_reason(error)}") from error
+    for number, line in enumerate(data.split(b"\n")[:-1], start=1):
+        try:
+            value = json.loads(line)
+        except ValueError as error:
+            raise ModelError(f"{path} is damaged: line {number} is not JSON") from error
+        if not isinstance(value, dict):
+            raise ModelError(f"{path} is damaged: line {number} holds no JSON object")
+        lines.append(value)
+    return lines
+
+
+def versions() -> dict[str, str]:
+    """What the results depend on besides the seed."""
+    import numpy
+    import torch
+
+    import fastslow
+
+    return {
+        "fastslow": fastslow.__version__,
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def machine(device: str) -> dict[str, Any]:
+    """Where a run ran."""
+    import torch
+
+    gpu = torch.cuda.get_device_name(device) if device.startswith("cuda") else None
+    return {
+        "system": f"{platform.system()} {platform.release()}",
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": gpu,
+    }
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def check_changes(old: TrainConfig, new: TrainConfig, changeable: tuple[str, ...], out: Path) -> dict[str, Any]:
+    """{field: [old, new]} of what a resumed run changes. Raises ConfigError for what it must not."""
+    before, after = old.to_json(), new.to_json()
+    changed = {name: [before[name], after[name]] for name in before if before[name] != after[name]}
+    for name, (was, wanted) in changed.items():
+        if name not in changeable:
+            raise ConfigError(
+                f"{out} was started with {name} {was}, not {wanted}: a resumed run keeps it; leave it out, or start "
+                "another run in another folder"
+            )
+    return changed

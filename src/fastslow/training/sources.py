@@ -1,0 +1,105 @@
+"""Where a run's text comes from, written so that a resumed run finds it again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args
+
+from fastslow.data.alphabet import Alphabet
+from fastslow.data.corpora import CORPORA, load_corpus
+from fastslow.data.stdlib import stdlib_splits
+from fastslow.data.text import Splits, open_splits
+from fastslow.errors import unknown_name
+from fastslow.lm.config import ConfigError
+from fastslow.lm.store import check_fields, is_finite_number
+
+STDLIB = "stdlib"
+AlphabetKind = Literal["bytes", "text"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSource:
+    """Files, or a corpus.
+
+    texts: files to train on, joined in this order.
+    valid, test: files for validation and test; without them they are cut from `texts` by `fractions`.
+    corpus: instead of texts, "ptb", "enwik8" or "text8" from the data folder, or "stdlib", the source of this Python's
+        standard library. protocol: one of the corpus's, default the paper's. data_dir: the data folder, if not the
+        usual one.
+    alphabet: "bytes" for all 256 values, "text" for those of the training text.
+
+    Raises ConfigError unless there are texts or a corpus, not both.
+    """
+
+    texts: tuple[str, ...] = ()
+    valid: str | None = None
+    test: str | None = None
+    fractions: tuple[float, float, float] = (0.9, 0.05, 0.05)
+    corpus: str | None = None
+    protocol: str | None = None
+    data_dir: str | None = None
+    alphabet: AlphabetKind = "bytes"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "texts", tuple(os.fspath(text) for text in self.texts))
+        object.__setattr__(self, "fractions", tuple(self.fractions))
+        if self.alphabet not in get_args(AlphabetKind):
+            raise ConfigError(f"alphabet must be bytes or text; got {str(self.alphabet)[:40]!r}")
+        if len(self.fractions) != 3 or not all(is_finite_number(part) for part in self.fractions):
+            raise ConfigError(f"fractions must be three numbers: train, valid, test; got {str(self.fractions)[:60]}")
+        if self.corpus is None:
+            if not self.texts:
+                raise ConfigError("no text was given: name at least one file, or a corpus")
+            if self.protocol is not None:
+                raise ConfigError("a protocol belongs to a corpus; these are files: leave it out")
+        else:
+            if self.texts or self.valid is not None or self.test is not None:
+                raise ConfigError(f"give either files or the corpus {self.corpus}, not both")
+            if self.corpus not in (*CORPORA, STDLIB):
+                raise unknown_name("corpus", self.corpus, (*CORPORA, STDLIB))
+
+    def open(self) -> Splits:
+        """The parts of the text. Raises DataError or CorpusError where they cannot be had."""
+        if self.corpus == STDLIB:
+            return stdlib_splits()
+        if self.corpus is not None:
+            return load_corpus(self.corpus, self.protocol, self.data_dir).splits
+        return open_splits(list(self.texts), self.valid, self.test, fractions=self.fractions)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object with absolute paths, so that it means the same from any folder."""
+        value = asdict(self)
+        value["texts"] = [os.path.abspath(text) for text in self.texts]
+        value["fractions"] = list(self.fractions)
+        for name in ("valid", "test", "data_dir"):
+            if value[name] is not None:
+                value[name] = os.path.abspath(value[name])
+        return value
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], where: str = "the data source") -> DataSource:
+        """The source that `to_json` wrote. Raises ConfigError, in a sentence, for anything else."""
+        check_fields(value, (field.name for field in fields(cls)), where, ConfigError)
+        for name in ("texts", "fractions"):
+            if not isinstance(value[name], list):
+                raise ConfigError(f"{where} is damaged: {name} is no list")
+        for text in (*value["texts"], *(value[name] for name in ("valid", "test", "corpus", "protocol", "data_dir"))):
+            if text is not None and not isinstance(text, str):
+                raise ConfigError(f"{where} is damaged: {str(text)[:40]!r} is no name")
+        if None in value["texts"]:
+            raise ConfigError(f"{where} is damaged: a text has no name")
+        return cls(**value)
+
+
+def make_alphabet(kind: str, splits: Splits) -> Alphabet:
+    """The alphabet of that kind; every part of the text is checked against it before any training.
+
+    Raises AlphabetError, naming the symbol and its offset.
+    """
+    alphabet = Alphabet.bytes() if kind == "bytes" else Alphabet.of(splits.train.data)
+    for part in (splits.valid, splits.test):
+        if part is not None:
+            alphabet.check(part.data, name=part.name)
+    return alphabet
