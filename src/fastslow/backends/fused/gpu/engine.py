@@ -122,7 +122,7 @@ def _on(device: torch.device) -> torch.cuda.device:
 
 
 class _Window(torch.autograd.Function):
-    """forward(setting, key, lengths, x, h and c of every slot, parameters of every node) -> y, h and c of every slot."""
+    """x, h and c of every slot, parameters of every node -> y, h and c of every slot."""
 
     @staticmethod
     def forward(

@@ -36,9 +36,9 @@ from torch import Tensor
 
 from fastslow.backends.base import Rates, States
 from fastslow.backends.fused.gpu.options import Options
-from fastslow.backends.fused.gpu.plan import Step, plan
+from fastslow.backends.fused.gpu.plan import Step
 from fastslow.cells.lstm import NORM_EPSILON, CellWeights
-from fastslow.noise import Noise, dropout_threshold, zoneout_threshold
+from fastslow.noise import dropout_threshold, zoneout_threshold
 from fastslow.state import LSTMState
 from fastslow.wiring import FROM_INPUT, Wiring
 
@@ -51,7 +51,9 @@ SPLITS = 8
 # ---------------------------------------------------------------------------------------------------- small tools
 
 
-def launch(kernel: str, grid: tuple[int, ...], *args: Any, warps: int, dependent: bool = False, **constants: Any) -> None:
+def launch(
+    kernel: str, grid: tuple[int, ...], *args: Any, warps: int, dependent: bool = False, **constants: Any
+) -> None:
     """Start a kernel of kernels.py: every launch of the engine passes here."""
     from fastslow.backends.fused.gpu import kernels
 
@@ -455,8 +457,11 @@ class Gradients:
 
 @dataclass
 class Passing:
-    """Buffers of the loop, by node: dz, dn (chunk, B, 4 width), cell (chunk, B, 2 width); dx, dh: the products of dz, the
-    gradients of what the node reads and of the state it takes, (B, x_width) and (B, width)."""
+    """Buffers of the loop, by node. dz, dn (chunk, B, 4 width), cell (chunk, B, 2 width).
+
+    joint (B, columns): dz [W_x, W_h], of which dx (B, x_width) and dh (B, width), the gradients of what the node reads
+    and of the state it takes, are the columns - unless the two are computed apart.
+    """
 
     dz: list[Tensor]
     dn: list[Tensor]
