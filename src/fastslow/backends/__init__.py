@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from fastslow.backends.base import Engine, Problem
 
 ENGINES: dict[str, str] = {
+    "triton": "fastslow.backends.fused.gpu.engine",
+    "window": "fastslow.backends.fused.window",
     "reference": "fastslow.backends.reference",
 }
 """Name to module, fastest first; imported when first considered. "auto" tries them in this order."""
@@ -52,7 +54,10 @@ def choose(problem: Problem, backend: str = "auto") -> Choice:
         return Choice(backend)
     refused: dict[str, str] = {}
     for name in ENGINES:
-        reason = engine(name).refusal(problem)
+        module = engine(name)
+        reason = module.refusal(problem)
+        if reason is None and hasattr(module, "reluctance"):
+            reason = module.reluctance(problem)
         if reason is None:
             return Choice(name, refused)
         refused[name] = reason
