@@ -53,14 +53,14 @@ class ModelOptions:
         if self.architecture not in get_args(Architecture):
             known = ", ".join(get_args(Architecture))
             raise ConfigError(f"architecture must be one of {known}; got {str(self.architecture)[:40]!r}")
+        self._check_int("embedding_size", 1, MAX_SIZE)
+        self._check_int("hidden_size", 1, MAX_SIZE)
         if self.architecture == "fs-lstm":
             if self.slow_size is None:
                 object.__setattr__(self, "slow_size", self.hidden_size)
             self._check_int("slow_size", 1, MAX_SIZE)
         elif self.slow_size is not None:
             raise ConfigError(f"slow_size belongs to architecture fs-lstm; {self.architecture} has none: leave it out")
-        self._check_int("embedding_size", 1, MAX_SIZE)
-        self._check_int("hidden_size", 1, MAX_SIZE)
         self._check_int("depth", 2 if self.architecture == "fs-lstm" else 1, MAX_DEPTH)
         for name in ("dropout", "zoneout_h", "zoneout_c"):
             self._check_float(name, 0.0, 1.0)

@@ -101,8 +101,8 @@ def read_weights(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[d
             "validation, and can be resumed"
         )
     specs = {name: TensorSpec(shape, FLOATS) for name, shape in shapes.items()}
-    weights, metadata = read_tensors(path, lambda metadata: specs, what="the weights")
+    weights, metadata = read_tensors(path, lambda metadata: specs, what="the weights file")
     types = {str(weight.dtype).removeprefix("torch.") for weight in weights.values()}
     if len(types) > 1:
-        raise ModelError(f"the weights {path} mix the types {', '.join(sorted(types))}: a model has one")
+        raise ModelError(f"the weights file {path} mixes the types {', '.join(sorted(types))}: a model has one")
     return weights, metadata
