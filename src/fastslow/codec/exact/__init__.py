@@ -1,0 +1,1 @@
+"""Exact inference: a model in integers, which gives the same bits on every machine."""

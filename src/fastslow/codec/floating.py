@@ -1,0 +1,86 @@
+"""Float numerics: the model's own step, fast, on the promise that the same step gives the same bits on both sides.
+
+That holds on one machine with one set of versions and threads, with identical shapes: a step always runs all lanes of
+the archive. A probe, the hash of logits on fixed symbols at those shapes, goes into the header; where it differs,
+decoding is refused before the first byte.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from typing import Any
+
+import numpy as np
+import torch
+
+import fastslow
+from fastslow.codec.errors import ModelError
+from fastslow.codec.exact.quantise import start_symbol
+from fastslow.codec.exact.tables import ONE, Ints, standard_tables
+from fastslow.codec.frequencies import MAX_LOGIT, FrequencyModel
+from fastslow.lm import CharLM
+
+PROBE_STEPS = 24
+
+
+class FloatPredictor:
+    """Frozen weights, the layer's own numbers."""
+
+    def __init__(self, lm: CharLM) -> None:
+        self.symbols = lm.alphabet.symbols
+        self.start = start_symbol(self.symbols)
+        self.frequencies = FrequencyModel(standard_tables())
+        self._lm = lm.eval()
+        self._state: Any = None
+
+    def begin(self, lanes: int) -> None:
+        self._state = None
+
+    @torch.inference_mode()
+    def step(self, symbols: Ints) -> Ints:
+        tokens = torch.from_numpy(symbols).to(self._lm.device)
+        logits, self._state = self._lm.step(tokens, self._state)
+        return integer_logits(logits)
+
+    def settle(self, used: bool) -> None:
+        pass
+
+
+def integer_logits(logits: torch.Tensor) -> Ints:
+    """Float logits (S, V) in units of 2^-15. ModelError if they are not numbers."""
+    scaled = logits.detach().to("cpu", torch.float64).mul_(ONE).round_()
+    if not torch.isfinite(scaled).all():
+        raise ModelError("the model's logits are not finite: it cannot predict anything")
+    return scaled.clamp_(-MAX_LOGIT, MAX_LOGIT).to(torch.int64).numpy()
+
+
+def probe_symbols(size: int, steps: int, lanes: int) -> Ints:
+    """Fixed symbols (T, S), by a linear congruence: the same everywhere."""
+    values, state = [], 12345
+    for _ in range(steps * lanes):
+        state = (1103515245 * state + 12345) % (1 << 31)
+        values.append((state >> 12) % size)
+    return np.array(values, dtype=np.int64).reshape(steps, lanes)
+
+
+def probe(predictor: Any, lanes: int, steps: int = PROBE_STEPS) -> bytes:
+    """8 bytes of the hash of every logit on the probe symbols; leaves the predictor as it was."""
+    digest = hashlib.sha256()
+    predictor.begin(lanes)
+    for symbols in probe_symbols(len(predictor.symbols), steps, lanes):
+        digest.update(predictor.step(symbols).astype("<i8").tobytes())
+    predictor.settle(False)
+    return digest.digest()[:8]
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """What float numbers depend on, for the message when they differ, and the threads for the decoder to use."""
+    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+    return {
+        "fastslow": fastslow.__version__,
+        "torch": str(torch.__version__),
+        "machine": platform.machine(),
+        "device": f"{device.type} {kind}",
+        "threads": torch.get_num_threads(),
+    }

@@ -1,0 +1,136 @@
+"""An archive as a file one can read from and jump in, decompressing only what is asked for."""
+
+from __future__ import annotations
+
+import builtins
+import io
+import os
+from bisect import bisect_right
+from itertools import accumulate
+from typing import IO, TYPE_CHECKING, Any
+
+from fastslow.codec import container
+from fastslow.codec.archive import ArchiveReader
+from fastslow.codec.container import Mode, Trailer
+from fastslow.codec.errors import CodecError, FormatError
+from fastslow.codec.models import ModelLike
+from fastslow.errors import os_reason
+
+if TYPE_CHECKING:
+    import torch
+
+
+def read_index(source: IO[bytes], reader: ArchiveReader) -> Trailer:
+    """The trailer of a seekable archive, found from its end; checked against the archive's length."""
+    end = source.seek(0, io.SEEK_END)
+    if end < reader.blocks_at + container.FOOTER_SIZE:
+        raise FormatError("the archive is cut short: its end mark is missing")
+    source.seek(end - container.FOOTER_SIZE)
+    size = container.read_footer(source.read(container.FOOTER_SIZE))
+    start = end - size
+    if start < reader.blocks_at:
+        raise FormatError("the archive's trailer is damaged: its length is out of bounds")
+    source.seek(start)
+
+    def read(count: int) -> bytes:
+        data = source.read(count)
+        if len(data) < count:
+            raise FormatError("the archive's trailer is damaged: it is cut short")
+        return data
+
+    trailer = container.read_trailer(read, reader.header)
+    if reader.blocks_at + sum(container.BLOCK_SIZE + entry.stored for entry in trailer.entries) != start:
+        raise FormatError("the archive's trailer is damaged: its index does not lead from the header to it")
+    return trailer
+
+
+class ArchiveFile(io.RawIOBase):
+    """The text of an archive as a seekable raw stream; `open` wraps it in a buffer.
+
+    One block is held at a time. In the learning modes a block needs those before it, so that a jump back begins again
+    at the front.
+    """
+
+    def __init__(self, source: IO[bytes], model: ModelLike | None, options: dict[str, Any]) -> None:
+        self._source, self._model, self._options = source, model, options
+        self._reader = ArchiveReader(source, model, **options)
+        trailer = read_index(source, self._reader)
+        sizes = [container.BLOCK_SIZE + entry.stored for entry in trailer.entries]
+        self._starts = list(accumulate((entry.plain for entry in trailer.entries), initial=0))
+        self._places = list(accumulate(sizes, initial=self._reader.blocks_at))
+        self._learns = self._reader.header.mode in (Mode.ADAPT, Mode.ONLINE)
+        self._at = 0
+        self._number, self._block = -1, b""
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._starts[-1]}.get(whence)
+        if base is None:
+            raise ValueError(f"whence must be 0, 1 or 2; got {whence}")
+        if base + offset < 0:
+            raise ValueError(f"a position cannot be negative; got {base + offset}")
+        self._at = base + offset
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        self._check_open()
+        if self._at >= self._starts[-1] or not len(buffer):
+            return 0
+        number = bisect_right(self._starts, self._at) - 1
+        self._load(number)
+        offset = self._at - self._starts[number]
+        piece = self._block[offset : offset + len(buffer)]
+        memoryview(buffer)[: len(piece)] = piece
+        self._at += len(piece)
+        return len(piece)
+
+    def _load(self, number: int) -> None:
+        if number == self._number:
+            return
+        first = number
+        if self._learns:
+            if number < self._number:
+                self._source.seek(0)
+                self._reader, self._number = ArchiveReader(self._source, self._model, **self._options), -1
+            first = self._number + 1
+        for each in range(first, number + 1):
+            self._number = -1  # until it is there
+            self._source.seek(self._places[each])
+            self._block = self._reader.read_block(each)
+            self._number = each
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise ValueError("I/O operation on closed file")
+
+    def close(self) -> None:
+        if not self.closed:
+            self._source.close()
+        super().close()
+
+
+def open(
+    path: str | os.PathLike[str], model: ModelLike | None = None, *, device: torch.device | str | None = None
+) -> io.BufferedReader:
+    """The archive at `path` as a readable, seekable binary file: `for line in open("log.fsz", "runs/log")`.
+
+    Each block is checked as it is read; `decompress` checks the whole text's SHA-256 too. Raises FastslowError for
+    what cannot be read or is no archive, and while reading, as `decompress`.
+    """
+    try:
+        source = builtins.open(path, "rb")
+    except OSError as error:
+        raise CodecError(f"cannot read {os.fspath(path)}: {os_reason(error)}") from error
+    try:
+        return io.BufferedReader(ArchiveFile(source, model, {"device": device}))
+    except BaseException:
+        source.close()
+        raise
