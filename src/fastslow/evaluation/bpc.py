@@ -149,7 +149,7 @@ def evaluate(
     """
     started = time.perf_counter()
     members = [models] if isinstance(models, CharLM) else list(models)
-    _check_members(members)
+    check_members(members)
     data, name = (text.data, text.name) if isinstance(text, Text) else (as_bytes_array(text), "the text")
     if len(data) < 2:
         raise DataError(
@@ -174,7 +174,7 @@ def evaluate(
                 scored = lm.token_nats(part.inputs.to(lm.device), part.targets.to(lm.device), states[i])
                 states[i] = scored.state
                 losses.append(scored.nats.to(total.device))
-            nats = losses[0] if len(losses) == 1 else _averaged(losses)
+            nats = losses[0] if len(losses) == 1 else averaged(losses)
             mask = part.mask()
             if mask is not None:
                 nats = nats.masked_fill(~mask.to(nats.device), 0.0)
@@ -196,12 +196,13 @@ def evaluate(
         warm=warm,
         models=len(members),
         seconds=time.perf_counter() - started,
-        char=None if first is None else _char_protocol(data, nats_total, float(first)),
+        char=None if first is None else char_protocol(data, nats_total, float(first)),
         symbol_nats=_in_text_order(kept, masks) if per_symbol else None,
     )
 
 
-def _check_members(members: Sequence[CharLM]) -> None:
+def check_members(members: Sequence[CharLM]) -> None:
+    """ValueError for no models, ModelError for models of different alphabets."""
     if not members:
         raise ValueError("evaluate needs at least one model; got none")
     first = members[0].alphabet
@@ -213,7 +214,7 @@ def _check_members(members: Sequence[CharLM]) -> None:
             )
 
 
-def _averaged(losses: Sequence[Tensor]) -> Tensor:
+def averaged(losses: Sequence[Tensor]) -> Tensor:
     """-ln of the mean of the probabilities whose -ln are given."""
     return math.log(len(losses)) - torch.stack([-nats for nats in losses]).logsumexp(0)
 
@@ -243,7 +244,7 @@ def _in_text_order(kept: Sequence[Tensor], masks: Sequence[Tensor]) -> NDArray[n
     return result
 
 
-def _char_protocol(data: UInt8Array, nats: float, first_nats: float) -> CharProtocol | None:
+def char_protocol(data: UInt8Array, nats: float, first_nats: float) -> CharProtocol | None:
     """The char protocol's count of a run over a raw PTB text; None for a text that is none."""
     if data[0] != 0x20 or data[-1] != 0x0A:
         return None
