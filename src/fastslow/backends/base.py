@@ -5,6 +5,7 @@ An engine is a module with
     NAME: str
     refusal(problem: Problem) -> str | None      why it cannot run this window, in words; None if it can
     run(wiring, weights, x, state, noise, rates, lengths=None) -> (y, state)
+    reluctance(problem: Problem) -> str | None   where it has one: why "auto" passes it over though it could run
 
     wiring   Wiring of N nodes and S slots
     weights  N CellWeights, one a node

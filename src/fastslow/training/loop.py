@@ -25,6 +25,7 @@ from fastslow.lm.config import ConfigError, ModelOptions
 from fastslow.lm.model import CharLM, weight_shapes
 from fastslow.lm.store import ModelError, StorageError, read_json, write_json
 from fastslow.metrics import nats_to_bits
+from fastslow.training.accelerated import graphed_scoring, make_updater
 from fastslow.training.checkpoint import (
     Checkpoint,
     Position,
@@ -49,7 +50,7 @@ from fastslow.training.folder import (
 from fastslow.training.schedule import Plateau, learning_rate
 from fastslow.training.signals import StopRequested, StopSignals
 from fastslow.training.sources import DataSource, make_alphabet
-from fastslow.training.updater import Updater, Updating, WeightAverage
+from fastslow.training.updater import Updating, WeightAverage
 
 PENDING_ON_GPU = 16
 """Updates whose losses are fetched together from a GPU: each fetch waits for it."""
@@ -225,6 +226,7 @@ def _run(
         torch.random.fork_rng(forked, device_type="cuda"),
         StopSignals() as signals,
         Run(folder, record, splits, alphabet, signals, progress) as run,
+        graphed_scoring(run.lm),
     ):
         run.begin(session)
         return run.go()
@@ -250,7 +252,7 @@ class Run:
         # Made on the CPU, so that a seed means the same weights everywhere.
         self.lm = CharLM(lm_config, backend=record.backend).to(self.device)
         self.symbols = alphabet.encode(splits.train.data, name=splits.train.name)
-        self.updater: Updating = Updater(self.lm, self.config)
+        self.updater: Updating = make_updater(self.lm, self.config)
         self.average = WeightAverage(self.lm, self.config.average) if self.config.average > 0 else None
         self.position = Position()
         self.state: Any = None

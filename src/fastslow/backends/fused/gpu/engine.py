@@ -134,13 +134,12 @@ class _Window(torch.autograd.Function):
         weights = [CellWeights(*parameters[FIELDS * n : FIELDS * (n + 1)]) for n in range(nodes)]  # type: ignore[arg-type]
         y, final, held = window.forward(setting, weights, x, state, key, lengths, keep=True)
         ctx.setting, ctx.counts = setting, held.counts()
-        ctx.present = [parameter is not None for parameter in parameters]
         ctx.save_for_backward(*held.flat())
         ctx.set_materialize_grads(False)
         return (y, *(leaf for pair in final for leaf in pair))
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, dy: Tensor | None, *dfinal: Tensor | None) -> tuple[Tensor | None, ...]:
         setting: Setting = ctx.setting
         slots, nodes = len(setting.wiring.slots), len(setting.steps)

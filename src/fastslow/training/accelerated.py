@@ -1,0 +1,95 @@
+"""Training and evaluation of a `CharLM` on a CUDA device, recorded as graphs (`training.graphed`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastslow.lm.model import CharLM, TokenNats
+from fastslow.state import map_state
+from fastslow.training.config import TrainConfig
+from fastslow.training.graphed import GraphedStep, Recorded, Recorder, recorder_for, tensor_rates
+from fastslow.training.updater import Step, Updater, Updating
+
+
+class GraphedUpdater(Updater):
+    """`Updater`'s update, recorded: the same loss, clip and Adam.
+
+    The state it returns is a buffer of its own that the next update overwrites; whoever keeps it copies it.
+    """
+
+    def __init__(self, lm: CharLM, config: TrainConfig, *, recorder: Recorder | None = None) -> None:
+        super().__init__(lm, config)
+        device = lm.device
+        if device.type == "cuda":
+            self.optimizer = torch.optim.Adam(
+                self.parameters,
+                lr=torch.tensor(config.rate, dtype=torch.float32, device=device),
+                betas=(config.beta1, config.beta2),
+                eps=config.epsilon,
+                fused=True,
+                capturable=True,
+            )
+        self.recorded = GraphedStep(self._objective, self.optimizer, device, clip=config.clip, recorder=recorder)
+
+    def _objective(self, inputs: Tensor, targets: Tensor, state: Any) -> tuple[Tensor, Tensor, Any]:
+        bf16 = self.config.precision == "bf16"
+        # Autocast's cache of cast weights would outlive a recording.
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=bf16, cache_enabled=False):
+            logits, new = self.lm(inputs, state)
+        logits = logits.float() if logits.dtype != torch.float64 else logits
+        loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
+        return loss / inputs.shape[1], loss, new
+
+    def step(self, inputs: Tensor, targets: Tensor, state: Any, rate: float) -> Step:
+        if state is None:
+            state = self.lm.initial_state(inputs.shape[1])
+        return Step(*self.recorded.step(inputs, targets, state=state, rate=rate))
+
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        super().load_tensors(tensors)
+        if self.lm.device.type == "cuda":
+            tensor_rates(self.optimizer, self.lm.device)
+        self.recorded.reset()  # Adam's memory is now elsewhere
+
+
+def make_updater(lm: CharLM, config: TrainConfig) -> Updating:
+    """The fastest updater of the model's device."""
+    return GraphedUpdater(lm, config) if lm.device.type == "cuda" else Updater(lm, config)
+
+
+@contextmanager
+def graphed_scoring(lm: CharLM, *, recorder: Recorder | None = None) -> Iterator[None]:
+    """Inside, `lm.token_nats` without `top` is recorded and replayed; weights are those at the time of each call.
+
+    For scoring in evaluation mode under inference mode, as `evaluate` does it. Without a CUDA device (or a `recorder`)
+    nothing changes.
+    """
+    device, plain = lm.device, lm.token_nats
+    if recorder is None and device.type != "cuda":
+        yield
+        return
+
+    def score(inputs: Tensor, targets: Tensor, state: Any) -> tuple[Tensor, Any]:
+        nats, new, *_ = plain(inputs, targets, state)
+        return nats, new
+
+    recorded = Recorded(score, device, recorder=recorder_for(device) if recorder is None else recorder)
+
+    def token_nats(inputs: Tensor, targets: Tensor, state: Any = None, *, top: int = 0) -> TokenNats:
+        if top or lm.training or torch.is_grad_enabled():
+            return plain(inputs, targets, state, top=top)
+        state = lm.initial_state(inputs.shape[1]) if state is None else state
+        nats, new = recorded(inputs, targets, state)
+        return TokenNats(nats.clone(), map_state(Tensor.clone, new))
+
+    lm.token_nats = token_nats  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del lm.token_nats  # the class's own again

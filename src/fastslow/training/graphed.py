@@ -1,0 +1,289 @@
+"""Work recorded once as a CUDA graph and replayed: a training update, a window of evaluation, a step of sampling.
+
+A window of 150 steps is about a thousand kernels, each shorter than its launch from Python; a replayed graph launches
+them all at once. What a replay must not freeze is in memory, not in Python: inputs and the carried state have buffers
+of their own, the learning rate is a tensor, and random keys come from the device's generator, which a graph advances at
+every replay. Nothing here waits for the device: losses stay tensors until somebody reads them.
+
+    recorded = Recorded(fn)         any function of tensors, one graph for each combination of shapes
+    GraphedStep(objective, ...)     forward, backward, clip, optimiser and state, as one update
+    GraphedSampling(step)           symbols drawn on the device, one a replay
+
+The first calls of each combination of shapes run eagerly, on a stream of their own - they compile kernels, choose
+algorithms, and are real updates - and the next one records. Shapes that come seldom, such as the ragged end of a text,
+so stay eager. Without a CUDA device the same code runs with `Rerun`, which calls again where the other replays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from fastslow.state import detach_state, map_state, state_tensors
+
+WARMUP = 3
+"""Eager calls of a combination of shapes before it is recorded."""
+
+
+class Recorder(Protocol):
+    """How functions without arguments are run ahead of a recording, and recorded."""
+
+    def warm(self, fn: Callable[[], Any]) -> Any:
+        """Run `fn` now."""
+        ...
+
+    def record(self, fn: Callable[[], Any]) -> Callable[[], Any]:
+        """What does the work of `fn` at every call, and returns its (overwritten) results."""
+        ...
+
+
+class Graphs:
+    """The recorder of a CUDA device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def warm(self, fn: Callable[[], Any]) -> Any:
+        current = torch.cuda.current_stream(self.device)
+        self.stream.wait_stream(current)
+        with torch.cuda.stream(self.stream):
+            result = fn()
+        current.wait_stream(self.stream)
+        return result
+
+    def record(self, fn: Callable[[], Any]) -> Callable[[], Any]:
+        graph = torch.cuda.CUDAGraph()
+        # Other threads (a data loader's, TensorBoard's) may talk to the device meanwhile.
+        with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
+            result = fn()
+
+        def replay() -> Any:
+            graph.replay()
+            return result
+
+        return replay
+
+
+class Rerun:
+    """The stand-in without a CUDA device: what would be replayed is run again."""
+
+    def warm(self, fn: Callable[[], Any]) -> Any:
+        return fn()
+
+    def record(self, fn: Callable[[], Any]) -> Callable[[], Any]:
+        return fn
+
+
+def recorder_for(device: torch.device) -> Recorder:
+    """`Graphs` on a CUDA device, else `Rerun`."""
+    return Graphs(device) if device.type == "cuda" else Rerun()
+
+
+@dataclass
+class _Entry:
+    """One combination of shapes: `inputs` are the buffers the graph reads, `calls` the eager ones so far."""
+
+    inputs: tuple[Any, ...]
+    calls: int = 0
+    replay: Callable[[], Any] | None = None
+
+
+class Recorded:
+    """fn(*inputs) -> result, by a graph for each combination of the inputs' shapes and types.
+
+    inputs: tensors, or (named) tuples of tensors; those on another device are copied to `device`. The result, and
+    inputs that `fn` changes in place, are overwritten by the next call of the same shapes: clone what is kept. An input
+    that is such a buffer already is not copied.
+    """
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        device: torch.device,
+        *,
+        warmup: int = WARMUP,
+        recorder: Recorder | None = None,
+    ) -> None:
+        self.fn, self.device, self.warmup = fn, device, warmup
+        self.recorder = recorder_for(device) if recorder is None else recorder
+        self._entries: dict[tuple[Any, ...], _Entry] = {}
+
+    def __call__(self, *inputs: Any) -> Any:
+        entry = self._entry(inputs)
+        if entry.replay is None:
+            if entry.calls < self.warmup:
+                entry.calls += 1
+                return self.recorder.warm(lambda: self.fn(*entry.inputs))
+            entry.replay = self.recorder.record(lambda: self.fn(*entry.inputs))
+        return entry.replay()
+
+    @property
+    def graphs(self) -> int:
+        """The number of recordings."""
+        return sum(entry.replay is not None for entry in self._entries.values())
+
+    def reset(self) -> None:
+        """Forget every recording and buffer: after what `fn` works on was replaced rather than changed in place."""
+        self._entries.clear()
+
+    def _entry(self, inputs: tuple[Any, ...]) -> _Entry:
+        given = state_tensors(inputs)
+        key = tuple((tuple(tensor.shape), tensor.dtype) for tensor in given)
+        entry = self._entries.get(key)
+        # Buffers are ordinary tensors even where the caller is in inference mode, so that they outlive it.
+        with torch.inference_mode(False), torch.no_grad():
+            if entry is None:
+                entry = _Entry(map_state(self._buffer, inputs))
+                self._entries[key] = entry
+            for buffer, tensor in zip(state_tensors(entry.inputs), given, strict=True):
+                if buffer is not tensor:
+                    buffer.copy_(tensor, non_blocking=True)
+        return entry
+
+    def _buffer(self, tensor: Tensor) -> Tensor:
+        return torch.empty(tensor.shape, dtype=tensor.dtype, device=self.device)
+
+
+# ---------------------------------------------------------------------------------------------------- training
+
+
+class StepResult(NamedTuple):
+    """What an update gives; see `GraphedStep`."""
+
+    loss_nats: Tensor
+    gradient_norm: Tensor
+    state: Any
+
+
+class GraphedStep:
+    """One update: forward, backward, clip, optimiser, and the state carried on.
+
+    Args:
+        objective: (*inputs, state) -> (what to minimise, the loss to report in nats, the new state). It must not wait
+            for the device, and must enter autocast itself.
+        optimizer: on a CUDA device it must be `capturable`, with rates that are tensors (see `tensor_rates`).
+        clip: global norm of the gradient; 0 for none.
+        warmup, recorder: as `Recorded`.
+
+    `step(*inputs, state=state, rate=rate)` -> StepResult. The loss and the norm before the clip are fresh tensors
+    without dimensions; the state is a buffer that the next step overwrites, so hand it to that step or copy it.
+    """
+
+    def __init__(
+        self,
+        objective: Callable[..., tuple[Tensor, Tensor, Any]],
+        optimizer: torch.optim.Optimizer,
+        device: torch.device,
+        *,
+        clip: float = 0.0,
+        warmup: int = WARMUP,
+        recorder: Recorder | None = None,
+    ) -> None:
+        if warmup < 1:
+            raise ValueError("warmup must be at least 1: a recording would start Adam's memory anew at every replay")
+        self.objective, self.optimizer, self.clip = objective, optimizer, clip
+        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self.recorded = Recorded(self._update, device, warmup=warmup, recorder=recorder)
+        if isinstance(self.recorded.recorder, Graphs):
+            _check_capturable(optimizer)
+
+    def step(self, *inputs: Tensor, state: Any, rate: float) -> StepResult:
+        self._set_rate(rate)
+        loss, norm, carried = self.recorded(*inputs, state)
+        return StepResult(loss.clone(), norm.clone(), carried)
+
+    def reset(self) -> None:
+        """Record anew: after the optimiser's state was replaced, as by `load_state_dict`."""
+        self.recorded.reset()
+
+    def _set_rate(self, rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
+    def _update(self, *inputs: Any) -> tuple[Tensor, Tensor, Any]:
+        state = inputs[-1]
+        self.optimizer.zero_grad(set_to_none=True)
+        # Without a graph that reaches into the buffer, which is overwritten below.
+        objective, loss, new = self.objective(*inputs[:-1], detach_state(state))
+        objective.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.clip or float("inf"))
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for buffer, leaf in zip(state_tensors(state), state_tensors(new), strict=True):
+                buffer.copy_(leaf)
+        return loss.detach(), norm, state
+
+
+def tensor_rates(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+    """Turn the rates of an optimiser into tensors on the device, so that a recorded step reads them at every replay."""
+    for group in optimizer.param_groups:
+        rate = group["lr"]
+        value = float(rate)
+        if not isinstance(rate, Tensor) or rate.device.type != device.type:
+            group["lr"] = torch.tensor(value, dtype=torch.float32, device=device)
+
+
+def _check_capturable(optimizer: torch.optim.Optimizer) -> None:
+    for group in optimizer.param_groups:
+        if not group.get("capturable", False):
+            raise ValueError("a recorded update needs an optimizer made with capturable=True")
+        if not isinstance(group["lr"], Tensor):
+            raise ValueError("a recorded update would freeze a rate that is a Python number: call tensor_rates first")
+
+
+# ---------------------------------------------------------------------------------------------------- sampling
+
+
+class GraphedSampling:
+    """Symbols drawn on the device from a model's step, a graph of one step replayed.
+
+    step: (tokens (B,) int64, state) -> (logits (B, V), state), as `CharLM.step`, called in evaluation mode under
+    `inference_mode`. Weights are read at every replay: training between two calls shows.
+    """
+
+    def __init__(
+        self,
+        step: Callable[[Tensor, Any], tuple[Tensor, Any]],
+        device: torch.device,
+        *,
+        warmup: int = WARMUP,
+        recorder: Recorder | None = None,
+    ) -> None:
+        self._step = step
+        self._inverse = torch.ones((), device=device)
+        self.recorded = Recorded(self._draw, device, warmup=warmup, recorder=recorder)
+
+    def _draw(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
+        logits, new = self._step(tokens, state)
+        # argmax of logits + Gumbel noise is a draw from their softmax. The noise is -ln of an exponential variable,
+        # from the device's generator.
+        noise = torch.empty_like(logits, dtype=torch.float32).exponential_().log()
+        tokens.copy_((logits.float() * self._inverse - noise).argmax(-1))
+        for buffer, leaf in zip(state_tensors(state), state_tensors(new), strict=True):
+            buffer.copy_(leaf)
+        return tokens, state
+
+    def draw(self, tokens: Tensor, state: Any, length: int, *, temperature: float = 1.0) -> tuple[Tensor, Any]:
+        """`length` symbols of every stream that follow `tokens` (B,): (length, B) int64, and a copy of the state.
+
+        temperature divides the logits and must be above zero.
+        """
+        if not temperature > 0:
+            raise ValueError(f"temperature must be above zero; got {temperature}")
+        drawn = []
+        with torch.inference_mode():
+            self._inverse.fill_(1.0 / temperature)
+            for _ in range(length):
+                tokens, state = self.recorded(tokens, state)
+                drawn.append(tokens.clone())
+            state = map_state(Tensor.clone, state)
+        return torch.stack(drawn) if drawn else tokens.new_empty(0, *tokens.shape), state
