@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from fastslow.backends.base import Engine, Problem
 
 ENGINES: dict[str, str] = {
+    "native": "fastslow.backends.fused.native",
     "triton": "fastslow.backends.fused.gpu.engine",
     "window": "fastslow.backends.fused.window",
     "reference": "fastslow.backends.reference",

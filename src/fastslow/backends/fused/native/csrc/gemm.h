@@ -1,0 +1,193 @@
+// Matrix products of a few rows with a matrix that is used at every step and so is packed once a window.
+//
+// A packed matrix (K, N) is a row of *panels*, each PANEL vectors wide (the last may be narrower): a panel holds, for
+// k = 0 .. K-1, its columns' entries one after the other. A product walks a panel once for every block of up to
+// ROWS rows, with ROWS x PANEL accumulators in registers: one load of a panel's line serves ROWS rows, one broadcast
+// of an activation serves PANEL vectors. Every entry is one chain of fused multiply-adds in the order of k, whatever the
+// block it falls in, so results do not depend on how rows are dealt to threads.
+#pragma once
+#include "vec.h"
+
+namespace fastslow {
+
+constexpr int PANEL = 3;
+constexpr int ROWS = 8;
+constexpr i64 DEPTH = 256;  // k's walked before the next block of rows: a panel's slice of this depth stays in cache
+
+// Rows of activations (rows, k), row-major with stride ld: one summand of a product. Several follow each other in the
+// packed matrix's k.
+template <class T>
+struct Operand {
+    const T* a;
+    i64 ld, k;
+};
+
+// Where the columns of a product go: vectors below `split` to `first`, the others to `second`; stored or added.
+template <class T>
+struct Target {
+    T* first;
+    i64 first_ld;
+    bool first_add;
+    i64 split;
+    T* second;
+    i64 second_ld;
+    bool second_add;
+};
+
+template <class T>
+struct Tile {
+    T* at;
+    i64 ld;
+    bool add;
+};
+
+// tiles[v] (M, W) (+)= a (M, k) b (k, NV vectors).
+template <class T, int M, int NV>
+void micro(i64 k, const T* __restrict a, i64 lda, const T* __restrict b, const Tile<T>* tiles) {
+    constexpr int W = Simd<T>::W;
+    Vec<T> acc[M][NV];
+#pragma GCC unroll 3
+    for (int v = 0; v < NV; v++) {
+        const Tile<T>& tile = tiles[v];
+#pragma GCC unroll 8
+        for (int m = 0; m < M; m++) acc[m][v] = tile.add ? load(tile.at + m * tile.ld) : Vec<T>{};
+    }
+#pragma GCC unroll 4
+    for (i64 i = 0; i < k; i++) {
+        Vec<T> line[NV];
+#pragma GCC unroll 3
+        for (int v = 0; v < NV; v++) line[v] = load(b + (i * NV + v) * W);
+#pragma GCC unroll 8
+        for (int m = 0; m < M; m++) {
+            Vec<T> x = splat(a[m * lda + i]);
+#pragma GCC unroll 3
+            for (int v = 0; v < NV; v++) acc[m][v] += x * line[v];
+        }
+    }
+#pragma GCC unroll 3
+    for (int v = 0; v < NV; v++)
+#pragma GCC unroll 8
+        for (int m = 0; m < M; m++) store(tiles[v].at + m * tiles[v].ld, acc[m][v]);
+}
+
+template <class T>
+using Micro = void (*)(i64, const T*, i64, const T*, const Tile<T>*);
+
+template <class T, int NV>
+Micro<T> micro_of_rows(i64 rows) {
+    static constexpr Micro<T> table[ROWS] = {micro<T, 1, NV>, micro<T, 2, NV>, micro<T, 3, NV>, micro<T, 4, NV>,
+                                             micro<T, 5, NV>, micro<T, 6, NV>, micro<T, 7, NV>, micro<T, 8, NV>};
+    return table[rows - 1];
+}
+
+template <class T>
+Micro<T> choose_micro(i64 rows, i64 vectors) {
+    return vectors == 1 ? micro_of_rows<T, 1>(rows) : vectors == 2 ? micro_of_rows<T, 2>(rows) : micro_of_rows<T, 3>(rows);
+}
+
+inline i64 panels_of(i64 vectors) { return (vectors + PANEL - 1) / PANEL; }
+
+// target (rows, `vectors` vectors) (+)= the sum over operands of a (rows, k) times their part of `packed`,
+// for the panels first_panel .. last_panel - 1.
+template <class T>
+void product(i64 rows, const Operand<T>* operands, int count, const T* packed, i64 vectors, const Target<T>& target,
+             i64 first_panel, i64 last_panel) {
+    constexpr int W = Simd<T>::W;
+    i64 depth = 0;
+    for (int o = 0; o < count; o++) depth += operands[o].k;
+    const i64 blocks = (rows + ROWS - 1) / ROWS;
+    for (i64 p = first_panel; p < last_panel; p++) {
+        const i64 width = vectors - p * PANEL < PANEL ? vectors - p * PANEL : PANEL;
+        const T* b = packed + p * PANEL * W * depth;
+        Tile<T> home[PANEL], tiles[PANEL];
+        for (i64 v = 0; v < width; v++) {
+            const i64 column = p * PANEL + v;
+            home[v] = column < target.split
+                          ? Tile<T>{target.first + column * W, target.first_ld, target.first_add}
+                          : Tile<T>{target.second + (column - target.split) * W, target.second_ld, target.second_add};
+        }
+        for (int o = 0; o < count; o++) {
+            const Operand<T>& x = operands[o];
+            const i64 slices = (x.k + DEPTH - 1) / DEPTH;
+            for (i64 s = 0; s < slices; s++) {
+                const i64 k0 = x.k * s / slices, k1 = x.k * (s + 1) / slices;
+                for (i64 j = 0; j < blocks; j++) {
+                    const i64 r0 = rows * j / blocks, r1 = rows * (j + 1) / blocks;
+                    for (i64 v = 0; v < width; v++) tiles[v] = {home[v].at + r0 * home[v].ld, home[v].ld, home[v].add};
+                    choose_micro<T>(r1 - r0, width)(k1 - k0, x.a + r0 * x.ld + k0, x.ld, b, tiles);
+                }
+                b += (k1 - k0) * width * W;
+                for (i64 v = 0; v < width; v++) home[v].add = true;
+            }
+        }
+    }
+}
+
+// ---------------------------------------------------------------- packing
+
+// Panels first .. last-1 of (w_x | w_h)^T: k runs over the inputs of x, then of h; columns are the 4 gates, each padded
+// to `padded` with zeros. w_x (4 hidden, inputs), w_h (4 hidden, hidden), row-major.
+template <class T>
+void pack_forward(const T* w_x, i64 inputs, const T* w_h, i64 hidden, i64 padded, T* packed, i64 first, i64 last) {
+    constexpr int W = Simd<T>::W;
+    const i64 gate = padded / W, vectors = 4 * gate, depth = inputs + hidden;
+    for (i64 p = first; p < last; p++) {
+        const i64 width = vectors - p * PANEL < PANEL ? vectors - p * PANEL : PANEL;
+        T* panel = packed + p * PANEL * W * depth;
+        for (i64 v = 0; v < width; v++) {
+            const i64 column = p * PANEL + v, unit = column % gate * W, row = column / gate * hidden + unit;
+            const i64 lanes = hidden - unit < W ? (hidden - unit < 0 ? 0 : hidden - unit) : W;
+            T* out = panel + v * W;
+            for (int part = 0; part < 2; part++) {
+                const i64 k = part == 0 ? inputs : hidden;
+                const T* w = (part == 0 ? w_x : w_h) + row * k;
+                if (lanes == W) {
+                    for (i64 i = 0; i < k; i++, out += width * W)
+                        for (int lane = 0; lane < W; lane++) out[lane] = w[lane * k + i];
+                } else {
+                    for (i64 i = 0; i < k; i++, out += width * W) {
+                        for (i64 lane = 0; lane < lanes; lane++) out[lane] = w[lane * k + i];
+                        for (i64 lane = lanes; lane < W; lane++) out[lane] = 0;
+                    }
+                }
+            }
+        }
+    }
+}
+
+// Panels first .. last-1 of (w_x | w_h): k runs over the 4 gates, each padded with zeros; columns are the inputs of x,
+// padded to `padded_inputs` (0 to leave them out), then those of h, padded to `padded`.
+template <class T>
+void pack_backward(const T* w_x, i64 inputs, i64 padded_inputs, const T* w_h, i64 hidden, i64 padded, T* packed, i64 first,
+                   i64 last) {
+    constexpr int W = Simd<T>::W;
+    const i64 split = padded_inputs / W, vectors = split + padded / W, depth = 4 * padded;
+    for (i64 p = first; p < last; p++) {
+        const i64 width = vectors - p * PANEL < PANEL ? vectors - p * PANEL : PANEL;
+        T* panel = packed + p * PANEL * W * depth;
+        for (i64 v = 0; v < width; v++) {
+            const i64 column = p * PANEL + v;
+            const bool of_x = column < split;
+            const T* w = of_x ? w_x : w_h;
+            const i64 ld = of_x ? inputs : hidden, c0 = (of_x ? column : column - split) * W;
+            const i64 lanes = ld - c0 < W ? ld - c0 : W;
+            T* out = panel + v * W;
+            for (i64 k = 0; k < depth; k++, out += width * W) {
+                const i64 gate = k / padded, unit = k % padded;
+                if (unit >= hidden) {
+                    for (int lane = 0; lane < W; lane++) out[lane] = 0;
+                    continue;
+                }
+                const T* row = w + (gate * hidden + unit) * ld + c0;
+                if (lanes == W) {
+                    store(out, load(row));
+                } else {
+                    for (i64 lane = 0; lane < lanes; lane++) out[lane] = row[lane];
+                    for (i64 lane = lanes; lane < W; lane++) out[lane] = 0;
+                }
+            }
+        }
+    }
+}
+
+}  // namespace fastslow

@@ -1,0 +1,118 @@
+"""The compiled library: loaded once a process, its structures and functions as ctypes sees them.
+
+The structures mirror csrc/window.h, which says what each field is; the sizes are compared when the library is loaded.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from ctypes import POINTER, Structure, c_double, c_int64, c_uint32, c_void_p
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from fastslow.backends.fused.native.build import BuildError, ensure
+
+
+class NodeArgs(Structure):
+    """`fs_node`."""
+
+    _fields_ = (
+        *((name, c_int64) for name in ("hidden", "padded", "inputs", "padded_inputs", "slot", "source", "norm")),
+        *((name, c_void_p) for name in ("w_x", "w_h", "bias", "gate_gain", "gate_shift", "cell_gain", "cell_shift")),
+        *((name, c_void_p) for name in ("forward_panels", "backward_panels", "vectors", "z", "stats")),
+        *((name, c_int64) for name in ("z_step", "stats_step")),
+        ("read", c_void_p),
+        *((name, c_int64) for name in ("read_step", "read_ld")),
+        *((name, c_void_p) for name in ("dropped", "undropped")),
+        *((name, c_int64) for name in ("undropped_step", "undropped_ld")),
+        *((name, c_void_p) for name in ("h_old", "c_old", "h_new", "c_new")),
+        *((name, c_int64) for name in ("old_step", "new_step")),
+        *((name, c_void_p) for name in ("d_out", "d_parameters")),
+        *((name, c_int64) for name in ("input_grad", "input_adds")),
+    )
+
+
+class WindowArgs(Structure):
+    """`fs_window`."""
+
+    _fields_ = (
+        *((name, c_int64) for name in ("steps", "rows", "nodes", "slots", "inputs", "output", "threads", "groups")),
+        ("node", POINTER(NodeArgs)),
+        *((name, c_void_p) for name in ("x", "y", "lengths")),
+        *((name, c_int64) for name in ("random", "zoneout", "drop")),
+        *((name, c_uint32) for name in ("key_low", "key_high", "first_step", "first_row")),
+        *((name, c_uint32) for name in ("drop_threshold", "threshold_h", "threshold_c", "unused")),
+        *((name, c_double) for name in ("drop_scale", "rate_h", "rate_c", "forget_bias")),
+        ("scratch", c_void_p),
+        ("scratch_size", c_int64),
+        ("gather", c_void_p),
+        ("gather_ld", c_int64),
+        *((name, POINTER(c_void_p)) for name in ("d_h", "d_c")),
+        *((name, c_void_p) for name in ("d_y", "d_x")),
+        *((name, c_int64) for name in ("first", "last", "replay")),
+    )
+
+
+ABI = ctypes.sizeof(NodeArgs) * 1_000_000 + ctypes.sizeof(WindowArgs) * 100 + 1
+
+
+class Library:
+    """The functions of csrc/engine.cpp, by type."""
+
+    def __init__(self, handle: ctypes.CDLL) -> None:
+        handle.fs_abi.restype = handle.fs_vector_bytes.restype = c_int64
+        if handle.fs_abi() != ABI:
+            raise BuildError("the compiled library does not match this version of fastslow")
+        self.vector_bytes: int = handle.fs_vector_bytes()
+        types = {torch.float32: "float", torch.float64: "double"}
+        self.forward = {dtype: handle[f"fs_forward_{name}"] for dtype, name in types.items()}
+        self.backward = {dtype: handle[f"fs_backward_{name}"] for dtype, name in types.items()}
+        for function in (*self.forward.values(), *self.backward.values()):
+            function.argtypes, function.restype = (POINTER(WindowArgs), c_int64), None
+        handle.fs_use_openmp.argtypes, handle.fs_use_openmp.restype = (c_void_p,) * 3, None
+        _share_openmp(handle)
+
+
+def _share_openmp(handle: ctypes.CDLL) -> None:
+    """Hand the library the entry points of the OpenMP runtime that PyTorch has loaded, if it is GNU's."""
+    for path in _loaded("libgomp"):
+        try:
+            runtime = ctypes.CDLL(path)
+            names = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
+            handle.fs_use_openmp(*(ctypes.cast(runtime[name], c_void_p) for name in names))
+        except (OSError, AttributeError):
+            continue
+        return
+
+
+def _loaded(name: str) -> list[str]:
+    """Shared libraries of this process whose file name starts with `name`; PyTorch's own first."""
+    try:
+        lines = Path("/proc/self/maps").read_text().splitlines()
+    except OSError:
+        return []
+    paths = dict.fromkeys(line.split(maxsplit=5)[-1] for line in lines if name in line)
+    found = [path for path in paths if Path(path).name.startswith(name)]
+    return sorted(found, key=lambda path: "torch" not in path)
+
+
+@cache
+def _load() -> Library | str:
+    try:
+        path = ensure()
+        try:
+            return Library(ctypes.CDLL(str(path)))
+        except (OSError, AttributeError, BuildError):
+            return Library(ctypes.CDLL(str(ensure(rebuild=True))))
+    except (OSError, AttributeError, BuildError) as error:
+        return str(error)
+
+
+def library() -> Library | str:
+    """The library, compiled at the first call of all; or why there is none, in words."""
+    if os.environ.get("FASTSLOW_NATIVE", "") == "0":
+        return "it is switched off by FASTSLOW_NATIVE=0"
+    return _load()
