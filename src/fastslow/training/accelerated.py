@@ -39,8 +39,8 @@ class GraphedUpdater(Updater):
 
     def _objective(self, inputs: Tensor, targets: Tensor, state: Any) -> tuple[Tensor, Tensor, Any]:
         bf16 = self.config.precision == "bf16"
-        # Autocast's cache of cast weights would outlive a recording.
-        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=bf16, cache_enabled=False):
+        # Autocast is entered and left inside the recording, and so is its cache of cast weights.
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=bf16):
             logits, new = self.lm(inputs, state)
         logits = logits.float() if logits.dtype != torch.float64 else logits
         loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")

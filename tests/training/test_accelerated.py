@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fastslow.data.alphabet import Alphabet
+from fastslow.evaluation import evaluate
+from fastslow.lm.config import ModelOptions
+from fastslow.lm.model import CharLM
+from fastslow.training.accelerated import GraphedUpdater, graphed_scoring, make_updater
+from fastslow.training.config import TrainConfig
+from fastslow.training.updater import Updater
+from tests.training.test_graphed import Strict
+
+TEXT = b"the quick brown fox jumps over the lazy dog; " * 40
+CONFIG = TrainConfig(batch=4, window=6, epochs=1, rate=5e-3)
+
+
+def _lm(seed: int = 0) -> CharLM:
+    torch.manual_seed(seed)
+    options = ModelOptions(embedding_size=5, hidden_size=8, slow_size=6, dropout=0.2, zoneout_h=0.1, zoneout_c=0.3)
+    return CharLM(options.with_alphabet(Alphabet.of(TEXT)), backend="reference")
+
+
+def _train(updater: Updater, updates: int, start: int = 0) -> list[float]:
+    generator = torch.Generator().manual_seed(start)
+    losses, state = [], None
+    for n in range(updates):
+        T = 3 if n == 4 else 6
+        tokens = torch.randint(len(updater.lm.alphabet), (T + 1, 4), generator=generator)
+        step = updater.step(tokens[:-1], tokens[1:], state, 5e-3 / (1 + n))
+        losses.append(step.loss_nats)
+        state = None if n == 6 else step.state  # an epoch's end
+    return [loss.item() for loss in losses]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_graphed_updater_is_the_updater(precision: str) -> None:
+    config = replace(CONFIG, precision=precision)  # type: ignore[arg-type]
+    results = []
+    for make in (Updater, lambda lm, config: GraphedUpdater(lm, config, recorder=Strict())):
+        lm = _lm()
+        updater = make(lm, config)
+        torch.manual_seed(1)
+        losses = _train(updater, 9)
+        results.append((losses, [p.detach().clone() for p in lm.parameters()], updater.tensors()))
+    assert results[0][0] == results[1][0]
+    for a, b in zip(results[0][1], results[1][1], strict=True):
+        assert torch.equal(a, b)
+    assert results[0][2].keys() == results[1][2].keys()
+    for name, value in results[0][2].items():
+        assert torch.equal(value, results[1][2][name])
+
+
+def test_the_graphed_updater_goes_on_from_a_checkpoint() -> None:
+    lm = _lm()
+    updater = GraphedUpdater(lm, CONFIG, recorder=Strict())
+    torch.manual_seed(1)
+    _train(updater, 6)
+    weights = {name: value.clone() for name, value in lm.state_dict().items()}
+    memory = {name: value.clone() for name, value in updater.tensors().items()}
+    torch.manual_seed(2)
+    expected = _train(updater, 5, start=9)
+    other = _lm(seed=3)
+    again = GraphedUpdater(other, CONFIG, recorder=Strict())
+    _train(again, 5)  # it has recorded by now
+    other.load_state_dict(weights)
+    again.load_tensors(memory)
+    torch.manual_seed(2)
+    assert _train(again, 5, start=9) == expected
+
+
+def test_a_cpu_gets_the_plain_updater() -> None:
+    assert type(make_updater(_lm(), CONFIG)) is Updater
+
+
+def test_graphed_scoring_changes_no_score() -> None:
+    lm = _lm()
+    strict = Strict()
+    plain = evaluate(lm, TEXT, streams=2, window=50, per_symbol=True)
+    with graphed_scoring(lm, recorder=strict):
+        recorded = evaluate(lm, TEXT, streams=2, window=50, per_symbol=True)
+        with torch.no_grad():
+            lm.head.bias.add_(torch.randn_like(lm.head.bias))
+        moved = evaluate(lm, TEXT, streams=2, window=50)
+    assert strict.replayed > 10
+    assert recorded.nats == plain.nats
+    assert plain.symbol_nats is not None
+    assert recorded.symbol_nats is not None
+    assert (recorded.symbol_nats == plain.symbol_nats).all()
+    assert moved.nats == evaluate(lm, TEXT, streams=2, window=50).nats != plain.nats
+    assert "token_nats" not in vars(lm)
+
+
+def test_scoring_with_gradients_or_alternatives_is_left_alone() -> None:
+    lm = _lm()
+    tokens = torch.zeros(3, 2, dtype=torch.int64)
+    strict = Strict()
+    with graphed_scoring(lm, recorder=strict), lm.evaluating():
+        assert lm.token_nats(tokens, tokens).nats.requires_grad
+        with torch.no_grad():
+            assert lm.token_nats(tokens, tokens, top=2).top_symbols is not None
+    assert strict.warmed == strict.replayed == 0
