@@ -1,0 +1,173 @@
+"""From `sys.argv` to a command and back to an exit status.
+
+    0    done
+    2    an error that the user can mend, in one line on stderr: ``fastslow: error: ...``
+    130  interrupted (Ctrl-C)
+    141  whoever read the output has gone (as for a program that dies of SIGPIPE)
+
+Anything else that goes wrong is a defect of the program and shows its traceback. With ``FASTSLOW_DEBUG=1`` so does
+every error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import importlib
+import io
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import fastslow
+from fastslow.cli.registry import COMMANDS
+from fastslow.errors import FastslowError, nearest, os_reason
+
+ERROR = 2
+INTERRUPTED = 130
+NO_READER = 141
+
+
+class UsageError(FastslowError):
+    """Arguments that do not make a command."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command in `argv` (default: that of the process) and return the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    # What a terminal or a pipe cannot encode is escaped rather than fatal.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        status = _run(arguments)
+        sys.stdout.flush()
+        return status
+    except SystemExit as exit_:  # --help
+        return exit_.code if isinstance(exit_.code, int) else ERROR
+    except KeyboardInterrupt as interruption:
+        _debug()
+        _complain(str(interruption) or "interrupted", kind="")
+        return INTERRUPTED
+    except BrokenPipeError:
+        _debug()
+        # Python flushes stdout once more at exit: give it somewhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return NO_READER
+    except Exception as error:
+        _debug()
+        message = describe(error)
+        if message is None:
+            raise
+        _complain(message)
+        return ERROR
+
+
+def _run(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(overview())
+        return 0
+    if arguments[0] in ("-V", "--version"):
+        print(f"fastslow {fastslow.__version__}")
+        return 0
+    name, rest = find_command(arguments)
+    if name in COMMANDS:
+        status = load(name)(rest)
+        return status if isinstance(status, int) else 0
+    print(overview(name))  # `fastslow data`
+    return 0
+
+
+def find_command(arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """The command at the head of `arguments`, or the first word of several when help is asked for; and the rest."""
+    first = arguments[0]
+    if first in COMMANDS:
+        return first, list(arguments[1:])
+    groups = {name.split()[0] for name in COMMANDS if " " in name}
+    if first not in groups:
+        if first.startswith("-"):
+            raise UsageError(
+                f"name the command before its options, as in `fastslow train {first}`; got {first!r} first"
+            )
+        raise UsageError(_unknown(first, [name for name in COMMANDS if " " not in name] + sorted(groups)))
+    if len(arguments) == 1 or arguments[1] in ("-h", "--help"):
+        return first, []
+    name = f"{first} {arguments[1]}"
+    if name not in COMMANDS:
+        raise UsageError(_unknown(name, [other for other in COMMANDS if other.split()[0] == first]))
+    return name, list(arguments[2:])
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    close = nearest(name, known)
+    guess = f"did you mean {' or '.join(f'`{c}`' for c in close)}? " if close else ""
+    return f"there is no command {name!r}: {guess}Known: {', '.join(known)}"
+
+
+def load(name: str) -> Callable[[list[str]], Any]:
+    """The command `name` as a function of its arguments; its module, and no other command's, is imported."""
+    module_name, _, function_name = COMMANDS[name].home.partition(":")
+    module = importlib.import_module(module_name)
+    function = getattr(module, function_name)
+
+    def run(arguments: list[str]) -> Any:
+        from fastslow.cli.arguments import bind
+
+        # A module may have a say in its command's arguments, and in the default values of its parameters.
+        prepare = getattr(module, "prepare", None)
+        arguments, defaults = prepare(arguments) if prepare else (arguments, {})
+        return bind(function, f"fastslow {name}", arguments, defaults)()
+
+    return run
+
+
+def overview(group: str | None = None) -> str:
+    """The help of the whole program, or of the commands that begin with `group`."""
+    shown = {name: c for name, c in COMMANDS.items() if group is None or name.split()[0] == group}
+    width = max(map(len, shown))
+    listing = "\n".join(f"  {name:<{width}}  {command.help}" for name, command in shown.items())
+    if group is not None:
+        return (
+            f"usage: fastslow {group} COMMAND [OPTIONS]\n\n{listing}\n\n"
+            f"`fastslow {group} COMMAND --help` has the options of each."
+        )
+    return (
+        "usage: fastslow COMMAND [OPTIONS]\n\n"
+        "Fast-Slow recurrent networks: train character language models, and use them.\n\n"
+        f"{listing}\n\n"
+        "`fastslow COMMAND --help` has the options of each; `fastslow --version` the version.\n"
+        "First steps: `fastslow demo`, then `fastslow train FILE`."
+    )
+
+
+def describe(error: Exception) -> str | None:
+    """The one line for an error that the user can mend; None for a defect of the program."""
+    if isinstance(error, FastslowError):
+        return str(error)
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        full = "; free some space and try again" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        return f"{where}{os_reason(error)}{full}"
+    if isinstance(error, MemoryError) or _out_of_device_memory(error):
+        return "out of memory: use a smaller model, a smaller batch or shorter windows"
+    return None
+
+
+def _out_of_device_memory(error: Exception) -> bool:
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return False
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def _complain(message: str, kind: str = "error: ") -> None:
+    line = " ".join(message.splitlines())
+    with contextlib.suppress(OSError):  # nobody reads stderr either
+        print(f"fastslow: {kind}{line}", file=sys.stderr)
+
+
+def _debug() -> None:
+    """Let the exception that is being handled through if the user wants to see where it came from."""
+    if os.environ.get("FASTSLOW_DEBUG", "0") not in ("", "0"):
+        raise

@@ -1,0 +1,143 @@
+"""What several commands need: where results and messages go, which device, which model."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+from rich.console import Console
+
+from fastslow.errors import FastslowError
+
+if TYPE_CHECKING:
+    import torch
+
+    from fastslow.lm import CharLM
+
+RUNS = Path("runs")
+"""Where runs go, and where a model is looked for when none is named."""
+
+
+SMALL_MODEL = 4_000_000
+"""Weights up to which a single stream is fastest on a single core."""
+
+Flag = Annotated[bool, tyro.conf.arg(help_behavior_hint="")]
+"""Off unless given."""
+
+Run = Annotated[str | None, tyro.conf.arg(metavar="RUN", help_behavior_hint="(default: the newest in runs/)")]
+Device = Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: a GPU if there is one)")]
+Backend = Annotated[str, tyro.conf.arg(metavar="NAME")]
+Count = Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")]
+OutFile = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
+
+
+class OptionError(FastslowError):
+    """An option with a value that cannot be used."""
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
+def output() -> Console:
+    """The console of results: stdout."""
+    return _Console(highlight=False, markup=False, emoji=False)
+
+
+def messages() -> Console:
+    """The console of progress and notes: stderr."""
+    return _Console(stderr=True, highlight=False, markup=False, emoji=False)
+
+
+def note(message: str) -> None:
+    """A line for the reader that is no result, on stderr."""
+    print(f"fastslow: {message}", file=sys.stderr)
+
+
+def find_device(name: str | None) -> torch.device:
+    """The device called `name`; without one, a CUDA device if there is one, else the CPU. Raises OptionError."""
+    import torch
+
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")[:160]
+        raise OptionError(f"device {name!r} cannot be used: {reason}; try --device cpu") from error
+    if device.type == "meta":
+        raise OptionError("device 'meta' holds no numbers; try --device cpu")
+    return device
+
+
+def check_backend(name: str) -> None:
+    """Raises OptionError unless `name` is "auto" or an engine."""
+    from fastslow.backends import check_name
+
+    try:
+        check_name(name)
+    except ValueError as error:
+        raise OptionError(f"{error}; `fastslow info` says which can run here") from error
+
+
+def load_model(name: str | None, device: str | None = None, backend: str = "auto") -> CharLM:
+    """The model called `name` (a run's folder), or the newest in `runs/`. Raises FastslowError."""
+    if name is None:
+        name = str(newest_run())
+        note(f"no model was named: taking the newest, {name}")
+    check_path(name)
+    check_backend(backend)
+    where = find_device(device)
+    from fastslow.lm import CharLM
+
+    return CharLM.from_pretrained(name, device=where, backend=backend)
+
+
+def check_path(name: str) -> None:
+    """Raises OptionError for a missing folder that cannot be meant as a name on a model hub."""
+    looks_local = name.startswith((".", "/", "~", f"{RUNS}/")) or name.endswith("/") or name.count("/") != 1
+    if looks_local and not os.path.exists(name):
+        raise OptionError(f"there is no run {name}: {_known_runs()}")
+
+
+def newest_run() -> Path:
+    """The folder in `runs/` whose weights are newest. Raises OptionError when there is none."""
+    found = list(RUNS.glob("*/model.safetensors"))
+    if not found:
+        raise OptionError(
+            f"no model was named and there is none in {RUNS}/: train one with `fastslow demo` or `fastslow train FILE`"
+        )
+    return max(found, key=lambda path: path.stat().st_mtime).parent
+
+
+def _known_runs() -> str:
+    names = sorted(str(path.parent) for path in RUNS.glob("*/config.json"))
+    if not names:
+        return "train one with `fastslow demo` or `fastslow train FILE`"
+    more = f" and {len(names) - 6} more" if len(names) > 6 else ""
+    return f"there are {', '.join(names[:6])}{more}"
+
+
+def plural(count: int, noun: str) -> str:
+    """``1 line``, ``2,000 lines``."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
+def print_json(value: Any) -> None:
+    """A JSON value on stdout."""
+    import json
+
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def use_few_threads(lm: CharLM) -> None:
+    """One thread for one stream through a small network on a CPU: more would wait for each other most of the time."""
+    import torch
+
+    if lm.device.type == "cpu" and lm.num_parameters < SMALL_MODEL:
+        torch.set_num_threads(1)

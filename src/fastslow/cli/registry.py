@@ -1,0 +1,27 @@
+"""Every command: where its function is, and what it does in a line. Nothing is imported until a command is chosen."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Command(NamedTuple):
+    home: str
+    """``"module:function"``."""
+    help: str
+
+
+COMMANDS: dict[str, Command] = {
+    "demo": Command("fastslow.cli.demo:demo", "train a small Fast-Slow LSTM on this machine and show what it can do"),
+    "train": Command("fastslow.cli.train:train", "train a model on text"),
+    "evaluate": Command("fastslow.cli.evaluate:evaluate", "bits per character of a model on text"),
+    "sample": Command("fastslow.cli.sample:sample", "let a model write"),
+    "score": Command("fastslow.cli.score:score", "find the surprising characters of a text"),
+    "compress": Command("fastslow.cli.compress:compress", "compress files losslessly with a model"),
+    "decompress": Command("fastslow.cli.compress:decompress", "get the files back"),
+    "info": Command("fastslow.cli.info:info", "describe a preset, a model, or this installation"),
+    "bench": Command("fastslow.cli.bench:bench", "measure the engines on this machine"),
+    "data list": Command("fastslow.cli.data:list_data", "the public corpora, and which of them are here"),
+    "data fetch": Command("fastslow.cli.data:fetch", "get a public corpus, checked"),
+}
+"""A name is one word, or two where commands share the first."""

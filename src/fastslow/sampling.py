@@ -1,0 +1,74 @@
+"""Samples on their way to a person: bytes as the model draws them, characters as the terminal gets them.
+
+What is drawn, and how, is `CharLM.stream`; here bytes become text without waiting for more than the character they
+belong to, and without letting a model that learned control sequences drive the terminal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, BinaryIO, TextIO
+
+from fastslow.printable import Utf8Stream, visible_text
+
+if TYPE_CHECKING:
+    from fastslow.lm import CharLM
+
+KEPT = "\n\t"
+"""The controls that may pass: they move the cursor no further than text does."""
+
+
+def readable(pieces: Iterable[bytes]) -> Iterator[str]:
+    """The text of `pieces` of bytes, as soon as each character is complete; safe to print.
+
+    A character may be spread over several pieces. A byte that is not UTF-8 comes as `\\xe9`, a control other than
+    line break and tab as `\\x1b`: see :func:`fastslow.printable.visible`.
+    """
+    decoder = Utf8Stream()
+    for piece in pieces:
+        text = decoder.feed(piece)
+        if text:
+            yield visible_text(text, KEPT)
+    text = decoder.finish()
+    if text:
+        yield visible_text(text, KEPT)
+
+
+def write_text(pieces: Iterable[bytes], out: TextIO) -> None:
+    """Print `pieces` of bytes to a terminal as they come, made :func:`readable`, and end the line."""
+    last = "\n"
+    for text in readable(pieces):
+        out.write(text)
+        out.flush()
+        last = text
+    if not last.endswith("\n"):
+        out.write("\n")
+    out.flush()
+
+
+def write_bytes(pieces: Iterable[bytes], out: BinaryIO) -> None:
+    """Write `pieces` of bytes as they come and exactly as they are, for a file or a pipe."""
+    for piece in pieces:
+        out.write(piece)
+        out.flush()
+
+
+def sample(
+    model: CharLM,
+    prompt: bytes,
+    length: int,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int | None = None,
+) -> Iterator[bytes]:
+    """The prompt, and the `length` bytes that the model goes on with, one at a time: options as in `CharLM.stream`."""
+    drawn = model.stream(prompt, length, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    return _prefixed(prompt, drawn)
+
+
+def _prefixed(prompt: bytes, drawn: Iterator[bytes]) -> Iterator[bytes]:
+    if prompt:
+        yield prompt
+    yield from drawn

@@ -1,0 +1,193 @@
+"""What stands out in a scored text: its mean, its most surprising places, its most surprising lines."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from fastslow.metrics import Mean, bits_to_nats
+from fastslow.printable import quoted
+from fastslow.scoring.lines import Line
+
+CONTEXT = 20
+"""Characters shown before and after a place."""
+
+
+@dataclass
+class Totals:
+    """Sums over a text: add every line of it."""
+
+    mean: Mean = field(default_factory=Mean)
+    """Over scored bytes; ``.bpc`` is bits per byte."""
+    size: int = 0
+    """Bytes."""
+    characters: int = 0
+    lines: int = 0
+    not_utf8: int = 0
+    """Bytes that are no part of valid UTF-8."""
+    _open: bool = False
+
+    def add(self, line: Line) -> None:
+        self.mean.add(bits_to_nats(line.total_bits), line.symbols)
+        self.size += len(line.scored)
+        self.characters += len(line)
+        self.lines += line.column == 1
+        if not line.text.isascii():
+            self.not_utf8 += sum(0xDC80 <= ord(c) <= 0xDCFF for c in line.text)
+
+
+@dataclass(frozen=True, order=True)
+class Place:
+    """A surprising character and its neighbourhood; ordered by surprisal, earlier places first among equals."""
+
+    bits: float
+    back: int
+    """Minus the offset in the text, so that the greater place is the earlier one."""
+    line: int
+    column: int
+    raw: bytes
+    """The bytes of the character."""
+    expected: tuple[tuple[bytes, float], ...]
+    """(byte, probability) of the likeliest symbols, at the character's most surprising byte."""
+    before: str
+    after: str
+
+    @property
+    def offset(self) -> int:
+        """Of its first byte in the text."""
+        return -self.back
+
+
+def place(line: Line, index: int) -> Place:
+    """Character ``index`` of ``line``, with its neighbours in that line."""
+    start, stop = int(line.starts[index]), int(line.starts[index + 1])
+    return Place(
+        float(line.bits[index]),
+        -(line.scored.start + start),
+        line.number,
+        line.column + index,
+        line.scored.values[start:stop].tobytes(),
+        expected(line, index),
+        line.text[max(0, index - CONTEXT) : index],
+        line.text[index + 1 : index + 1 + CONTEXT],
+    )
+
+
+def expected(line: Line, index: int) -> tuple[tuple[bytes, float], ...]:
+    """What the model thought likeliest at character ``index``: (byte, probability), best first.
+
+    For a character of several bytes, at the one that surprised it most.  Nothing for one that was not scored.
+    """
+    start, stop = int(line.starts[index]), int(line.starts[index + 1])
+    bits = line.scored.bits[start:stop]
+    if np.isnan(bits).all():
+        return ()
+    at = start + int(np.nanargmax(bits))
+    pairs = zip(line.scored.likeliest[at], line.scored.chances[at], strict=True)
+    return tuple((bytes([int(byte)]), float(chance)) for byte, chance in pairs)
+
+
+class SurprisingPlaces:
+    """The ``limit`` most surprising characters of the lines added."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._heap: list[Place] = []
+
+    def add(self, line: Line) -> None:
+        if self.limit < 1:
+            return
+        least = self._heap[0].bits if len(self._heap) == self.limit else -math.inf
+        # NaN compares false: a character that was not scored is never a place.
+        for index in np.flatnonzero(line.bits > least).tolist():
+            found = place(line, index)
+            if len(self._heap) < self.limit:
+                heapq.heappush(self._heap, found)
+            else:
+                heapq.heappushpop(self._heap, found)
+
+    def best(self) -> list[Place]:
+        """The places, most surprising first."""
+        return sorted(self._heap, reverse=True)
+
+
+@dataclass(frozen=True, order=True)
+class LineMean:
+    """A whole line and its mean surprisal, in bits per byte; NaN if nothing in it was scored."""
+
+    mean_bits: float
+    back: int
+    """Minus its number, so that the greater of two equals is the earlier one."""
+    bits: float
+    symbols: int
+    text: str
+    """Its beginning, without the line end."""
+
+    @property
+    def number(self) -> int:
+        return -self.back
+
+
+class LineMeans:
+    """Puts the pieces of long lines together: ``add`` returns a line's mean when it has ended."""
+
+    def __init__(self, shown: int = 400) -> None:
+        self._shown = shown
+        self._number = 1
+        self._bits = 0.0
+        self._symbols = 0
+        self._text = ""
+
+    def add(self, line: Line) -> LineMean | None:
+        self._number = line.number
+        self._bits += line.total_bits
+        self._symbols += line.symbols
+        if len(self._text) < self._shown:
+            self._text += line.text[: self._shown - len(self._text)]
+        return self._finish() if line.ends else None
+
+    def last(self) -> LineMean | None:
+        """The last line of a text that does not end in a line end, if there is one."""
+        return self._finish() if self._text else None
+
+    def _finish(self) -> LineMean:
+        mean = self._bits / self._symbols if self._symbols else math.nan
+        result = LineMean(mean, -self._number, self._bits, self._symbols, self._text.removesuffix("\n"))
+        self._bits, self._symbols, self._text = 0.0, 0, ""
+        return result
+
+
+class SurprisingLines:
+    """The ``limit`` lines with the highest mean surprisal; empty lines are left out."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._heap: list[LineMean] = []
+
+    def add(self, line: LineMean) -> None:
+        if self.limit < 1 or not line.text or math.isnan(line.mean_bits):
+            return
+        if len(self._heap) < self.limit:
+            heapq.heappush(self._heap, line)
+        else:
+            heapq.heappushpop(self._heap, line)
+
+    def best(self) -> list[LineMean]:
+        """The lines, most surprising first."""
+        return sorted(self._heap, reverse=True)
+
+
+def describe_expected(pairs: tuple[tuple[bytes, float], ...]) -> str:
+    """``'e' 61%, 'o' 20%``: what was expected, for a line of text."""
+    return ", ".join(f"{quoted(byte)} {percent(chance)}" for byte, chance in pairs)
+
+
+def percent(chance: float) -> str:
+    """A probability in per cent, with digits enough to tell small ones apart."""
+    value = 100 * chance
+    if value >= 9.95:
+        return f"{value:.0f}%"
+    return f"{value:.1f}%" if value >= 0.095 else "<0.1%"
