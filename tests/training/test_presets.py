@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import pytest
+
+from fastslow.data.corpora import CORPORA
+from fastslow.errors import UnknownNameError
+from fastslow.lm import MODELS
+from fastslow.training import PRESETS, find_preset
+
+# The paper's table of hyper-parameters:
+# fast, slow, k, embedding, dropout, zoneout c, zoneout h, window, batch, rate, epochs
+PAPER = {
+    "ptb-fs-lstm-2": (700, 400, 2, 128, 0.35, 0.5, 0.1, 150, 128, 0.002, 200),
+    "ptb-fs-lstm-4": (500, 400, 4, 128, 0.35, 0.5, 0.1, 150, 128, 0.002, 200),
+    "enwik8-fs-lstm-2": (900, 1500, 2, 256, 0.2, 0.3, 0.05, 150, 128, 0.001, 35),
+    "enwik8-fs-lstm-4": (730, 1500, 4, 256, 0.2, 0.3, 0.05, 150, 128, 0.001, 35),
+    "enwik8-fs-lstm-4-large": (1200, 1500, 4, 256, 0.25, 0.3, 0.05, 100, 128, 0.001, 50),
+}
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_papers_table(name: str) -> None:
+    model, train = find_preset(name).model, find_preset(name).train
+    assert PAPER[name] == (
+        model.hidden_size,
+        model.slow_size,
+        model.depth,
+        model.embedding_size,
+        model.dropout,
+        model.zoneout_c,
+        model.zoneout_h,
+        train.window,
+        train.batch,
+        train.rate,
+        train.epochs,
+    )
+    assert model.architecture == "fs-lstm"
+    assert model.layer_norm
+    assert model.forget_bias == 1.0
+    assert train.clip == 1.0
+    assert train.max_updates is train.max_time is None
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_each_preset(name: str) -> None:
+    preset = find_preset(name)
+    assert preset.name == name
+    assert preset.model == MODELS[name]
+    assert preset.corpus in (*CORPORA, "stdlib")
+    if name.startswith("ptb"):
+        assert (preset.train.schedule, preset.train.decay_epoch, preset.train.decay) == ("step", 181, 0.1)
+    if name.startswith("enwik8"):
+        assert (preset.train.schedule, preset.train.patience, preset.train.decay) == ("plateau", 2, 0.1)
+
+
+def test_baselines_are_trained_as_their_fs_lstm() -> None:
+    for corpus in ("ptb", "enwik8"):
+        ours = find_preset(f"{corpus}-fs-lstm-2")
+        for kind in ("stacked", "sequential"):
+            assert find_preset(f"{corpus}-{kind}-lstm-2").train == ours.train
+
+
+def test_unknown_names_get_the_nearest() -> None:
+    with pytest.raises(UnknownNameError, match="unknown preset 'demmo': did you mean 'demo'"):
+        find_preset("demmo")
