@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from fastslow.backends.base import Rates, States
-from fastslow.backends.fused.native.library import Library, NodeArgs, WindowArgs, library
+from fastslow.backends.fused.native.library import Library, NodeArgs, OuterArgs, WindowArgs, library
 from fastslow.backends.fused.native.memory import Lease
 from fastslow.cells.lstm import CellWeights
 from fastslow.noise import Noise, dropout_threshold, zoneout_threshold
@@ -33,6 +34,15 @@ SCRATCH = 10
 FIELDS = len(CellWeights._fields)
 CHUNKS = 8
 """With saved states only, the backward computes an eighth of the window again at a time."""
+
+TILES = "FASTSLOW_TILES"
+"""Environment variable: 0 keeps products off the tile unit."""
+TILE_DEPTH = 32
+"""Sums on the tile unit are padded to a multiple of this."""
+TILED_OUTER = (1, 2)
+"""Parts with which the gradients of the matrices are made on the tile unit too; for 3 the library's product is as fast."""
+TILE_ROWS = 4
+"""A window of fewer rows does without the tile unit, which would read more for a weight than it saves."""
 
 Saving = Literal["all", "states"]
 _saving: ContextVar[Saving] = ContextVar("saving", default="all")
@@ -78,6 +88,8 @@ class Call:
     lanes: int
     """Numbers in a vector."""
     saving: Saving
+    parts: int
+    """bfloat16 numbers a float32 is taken for in products on the processor's tile unit; 0: products do without it."""
 
     def pad(self, size: int) -> int:
         return -(-size // self.lanes) * self.lanes
@@ -129,7 +141,18 @@ def describe(
         groups=groups,
         lanes=compiled().vector_bytes // x.dtype.itemsize,
         saving=_saving.get(),
+        parts=parts(x.dtype, rows),
     )
+
+
+def parts(dtype: torch.dtype, rows: int) -> int:
+    """`Call.parts` for a window of `rows` rows: what `torch.set_float32_matmul_precision` asks for, where there is AMX.
+
+    Not the number of threads, so that results do not depend on it.
+    """
+    if dtype != torch.float32 or rows < TILE_ROWS or not compiled().tiles or os.environ.get(TILES, "") == "0":
+        return 0
+    return {"highest": 3, "high": 2, "medium": 1}[torch.get_float32_matmul_precision()]
 
 
 def deal(weights: Sequence[CellWeights], rows: int, steps: int, threads: int) -> tuple[int, int]:
@@ -298,10 +321,10 @@ class Arguments:
     def forward_scratch(self) -> Lease:
         """Packed weights and the threads' scratch; the lease must live as long as calls are made."""
         call = self.call
-        shapes = [(4 * size * (read + hidden),) for size, read, hidden in zip(call.padded, call.read, call.hidden, strict=True)]
-        lease = self._scratch(shapes)
-        for node, tensor in zip(self.nodes, lease.tensors, strict=False):
-            node.forward_panels = tensor.data_ptr()
+        depths = [(read, hidden) for read, hidden in zip(call.read, call.hidden, strict=True)]
+        lease = self._scratch(depths, [4 * size for size in call.padded])
+        for node, panels, tiles in zip(self.nodes, lease.tensors, lease.tensors[len(depths) :], strict=False):
+            node.forward_panels, node.forward_tiles = panels.data_ptr(), tiles.data_ptr()
         return lease
 
     def backward_scratch(self, x_grad: bool) -> Lease:
@@ -312,20 +335,25 @@ class Arguments:
             node.input_grad = source >= 0 or (source == FROM_INPUT and x_grad)
             node.input_adds = source in adds
             adds.add(source)
-        shapes = [
-            (4 * node.padded * ((node.padded_inputs if node.input_grad else 0) + node.padded),) for node in self.nodes
-        ]
-        lease = self._scratch(shapes)
-        for node, tensor in zip(self.nodes, lease.tensors, strict=False):
-            node.backward_panels = tensor.data_ptr()
+        columns = [(node.padded_inputs if node.input_grad else 0) + node.padded for node in self.nodes]
+        lease = self._scratch([(4 * size,) for size in call.padded], columns)
+        for node, panels, tiles in zip(self.nodes, lease.tensors, lease.tensors[len(columns) :], strict=False):
+            node.backward_panels, node.backward_tiles = panels.data_ptr(), tiles.data_ptr()
         return lease
 
-    def _scratch(self, panels: list[tuple[int, ...]]) -> Lease:
+    def _scratch(self, depths: Sequence[tuple[int, ...]], columns: Sequence[int]) -> Lease:
+        """Panels, tiles and vectors of every node, whose weights are packed for sums over `depths`; a thread's own."""
         call, widest = self.call, max(self.call.padded)
-        vectors: list[tuple[int, ...]] = [(VECTORS * size,) for size in call.padded]
-        lease = Lease([*panels, *vectors, (call.threads, SCRATCH * widest)], call.dtype)
-        for node, tensor in zip(self.nodes, lease.tensors[len(panels) :], strict=False):
+        # bfloat16 numbers, two of which take a float32's place
+        tiled = [sum(-(-k // TILE_DEPTH) * TILE_DEPTH for k in parts) * call.parts for parts in depths]
+        split = max(tiled) * -(-call.rows // call.groups)
+        shapes: list[tuple[int, ...]] = [(n * sum(parts),) for n, parts in zip(columns, depths, strict=True)]
+        shapes += [(n * k // 2,) for n, k in zip(columns, tiled, strict=True)]
+        shapes += [(VECTORS * size,) for size in call.padded]
+        lease = Lease([*shapes, (call.threads, split // 2), (call.threads, SCRATCH * widest)], call.dtype)
+        for node, tensor in zip(self.nodes, lease.tensors[2 * len(columns) :], strict=False):
             node.vectors = tensor.data_ptr()
+        self.window.parts, self.window.split, self.window.split_size = call.parts, lease.tensors[-2].data_ptr(), split
         self.window.scratch, self.window.scratch_size = lease.tensors[-1].data_ptr(), SCRATCH * widest
         return lease
 
@@ -467,15 +495,19 @@ def _matrix_gradients(
         if wanted.weights[n][0] and source != NO_INPUT:
             dropped = gates.dropped[n]
             read = dropped[:steps] if dropped is not None else (x if source == FROM_INPUT else memory.new(source)[0])[window]
-            _add_product(found[n], "w_x", dz, read.flatten(0, 1)[:, : call.read[n]], call.hidden[n])
+            _add_product(call, found[n], "w_x", dz, read.flatten(0, 1)[:, : call.read[n]], call.hidden[n])
         if wanted.weights[n][1]:
             h_old = memory.old(call, n)[0][window].flatten(0, 1)
-            _add_product(found[n], "w_h", dz, h_old[:, : call.hidden[n]], call.hidden[n])
+            _add_product(call, found[n], "w_h", dz, h_old[:, : call.hidden[n]], call.hidden[n])
 
 
-def _add_product(found: dict[str, Tensor], name: str, dz: Tensor, read: Tensor, hidden: int) -> None:
+def _add_product(call: Call, found: dict[str, Tensor], name: str, dz: Tensor, read: Tensor, hidden: int) -> None:
     """found[name] (4H, K) += dz (N, 4P)^T read (N, K), without the pads."""
     padded = dz.shape[1] // 4
+    if call.parts in TILED_OUTER:
+        product = _tiled_outer(call, read, dz).view(-1, 4, padded)[:, :, :hidden].permute(1, 2, 0).reshape(4 * hidden, -1)
+        found[name] = found[name].add_(product) if name in found else product
+        return
     if padded == hidden:
         product = torch.mm(dz.t(), read) if name not in found else torch.addmm(found[name], dz.t(), read)
         found[name] = product
@@ -484,6 +516,27 @@ def _add_product(found: dict[str, Tensor], name: str, dz: Tensor, read: Tensor, 
         found[name] = dz.new_zeros((4 * hidden, read.shape[1]))
     for q in range(4):
         found[name][q * hidden : (q + 1) * hidden].addmm_(dz[:, q * padded : q * padded + hidden].t(), read)
+
+
+def _tiled_outer(call: Call, a: Tensor, b: Tensor) -> Tensor:
+    """a (N, m)^T b (N, n), on the tile unit: (m, n)."""
+    out = a.new_empty(a.shape[1], b.shape[1])
+    args = OuterArgs(
+        rows=a.shape[0],
+        m=a.shape[1],
+        n=b.shape[1],
+        lda=a.stride(0),
+        ldb=b.stride(0),
+        parts=call.parts,
+        threads=torch.get_num_threads(),
+        a=a.data_ptr(),
+        b=b.data_ptr(),
+        out=out.data_ptr(),
+    )
+    scratch = Lease([(compiled().outer_scratch(args),)], torch.uint8)
+    args.scratch = scratch.tensors[0].data_ptr()
+    compiled().outer(args)
+    return out
 
 
 def _vector_gradients(call: Call, node: int, sums: Tensor) -> dict[str, Tensor]:

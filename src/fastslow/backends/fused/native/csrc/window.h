@@ -4,6 +4,9 @@
 // groups never wait for each other. Where there are more threads than blocks worth having, the members of a group share
 // each product's panels and each step's rows, with a barrier between.
 #pragma once
+#include <type_traits>
+
+#include "amx.h"
 #include "cell.h"
 #include "gemm.h"
 #include "threads.h"
@@ -21,6 +24,7 @@ struct fs_node {
     const void *gate_gain, *gate_shift, *cell_gain, *cell_shift;
     void* forward_panels;   // (inputs + H, 4P): scratch of a forward call
     void* backward_panels;  // (4P, padded_inputs or 0 + P): scratch of a backward call
+    void *forward_tiles, *backward_tiles;  // the panels as amx.h packs them: scratch of a call; null where `parts` is 0
     void* vectors;          // (14 P): scratch, the parameters padded
     void* z;                // (T, B, 4P): saved; normalised gates, which backward replaces by gradients of the products
     void* stats;            // (T, B, 8): saved
@@ -55,6 +59,9 @@ struct fs_window {
     double drop_scale, rate_h, rate_c, forget_bias;
     void* scratch;  // (threads, scratch_size): scratch of a call
     std::int64_t scratch_size;
+    std::int64_t parts;       // 0: products by gemm.h; 1 to 3: on the tile unit, float32 as that many bfloat16
+    void* split;              // (threads, split_size) bfloat16: scratch of a call; a product's left factor in parts
+    std::int64_t split_size;
     void* gather;  // (B, gather_ld): scratch of backward; gradient of a node's input before dropout's factor
     std::int64_t gather_ld;
     void** d_h;  // one (B, P) a slot: in: gradients of the final state; out: of the initial state
@@ -131,6 +138,45 @@ struct Window {
                 Parameters<T>(at<T>(node.vectors, 0), node.padded)};
     }
 
+    // ------------------------------------------------------------ products
+
+    // target (+)= the sum over operands of a times their part of the packed weights; members of a place share the columns.
+    void multiply(i64 rows, const Operand<T>* operands, int count, const void* panels, const void* packed_tiles,
+                  i64 vectors, const Target<T>& target, const Place& place) const {
+#ifdef FASTSLOW_AMX
+        if constexpr (std::is_same<T, float>::value) {
+            if (w.parts) {
+                const Range columns = place.mine(vectors);
+                amx::u16* split = at<amx::u16>(w.split, place.thread * w.split_size);
+                const amx::u16* tiles = at<amx::u16>(packed_tiles, 0);
+                amx::with_parts(w.parts, [&](auto parts) {
+                    const i64 depth = amx::split<parts.value>(rows, operands, count, split);
+                    amx::product<parts.value>(rows, split, depth, tiles, target, columns.first, columns.last);
+                });
+                return;
+            }
+        }
+#endif
+        const Range p = place.mine(panels_of(vectors));
+        product<T>(rows, operands, count, at<T>(panels, 0), vectors, target, p.first, p.last);
+    }
+
+    // Panels first .. last-1, just packed, once more as tiles.
+    void pack_tiles(const void* panels, void* tiles, i64 vectors, const i64* ks, int count, Range p) const {
+#ifdef FASTSLOW_AMX
+        if constexpr (std::is_same<T, float>::value) {
+            if (!w.parts) return;
+            const i64 last = p.last * PANEL < vectors ? p.last * PANEL : vectors;
+            amx::with_parts(w.parts, [&](auto parts) {
+                amx::pack<parts.value>(at<float>(panels, 0), vectors, ks, count, at<amx::u16>(tiles, 0), p.first * PANEL,
+                                       last);
+            });
+        }
+#else
+        (void)panels, (void)tiles, (void)vectors, (void)ks, (void)count, (void)p;
+#endif
+    }
+
     // ------------------------------------------------------------ forward
 
     // out (n) = in (n) * dropout's factor.
@@ -185,9 +231,7 @@ struct Window {
         operands[count++] = {at<T>(node.h_old, t * node.old_step + r0 * node.padded), node.padded, node.hidden};
         T* z = at<T>(node.z, t * node.z_step + r0 * 4 * node.padded);
         const Target<T> target{z, 4 * node.padded, false, vectors, nullptr, 0, false};
-        const Range panels = place.mine(panels_of(vectors));
-        product<T>(rows, operands, count, at<T>(static_cast<const void*>(node.forward_panels), 0), vectors, target,
-                   panels.first, panels.last);
+        multiply(rows, operands, count, node.forward_panels, node.forward_tiles, vectors, target, place);
         place.barrier->wait();
         if (node.norm)
             w.zoneout == RANDOM        ? cells_forward<true, RANDOM>(node, index, t, place)
@@ -309,9 +353,7 @@ struct Window {
                             4 * node.padded};
         const Target<T> target{at<T>(w.gather, r0 * w.gather_ld),          w.gather_ld, false, split,
                                at<T>(w.d_h[node.slot], r0 * node.padded), node.padded, true};
-        const Range panels = place.mine(panels_of(vectors));
-        product<T>(rows, &dz, 1, at<T>(static_cast<const void*>(node.backward_panels), 0), vectors, target, panels.first,
-                   panels.last);
+        multiply(rows, &dz, 1, node.backward_panels, node.backward_tiles, vectors, target, place);
         place.barrier->wait();
         if (!node.input_grad) return;
         pass_input_gradient(node, index, t, place);
@@ -366,12 +408,16 @@ struct Window {
                 const Range p = share(panels_of((padded_inputs + node.padded) / W), thread, threads);
                 pack_backward<T>(w_x, node.inputs, padded_inputs, w_h, node.hidden, node.padded,
                                  at<T>(node.backward_panels, 0), p.first, p.last);
+                const i64 depth = 4 * node.padded;
+                pack_tiles(node.backward_panels, node.backward_tiles, (padded_inputs + node.padded) / W, &depth, 1, p);
                 const i64 size = Parameters<T>::SIZE * node.padded;
                 const Range sums = share(w.threads, thread, threads);
                 for (i64 i = sums.first; i < sums.last; i++) std::memset(at<T>(node.d_parameters, i * size), 0, sizeof(T) * size);
             } else {
                 const Range p = share(panels_of(4 * node.padded / W), thread, threads);
                 pack_forward<T>(w_x, node.inputs, w_h, node.hidden, node.padded, at<T>(node.forward_panels, 0), p.first, p.last);
+                const i64 depths[2] = {node.inputs, node.hidden};
+                pack_tiles(node.forward_panels, node.forward_tiles, 4 * node.padded / W, depths, 2, p);
             }
         }
     }

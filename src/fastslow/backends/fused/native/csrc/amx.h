@@ -1,0 +1,347 @@
+// Matrix products of float32 on the tile unit (AMX), where the processor has one: the same products as gemm.h's.
+//
+// The unit multiplies bfloat16 (8 bits of significand) and adds in float32. A float32 (24 bits) is written as a sum of
+// parts of 8 bits each, v = v1 + v2 + v3 exactly, and a product as the sum of those partial products that matter:
+//
+//     PARTS 3   v1w1 + v1w2 + v2w1 + v1w3 + v2w2 + v3w1     what is left out is below 2^-24: as exact as float32
+//     PARTS 2   v1w1 + v1w2 + v2w1                          relative error about 2^-18
+//     PARTS 1   v1w1                                        bfloat16: about 2^-9
+//
+// which takes 6, 3 or 1 of the unit's products. Measured beside fused multiply-adds of float32 on one core (Xeon with
+// AMX; 64 rows, 2800 x 828): 262, 460 and 950 GFLOP/s against at most 165. Accumulation runs over k in one fixed order
+// for every entry, so results do not depend on how rows are dealt to threads.
+//
+// A tile is 16 rows of 64 bytes. The left factor's tile holds 16 rows of 32 k's. The right factor's holds 32 k's of 16
+// columns as 16 rows of pairs: row r has, for each column, the entries of k = 2r and 2r + 1 side by side.
+#pragma once
+#include "gemm.h"
+
+#if defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__AVX512BF16__) && defined(__linux__)
+#define FASTSLOW_AMX 1
+#include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <type_traits>
+
+namespace fastslow {
+namespace amx {
+
+typedef unsigned short u16;
+constexpr i64 SIDE = 16;            // rows of a tile; columns of a tile of float32
+constexpr i64 STEP = 32;            // k's of a tile
+constexpr i64 TILE = SIDE * STEP;   // entries of a bfloat16 tile
+
+// Asks the system for the tile unit, once a process; false if it refuses.
+inline bool allowed() {
+    static const bool granted = [] {
+        constexpr int ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18;
+        return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
+    }();
+    return granted;
+}
+
+// fn with the number of parts as a constant.
+template <class Fn>
+void with_parts(i64 parts, Fn fn) {
+    if (parts == 1)
+        fn(std::integral_constant<int, 1>());
+    else if (parts == 2)
+        fn(std::integral_constant<int, 2>());
+    else
+        fn(std::integral_constant<int, 3>());
+}
+
+inline i64 round_up(i64 n, i64 to) { return (n + to - 1) / to * to; }
+
+// Tiles 0 to 3 are sums, 4 and 5 left factors, 6 and 7 right factors. `upper` rows in the first of two row blocks,
+// `lower` in the second (0: there is none).
+struct Shape {
+    i64 upper = 0, lower = 0;
+
+    void set(i64 new_upper, i64 new_lower) {
+        if (new_upper == upper && new_lower == lower) return;
+        upper = new_upper, lower = new_lower;
+        struct alignas(64) {
+            unsigned char palette = 1, start = 0, reserved[14] = {};
+            u16 bytes[16] = {};
+            unsigned char rows[16] = {};
+        } config;
+        const i64 second = lower ? lower : 1;
+        const i64 rows[8] = {upper, upper, second, second, upper, second, SIDE, SIDE};
+        for (int i = 0; i < 8; i++) config.bytes[i] = 64, config.rows[i] = static_cast<unsigned char>(rows[i]);
+        _tile_loadconfig(&config);
+    }
+    ~Shape() {
+        if (upper) { _tile_release(); }  // lets the core leave its tile state behind
+    }
+};
+
+// Mask of the first `count` of 16 lanes.
+inline __mmask16 first_columns(i64 count) {
+    return count >= SIDE ? 0xFFFF : count <= 0 ? 0 : static_cast<__mmask16>((1u << count) - 1);
+}
+
+// v's next part, its nearest bfloat16, as a float32; v keeps the rest.
+inline __m512 next_part(__m512& v) {
+    const __m512i rounded = _mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(v)), 16);
+    const __m512 part = _mm512_castsi512_ps(rounded);
+    v = _mm512_sub_ps(v, part);
+    return part;
+}
+
+// ---------------------------------------------------------------- left factors
+
+// rows x k of every operand -> `out`, PARTS planes of (rows, depth) bfloat16, each operand's k padded with zeros to STEP.
+// Returns depth.
+template <int PARTS>
+i64 split(i64 rows, const Operand<float>* operands, int count, u16* out) {
+    i64 depth = 0;
+    for (int o = 0; o < count; o++) depth += round_up(operands[o].k, STEP);
+    const i64 plane = rows * depth;
+    for (i64 r = 0; r < rows; r++) {
+        u16* line = out + r * depth;
+        for (int o = 0; o < count; o++) {
+            const float* a = operands[o].a + r * operands[o].ld;
+            const i64 k = operands[o].k, padded = round_up(k, STEP);
+            for (i64 i = 0; i < padded; i += SIDE, line += SIDE) {
+                __m512 v = _mm512_maskz_loadu_ps(first_columns(k - i), a + i);
+                for (int part = 0; part < PARTS; part++) {
+                    const __m256bh low = _mm512_cvtneps_pbh(v);
+                    _mm256_storeu_si256(reinterpret_cast<__m256i*>(line + part * plane), (__m256i)low);
+                    if (part + 1 < PARTS) next_part(v);
+                }
+            }
+        }
+    }
+    return depth;
+}
+
+// ---------------------------------------------------------------- right factors
+
+// Two lines of 16 columns, k and k + 1 -> a row of pairs of every part: out + part * TILE.
+template <int PARTS>
+inline void pair_lines(__m512 even, __m512 odd, u16* out) {
+    for (int part = 0; part < PARTS; part++) {
+        const __m512i low = _mm512_castps_si512(next_part(even)), high = _mm512_castps_si512(next_part(odd));
+        _mm512_storeu_si512(out + part * TILE, _mm512_or_si512(_mm512_srli_epi32(low, 16), high));
+    }
+}
+
+// Repacks vectors first .. last-1 of a factor packed by gemm.h (panels) into tiles: for every vector, for every STEP of
+// k (each of `count` parts of k padded by itself), PARTS tiles.
+template <int PARTS>
+void pack(const float* panels, i64 vectors, const i64* ks, int count, u16* packed, i64 first, i64 last) {
+    i64 depth = 0, blocks = 0;
+    for (int o = 0; o < count; o++) depth += ks[o], blocks += round_up(ks[o], STEP) / STEP;
+    for (i64 v = first; v < last; v++) {
+        const i64 p = v / PANEL, width = vectors - p * PANEL < PANEL ? vectors - p * PANEL : PANEL;
+        const float* column = panels + p * PANEL * SIDE * depth + (v - p * PANEL) * SIDE;
+        u16* out = packed + v * blocks * PARTS * TILE;
+        for (int o = 0; o < count; o++) {
+            for (i64 k = 0; k < ks[o]; k += STEP, out += PARTS * TILE)
+                for (i64 r = 0; r < STEP; r += 2) {
+                    const __m512 zero = _mm512_setzero_ps();
+                    const __m512 even = k + r < ks[o] ? _mm512_loadu_ps(column + (k + r) * width * SIDE) : zero;
+                    const __m512 odd = k + r + 1 < ks[o] ? _mm512_loadu_ps(column + (k + r + 1) * width * SIDE) : zero;
+                    pair_lines<PARTS>(even, odd, out + r / 2 * STEP);
+                }
+            column += ks[o] * width * SIDE;
+        }
+    }
+}
+
+// ---------------------------------------------------------------- products
+
+// A left factor: row m, part i, block j of STEP k's at a + m * ld + i * plane + j * jump; rows 16 to 31 at + second.
+struct Left {
+    const u16* a;
+    i64 ld, plane, jump, second;
+};
+
+// Up to 2 x 2 tiles of sums over `blocks` STEPs: rows at left.a and, if two_rows, left.second further; columns b0 and, if
+// two_columns, b1. From one partial product to the next only one factor changes, to load as few tiles as can be.
+template <int PARTS, bool TWO_ROWS, bool TWO_COLUMNS>
+inline void multiply(const Left& left, i64 blocks, const u16* b0, const u16* b1) {
+    const i64 stride = left.ld * 2;
+    const u16* a = left.a;
+    auto take_left = [&](i64 part) __attribute__((always_inline)) {
+        _tile_loadd(4, a + part * left.plane, stride);
+        if (TWO_ROWS) { _tile_loadd(5, a + part * left.plane + left.second, stride); }
+    };
+    auto take_right = [&](i64 part) __attribute__((always_inline)) {
+        _tile_loadd(6, b0 + part * TILE, 64);
+        if (TWO_COLUMNS) { _tile_loadd(7, b1 + part * TILE, 64); }
+    };
+    auto add_products = [&]() __attribute__((always_inline)) {
+        _tile_dpbf16ps(0, 4, 6);
+        if (TWO_COLUMNS) { _tile_dpbf16ps(1, 4, 7); }
+        if (TWO_ROWS) { _tile_dpbf16ps(2, 5, 6); }
+        if (TWO_ROWS && TWO_COLUMNS) { _tile_dpbf16ps(3, 5, 7); }
+    };
+    for (i64 j = 0; j < blocks; j++, a += left.jump, b0 += PARTS * TILE, b1 += PARTS * TILE) {
+        take_right(0);
+        if (PARTS == 3) { take_left(2); add_products(); }
+        if (PARTS >= 2) { take_left(1); add_products(); }
+        if (PARTS == 3) { take_right(1); add_products(); }
+        take_left(0);
+        if (PARTS == 2) { take_right(1); }
+        if (PARTS >= 2) { add_products(); }
+        if (PARTS == 3) { take_right(2); add_products(); }
+        if (PARTS >= 2) { take_right(0); }
+        add_products();
+    }
+}
+
+template <int PARTS>
+inline void multiply(const Left& left, i64 blocks, const u16* b0, const u16* b1, bool two_rows, bool two_columns) {
+    if (two_rows && two_columns) multiply<PARTS, true, true>(left, blocks, b0, b1);
+    else if (two_rows) multiply<PARTS, true, false>(left, blocks, b0, b1);
+    else if (two_columns) multiply<PARTS, false, true>(left, blocks, b0, b1);
+    else multiply<PARTS, false, false>(left, blocks, b0, b1);
+}
+
+inline void load_sums(int index, const Tile<float>& tile, i64 row) {
+    const float* at = tile.at + row * tile.ld;
+    const i64 stride = tile.ld * 4;
+    switch (index * 2 + tile.add) {  // tile numbers are part of the instructions
+        case 0: { _tile_zero(0); break; }
+        case 1: { _tile_loadd(0, at, stride); break; }
+        case 2: { _tile_zero(1); break; }
+        case 3: { _tile_loadd(1, at, stride); break; }
+        case 4: { _tile_zero(2); break; }
+        case 5: { _tile_loadd(2, at, stride); break; }
+        case 6: { _tile_zero(3); break; }
+        default: { _tile_loadd(3, at, stride); break; }
+    }
+}
+
+inline void store_sums(int index, const Tile<float>& tile, i64 row) {
+    float* at = tile.at + row * tile.ld;
+    const i64 stride = tile.ld * 4;
+    switch (index) {
+        case 0: { _tile_stored(0, at, stride); break; }
+        case 1: { _tile_stored(1, at, stride); break; }
+        case 2: { _tile_stored(2, at, stride); break; }
+        default: { _tile_stored(3, at, stride); }
+    }
+}
+
+// As gemm.h's product, for vectors first .. last-1 of a factor packed by `pack`; left factors as `split` leaves them.
+template <int PARTS>
+void product(i64 rows, const u16* left, i64 depth, const u16* packed, const Target<float>& target, i64 first, i64 last) {
+    const i64 blocks = depth / STEP;
+    Shape shape;
+    for (i64 v = first; v < last; v += 2) {
+        const bool two_columns = v + 1 < last;
+        Tile<float> home[2];
+        for (i64 c = 0; c < 2; c++) {
+            const i64 column = v + c;
+            home[c] = column < target.split
+                          ? Tile<float>{target.first + column * SIDE, target.first_ld, target.first_add}
+                          : Tile<float>{target.second + (column - target.split) * SIDE, target.second_ld, target.second_add};
+        }
+        const u16* b = packed + v * blocks * PARTS * TILE;
+        for (i64 m = 0; m < rows; m += 2 * SIDE) {
+            const i64 upper = rows - m < SIDE ? rows - m : SIDE, rest = rows - m - upper;
+            const i64 lower = rest < SIDE ? rest : SIDE;
+            shape.set(upper, lower);
+            const bool two_rows = lower > 0;
+            for (int c = 0; c < 1 + two_columns; c++) {
+                load_sums(c, home[c], m);
+                if (two_rows) load_sums(2 + c, home[c], m + SIDE);
+            }
+            const Left block{left + m * depth, depth, rows * depth, STEP, SIDE * depth};
+            multiply<PARTS>(block, blocks, b, b + blocks * PARTS * TILE, two_rows, two_columns);
+            for (int c = 0; c < 1 + two_columns; c++) {
+                store_sums(c, home[c], m);
+                if (two_rows) store_sums(2 + c, home[c], m + SIDE);
+            }
+        }
+    }
+}
+
+// ---------------------------------------------------------------- sums over rows
+
+// out (m, n) (+)= sum over r < rows of a[r, :m]^T b[r, :n]: a weight's gradient. This call makes columns first * SIDE ..
+// last * SIDE - 1. a (rows, lda), b (rows, ldb), out (m, ldo). `scratch`: outer_scratch<PARTS>(m) entries, a thread's own.
+constexpr i64 CHUNK = 256;  // rows whose left factor stays in a core's cache while all columns pass
+
+template <int PARTS>
+i64 outer_scratch(i64 m) {
+    return PARTS * CHUNK * (round_up(m, SIDE) + 2 * SIDE);
+}
+
+// Columns column .. column + 15 of a row of `columns`; zeros past the last column or row.
+inline __m512 line(const float* base, i64 ld, i64 row, i64 rows, i64 column, i64 columns) {
+    return row < rows ? _mm512_maskz_loadu_ps(first_columns(columns - column), base + row * ld + column) : _mm512_setzero_ps();
+}
+
+// STEP rows of 16 columns -> the left factor's tiles, transposed: 16 rows of 32 bfloat16, a tile a part.
+template <int PARTS>
+void transpose(const float* a, i64 ld, i64 row, i64 rows, i64 column, i64 columns, u16* tiles) {
+    const __m512i place = _mm512_setr_epi32(0, 16, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240);
+    for (i64 r = 0; r < STEP; r += 2) {
+        alignas(64) u16 pairs[PARTS * TILE];
+        pair_lines<PARTS>(line(a, ld, row + r, rows, column, columns), line(a, ld, row + r + 1, rows, column, columns), pairs);
+        for (int part = 0; part < PARTS; part++)
+            _mm512_i32scatter_epi32(tiles + part * TILE + r, place, _mm512_load_si512(pairs + part * TILE), 4);
+    }
+}
+
+template <int PARTS>
+void outer(i64 rows, const float* a, i64 lda, i64 m, const float* b, i64 ldb, i64 n, float* out, i64 ldo, bool add, i64 first,
+           i64 last, u16* scratch) {
+    const i64 sides = round_up(m, SIDE) / SIDE;
+    u16 *lefts = scratch, *rights = scratch + PARTS * CHUNK * sides * SIDE;
+    alignas(64) float edge[2 * SIDE][2 * SIDE];
+    Shape shape;
+    for (i64 r0 = 0; r0 < rows; r0 += CHUNK) {
+        const i64 blocks = round_up(rows - r0 < CHUNK ? rows - r0 : CHUNK, STEP) / STEP, side = blocks * PARTS * TILE;
+        const bool adding = add || r0 > 0;
+        for (i64 s = 0; s < sides; s++)
+            for (i64 j = 0; j < blocks; j++)
+                transpose<PARTS>(a, lda, r0 + j * STEP, rows, s * SIDE, m, lefts + s * side + j * PARTS * TILE);
+        for (i64 v = first; v < last; v += 2) {
+            const bool two_columns = v + 1 < last;
+            for (i64 j = 0; j < blocks; j++)
+                for (i64 r = 0; r < STEP; r += 2)
+                    for (i64 c = 0; c < 1 + two_columns; c++) {
+                        const i64 row = r0 + j * STEP + r, column = (v + c) * SIDE;
+                        pair_lines<PARTS>(line(b, ldb, row, rows, column, n), line(b, ldb, row + 1, rows, column, n),
+                                          rights + c * side + j * PARTS * TILE + r / 2 * STEP);
+                    }
+            const i64 wide = n - v * SIDE, width = wide < (1 + two_columns) * SIDE ? wide : (1 + two_columns) * SIDE;
+            for (i64 s = 0; s < sides; s += 2) {
+                const bool two_rows = s + 1 < sides;
+                const i64 high = m - s * SIDE, height = high < (1 + two_rows) * SIDE ? high : (1 + two_rows) * SIDE;
+                float* home = out + s * SIDE * ldo + v * SIDE;
+                // Sums at the edge of `out` are made beside it.
+                const bool whole = height == (1 + two_rows) * SIDE && width == (1 + two_columns) * SIDE;
+                if (!whole && adding)
+                    for (i64 y = 0; y < height; y++)
+                        for (i64 x = 0; x < width; x++) edge[y][x] = home[y * ldo + x];
+                const Tile<float> sums[2] = {{whole ? home : edge[0], whole ? ldo : 2 * SIDE, adding},
+                                             {(whole ? home : edge[0]) + SIDE, whole ? ldo : 2 * SIDE, adding}};
+                shape.set(SIDE, SIDE);
+                for (int c = 0; c < 1 + two_columns; c++) {
+                    load_sums(c, sums[c], 0);
+                    if (two_rows) load_sums(2 + c, sums[c], SIDE);
+                }
+                const Left block{lefts + s * side, STEP, TILE, PARTS * TILE, side};
+                multiply<PARTS>(block, blocks, rights, rights + side, two_rows, two_columns);
+                for (int c = 0; c < 1 + two_columns; c++) {
+                    store_sums(c, sums[c], 0);
+                    if (two_rows) store_sums(2 + c, sums[c], SIDE);
+                }
+                if (!whole)
+                    for (i64 y = 0; y < height; y++)
+                        for (i64 x = 0; x < width; x++) home[y * ldo + x] = edge[y][x];
+            }
+        }
+    }
+}
+
+}  // namespace amx
+}  // namespace fastslow
+#endif
