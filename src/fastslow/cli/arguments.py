@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import inspect
 import io
 import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any, get_type_hints
 
 import tyro
 
@@ -21,8 +22,9 @@ def bind(
 ) -> Callable[[], Any]:
     """`function` with its parameters taken from `arguments`, ready to be called.
 
-    `defaults` replaces default values. `--help` prints the help and raises SystemExit(0); arguments that do not fit
-    raise UsageError.
+    `defaults` replaces default values. A parameter whose default is then a dataclass becomes an option for each of its
+    fields, with the help its class's docstring has for it. `--help` prints the help and raises SystemExit(0); arguments
+    that do not fit raise UsageError.
     """
 
     # Parsing and running are kept apart: an error of the command is none of its arguments.
@@ -30,15 +32,12 @@ def bind(
     def bound(*args: Any, **kwargs: Any) -> Callable[[], Any]:
         return functools.partial(function, *args, **kwargs)
 
-    if defaults:
-        signature = inspect.signature(function)
-        new = [p.replace(default=defaults.get(p.name, p.default)) for p in signature.parameters.values()]
-        bound.__signature__ = signature.replace(parameters=new)  # type: ignore[attr-defined]
+    parse = _with_fields(function, defaults) if defaults else bound
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
             result: Callable[[], Any] = tyro.cli(
-                bound,
+                parse,
                 prog=prog,
                 args=list(arguments),
                 config=(tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff),
@@ -49,6 +48,77 @@ def bind(
         raise UsageError(f"{_sentence(complaint.getvalue())}; see `{prog} --help`") from None
     sys.stderr.write(complaint.getvalue())  # warnings
     return result
+
+
+def _with_fields(function: Callable[..., Any], defaults: dict[str, Any]) -> Callable[..., Any]:
+    """`function`, not yet run, with these defaults, those that are dataclasses laid out as their fields."""
+    signature, hints = inspect.signature(function), get_type_hints(function, include_extras=True)
+    parameters: list[inspect.Parameter] = []
+    for parameter in signature.parameters.values():
+        default = defaults.get(parameter.name, parameter.default)
+        if dataclasses.is_dataclass(default):
+            parameters += _field_parameters(default)
+        else:
+            parameters.append(parameter.replace(default=default, annotation=hints[parameter.name]))
+    groups = {name: value for name, value in defaults.items() if dataclasses.is_dataclass(value)}
+
+    def bound(*args: Any, **kwargs: Any) -> Callable[[], Any]:
+        built: dict[str, Callable[[], Any]] = {}
+        for name, value in groups.items():
+            own = {field.name: kwargs.pop(field.name) for field in dataclasses.fields(value)}
+            built[name] = functools.partial(dataclasses.replace, value, **own)
+        # Built when it is run: what a dataclass refuses is an error of its own, not of the parser.
+        return lambda: function(*args, **kwargs, **{name: build() for name, build in built.items()})
+
+    bound.__doc__ = function.__doc__
+    bound.__annotations__ = {p.name: p.annotation for p in parameters}
+    bound.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return bound
+
+
+def _field_parameters(value: Any) -> list[inspect.Parameter]:
+    """A parameter for each field of a dataclass, with its value as the default."""
+    hints, told = get_type_hints(type(value)), field_help(type(value))
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return [
+        inspect.Parameter(
+            field.name,
+            kind,
+            default=getattr(value, field.name),
+            annotation=Annotated[
+                hints[field.name],
+                tyro.conf.arg(
+                    help=told.get(field.name, ""),
+                    metavar=_METAVARS.get(hints[field.name]),
+                    help_behavior_hint=_DEFAULTS.get(repr(getattr(value, field.name))),
+                ),
+            ],
+        )
+        for field in dataclasses.fields(value)
+    ]
+
+
+_DEFAULTS = {"None": "(default: none)", "True": "(default: on)", "False": ""}
+"""How the help tells defaults that Python writes in words of its own."""
+
+_METAVARS: dict[Any, str] = {int: "N", int | None: "N", float: "X", float | None: "X"}
+
+
+def field_help(kind: type) -> dict[str, str]:
+    """What a class's docstring says of its fields, in paragraphs that begin `name: ` or `name, other: `."""
+    told: dict[str, str] = {}
+    names: list[str] = []
+    for line in inspect.cleandoc(kind.__doc__ or "").splitlines():
+        match = re.match(r"([a-z]\w*(?:, [a-z]\w*)*): (.*)", line)
+        if match:
+            names = match[1].split(", ")
+            told.update(dict.fromkeys(names, match[2]))
+        elif line.startswith(" "):
+            for name in names:
+                told[name] += " " + line.strip()
+        else:
+            names = []
+    return told
 
 
 _BORDER = re.compile(r"[╭╮╰╯│─]+")
@@ -76,6 +146,8 @@ _PLAINER = [
     (re.compile(pattern), plain)
     for pattern, plain in (
         (r"Error parsing (\S+?):? no type matching (.+?) could be instantiated from \[(.*)\]$", r"\1 takes \2; got \3"),
+        (r"Error parsing (\S+): invalid literal for int\(\) with base 10: (.*)", r"\1 takes a whole number; got \2"),
+        (r"Error parsing (\S+): could not convert string to float: (.*)", r"\1 takes a number; got \2"),
         (r"Missing from fastslow [\w ]+: (\S+) .*", r"\1 is missing"),
         (r"Missing value for argument '(\w+)'.*", lambda match: f"{match[1].upper()} is missing"),
         (r"Missing value for argument '(--[\w-]+)'.*", r"\1 needs a value"),

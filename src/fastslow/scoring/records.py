@@ -1,9 +1,13 @@
-"""Scores for other programs: JSON and tab-separated values, a character or a line at a time."""
+"""Scores for other programs: JSON and tab-separated values, a character or a line at a time.
+
+Texts in records are in Python's ``surrogateescape``; written down, a byte that is not UTF-8 is ``\\xe9``.
+"""
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -23,7 +27,7 @@ def character_records(line: Line) -> Iterator[dict[str, Any]]:
     for index, char in enumerate(line.text):
         offset = line.scored.start + int(line.starts[index])
         bits, pairs = float(line.bits[index]), expected(line, index)
-        yield _record(offset, line.number, line.column + index, _text(char), bits, pairs)
+        yield _record(offset, line.number, line.column + index, char, bits, pairs)
 
 
 def place_record(place: Place) -> dict[str, Any]:
@@ -42,7 +46,7 @@ def line_record(line: LineMean) -> dict[str, Any]:
         "mean": _number(line.mean_bits),
         "bits": _number(line.bits),
         "bytes": line.symbols,
-        "text": _text(line.text),
+        "text": line.text,
     }
 
 
@@ -60,13 +64,13 @@ def totals_record(totals: Totals) -> dict[str, Any]:
 
 def json_document(head: dict[str, Any], key: str, records: Iterable[dict[str, Any]], totals: Totals) -> Iterator[str]:
     """One JSON object, in pieces: `head`, `key` with the records one a line, then the totals."""
-    yield json.dumps(head, ensure_ascii=False)[:-1] + f', "{key}": ['
+    yield _json(head)[:-1] + f', "{key}": ['
     separator = "\n"
     for record in records:
-        yield separator + json.dumps(record, ensure_ascii=False)
+        yield separator + _json(record)
         separator = ",\n"
     # The totals are complete once the records have run out.
-    yield "\n], " + json.dumps(totals_record(totals), ensure_ascii=False)[1:] + "\n"
+    yield "\n], " + _json(totals_record(totals))[1:] + "\n"
 
 
 def tsv(records: Iterable[dict[str, Any]]) -> Iterator[str]:
@@ -95,12 +99,17 @@ def _number(value: float) -> float | None:
 
 
 def _bytes(raw: bytes) -> str:
-    return _text(raw.decode("utf-8", "surrogateescape"))
+    return raw.decode("utf-8", "surrogateescape")
 
 
-def _text(text: str) -> str:
-    # JSON holds every character but a byte that is none.
-    return "".join(f"\\x{ord(c) - 0xDC00:02x}" if 0xDC80 <= ord(c) <= 0xDCFF else c for c in text)
+def _json(record: dict[str, Any]) -> str:
+    # Every character may stand in JSON but half of a surrogate pair, which is a byte that is none. In what `dumps`
+    # returns they are as they were, so that its own escapes need no second look.
+    text = json.dumps(record, ensure_ascii=False)
+    return _NOT_UTF8.sub(lambda match: f"\\\\x{ord(match.group()) - 0xDC00:02x}", text)
+
+
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")
 
 
 def _field(value: Any) -> str:

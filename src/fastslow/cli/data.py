@@ -1,0 +1,58 @@
+"""`fastslow data list` and `fastslow data fetch`: the public corpora."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from fastslow.cli.common import Flag, print_json
+from fastslow.data.corpora import PARTS, find_corpus, list_corpora
+from fastslow.data.fetch import fetch as get
+
+_Folder = Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: the user's cache)")]
+
+
+def list_data(*, data_dir: _Folder = None, json: Flag = False) -> None:
+    """List the public corpora, and which of them are in the data folder.
+
+    Args:
+        data_dir: the data folder; the environment variable FASTSLOW_DATA names it too
+        json: print the list as JSON
+    """
+    found = list_corpora(data_dir)
+    if json:
+        print_json([status.to_json() for status in found])
+        return
+    for status in found:
+        corpus = status.corpus
+        parts = ", ".join(f"{part} {size:,}" for part, size in zip(PARTS, corpus.split_sizes, strict=True))
+        here = f"in {status.folder}" if status.present else f"not here: `fastslow data fetch {corpus.name}`"
+        print(f"{corpus.name:<7} {corpus.title}")
+        print(f"        {corpus.size:,} bytes ({parts}), {corpus.alphabet_size} symbols; {here}")
+
+
+def fetch(
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")],
+    *,
+    from_: Annotated[Path | None, tyro.conf.arg(name="from", metavar="FILE", help_behavior_hint="")] = None,
+    data_dir: _Folder = None,
+) -> None:
+    """Put a corpus into the data folder, from its public home or from a copy, checked by its SHA-256.
+
+    An interrupted download goes on where it stopped.
+
+    Args:
+        name: ptb, enwik8 or text8
+        from_: take it from this archive, file or folder instead of the web
+        data_dir: the data folder; the environment variable FASTSLOW_DATA names it too
+    """
+    from fastslow.cli.progress import CountingView
+
+    corpus = find_corpus(name)
+    with CountingView(f"fetch {name}", "bytes") as view:
+        folder = get(corpus, data_dir, from_file=from_, progress=lambda file, done, total: view(done, total))
+    sizes = ", ".join(f"{part} {size:,}" for part, size in zip(PARTS, corpus.split_sizes, strict=True))
+    print(f"{corpus.name} is in {folder}: {sizes} bytes")
+    print(f"({corpus.licence})")

@@ -1,0 +1,185 @@
+"""`fastslow demo`: from nothing to a trained model and what it is good for, on this machine, without a download."""
+
+from __future__ import annotations
+
+import bz2
+import lzma
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text as Line
+
+from fastslow.cli.common import RUNS, note, output
+from fastslow.cli.registry import COMMANDS
+from fastslow.lm.files import CONFIG_FILE, WEIGHTS_FILE
+from fastslow.training.config import parse_duration
+from fastslow.training.folder import (
+    CHECKPOINT_FILE,
+    METRICS_FILE,
+    RESULT_FILE,
+    RUN_FILE,
+    RunError,
+    RunFolder,
+    read_record,
+)
+from fastslow.training.presets import find_preset
+from fastslow.training.sources import STDLIB, DataSource
+
+if TYPE_CHECKING:
+    from fastslow.data.text import Text
+    from fastslow.evaluation import Evaluation
+    from fastslow.lm import CharLM
+
+PROMPT = b"def "
+SAMPLE = 400
+SAMPLE_TEMPERATURE = 0.7
+SAMPLE_SEED = 1
+
+JUDGED = b"""\
+import os
+
+def read_lines(path):
+    with open(path, encoding="utf-8") as file:
+        retrun [line.strip() for line in flie if line]
+"""
+"""Two typing errors for the model to find."""
+
+
+def demo(
+    *,
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = RUNS / "demo",
+    max_time: Annotated[str | None, tyro.conf.arg(metavar="TIME", help_behavior_hint="(default: the preset's)")] = None,
+) -> int:
+    """Train a small Fast-Slow LSTM on the source of Python's standard library, and show what it can do.
+
+    Within four minutes on two cores, without any download: training, the bits per character on text it has not seen
+    beside what xz and bzip2 need for it, a sample, and the surprising characters of some code with typing errors.
+
+    An unfinished demo in the folder is gone on with; a finished one is replaced.
+
+    Args:
+        out: the run folder
+        max_time: how long to train, such as 90s or 10m
+    """
+    from dataclasses import replace
+
+    from fastslow.cli.progress import TrainingView
+    from fastslow.cli.train import report
+    from fastslow.lm import CharLM
+    from fastslow.training.loop import train
+
+    preset = find_preset("demo")
+    recipe = preset.train
+    if max_time is not None:
+        recipe = replace(recipe, max_time=parse_duration(max_time), max_updates=None)
+    source = DataSource(corpus=STDLIB, alphabet="bytes")
+    text = source.open().test
+    assert text is not None  # 5% of the library
+    going_on = _make_room(out)
+    console = output()
+    console.print("[bold]A Fast-Slow LSTM learns Python[/bold] from the source of its standard library.", markup=True)
+    with TrainingView() as view:
+        result = train(
+            preset.model,
+            read_record(out).train if going_on else recipe,
+            source,
+            out,
+            resume=going_on,
+            progress=view,
+            command=shlex.join(["fastslow", *sys.argv[1:]]),
+        )
+    if result.test is None:
+        return report(result)
+    lm = CharLM.from_pretrained(out)
+    console.print(
+        f"{result.updates:,} updates on {result.characters:,} characters in {result.seconds:.0f} s; "
+        f"{lm.num_parameters:,} parameters"
+    )
+    console.print()
+    _compare(console, text, result.test)
+    _sample(console, lm)
+    _surprise(console, lm)
+    _next(console, out)
+    return 0
+
+
+def _make_room(out: Path) -> bool:
+    """Whether an unfinished demo in `out` is to be gone on with; a finished one is taken away.
+
+    Raises RunError for any other run: the demo never replaces what it did not make.
+    """
+    if not (out / RUN_FILE).is_file():
+        return False
+    record = read_record(out)
+    if record.source is None or record.source.corpus != STDLIB or record.model != find_preset("demo").model:
+        raise RunError(f"{out} holds another run: give the demo a folder of its own with --out DIR")
+    if not (out / RESULT_FILE).is_file():
+        note(f"going on with the unfinished demo in {out}")
+        return True
+    note(f"replacing the finished demo in {out}")
+    with RunFolder.open(out):  # not while another process works there
+        for name in (RESULT_FILE, CHECKPOINT_FILE, WEIGHTS_FILE, METRICS_FILE, CONFIG_FILE, RUN_FILE):
+            (out / name).unlink(missing_ok=True)
+        shutil.rmtree(out / "tensorboard", ignore_errors=True)
+    return False
+
+
+def _compare(console: Console, text: Text, test: Evaluation) -> None:
+    """The model beside two compressors on the same bytes."""
+    data = text.data.tobytes()
+    sizes = {"xz -9": len(lzma.compress(data, preset=9)), "bzip2 -9": len(bz2.compress(data, 9))}
+    rows = [("this model", test.bpc, "")]
+    rows += [(name, 8 * size / len(data), f"{size:,} bytes") for name, size in sizes.items()]
+    best = min(bits for _, bits, _ in rows)
+    table = Table("", "bits per character", "", box=None, pad_edge=False)
+    table.columns[1].justify = "right"
+    for name, bits, told in rows:
+        table.add_row(name, f"{bits:.3f}", told, style="bold" if bits == best else "")
+    console.print(f"On the last {len(data):,} bytes, which it has not seen:")
+    console.print(table)
+    console.print(f"({test.protocol}; the compressors see the same bytes and nothing else)", soft_wrap=True)
+    console.print()
+
+
+def _sample(console: Console, lm: CharLM) -> None:
+    from fastslow.sampling import sample, write_text
+
+    console.print(f"It writes, after {PROMPT.decode()!r}:")
+    pieces = sample(lm, PROMPT, SAMPLE, temperature=SAMPLE_TEMPERATURE, seed=SAMPLE_SEED)
+    write_text(pieces, sys.stdout)
+    console.print()
+
+
+def _surprise(console: Console, lm: CharLM) -> None:
+    import numpy as np
+
+    from fastslow.scoring import scored_lines, surprisals
+    from fastslow.scoring.terminal import TerminalView
+
+    console.print("It reads, and marks what surprises it:")
+    view = TerminalView(console)
+    view.legend()
+    for line in scored_lines(surprisals(lm, np.frombuffer(JUDGED, dtype=np.uint8))):
+        view.line(line)
+    console.print()
+
+
+def _next(console: Console, out: Path) -> None:
+    where = shlex.quote(str(out))
+    commands = [
+        (f"fastslow sample {where} --prompt 'class '", "let it write"),
+        (f"fastslow score --model {where} FILE --html FILE.html", "see what surprises it in a file of yours"),
+        ("fastslow train FILE", "train on a text of your own"),
+    ]
+    if "compress" in COMMANDS:
+        commands.insert(2, (f"fastslow compress --model {where} FILE", "compress with it"))
+    width = max(len(command) for command, _ in commands)
+    console.print(Line.assemble(("The run is stored in ", ""), (str(out), "bold"), (". Next:", "")))
+    for command, meaning in commands:
+        console.print(f"  {command:<{width}}  {meaning}", soft_wrap=True)

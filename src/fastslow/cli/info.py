@@ -1,0 +1,281 @@
+"""`fastslow info`: what is here, what a preset is, what a run is."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+from rich.table import Table
+
+from fastslow.cli.common import RUNS, Device, Flag, find_device, output, plural, print_json
+from fastslow.data.alphabet import Alphabet
+from fastslow.data.corpora import CORPORA
+from fastslow.lm import files
+from fastslow.lm.config import LMConfig, ModelOptions
+from fastslow.training.config import TrainConfig
+from fastslow.training.folder import RESULT_FILE, RUN_FILE, read_record
+from fastslow.training.presets import PRESETS, Preset, find_preset
+
+if TYPE_CHECKING:
+    import torch
+
+    from fastslow.lm import CharLM
+
+
+def info(
+    name: Annotated[
+        str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[PRESET|RUN]", help_behavior_hint="")
+    ] = None,
+    *,
+    device: Device = None,
+    json: Flag = False,
+) -> None:
+    """Describe a preset or a run: its weights, sizes, wiring, memory, and the engine that would run it.
+
+    Without a name: versions, devices, the engines and what keeps them from running, the presets, the runs.
+
+    Args:
+        name: a preset, or the folder of a run or model
+        device: for which device, such as cpu or cuda:1
+        json: print it as JSON
+    """
+    where = find_device(device)
+    if name is None:
+        told = _installation(where)
+        print_json(told) if json else _print_installation(told)
+        return
+    if name not in PRESETS and (os.sep in name or Path(name).exists()):
+        config, recipe, about = _of_run(name)
+    else:
+        preset = find_preset(name)
+        config, recipe, about = preset_config(preset), preset.train, {"preset": name, "summary": preset.summary}
+    told = {**about, **describe_model(config, recipe, where)}
+    print_json(told) if json else _print_model(told)
+
+
+def preset_config(preset: Preset) -> LMConfig:
+    """A preset's model over an alphabet of its corpus's size."""
+    size = 256 if preset.alphabet == "bytes" or preset.corpus not in CORPORA else CORPORA[preset.corpus].alphabet_size
+    return preset.model.with_alphabet(Alphabet(bytes(range(size))))
+
+
+def _of_run(name: str) -> tuple[LMConfig, TrainConfig | None, dict[str, Any]]:
+    folder = files.find_folder(name)
+    config = files.read_config(folder)
+    if not (folder / RUN_FILE).is_file():
+        return config, None, {"model": name}
+    record = read_record(folder)
+    about: dict[str, Any] = {"run": name, "data": dict(record.data), "started": None, "result": None}
+    if record.sessions:
+        about["started"] = record.sessions[0].get("started")
+        about["command"] = record.sessions[0].get("command")
+    if (folder / RESULT_FILE).is_file():
+        from fastslow.lm.store import read_json
+
+        about["result"] = read_json(folder / RESULT_FILE, what="the result")
+    return config, record.train, about
+
+
+def describe_model(config: LMConfig, recipe: TrainConfig | None, device: torch.device) -> dict[str, Any]:
+    """Parameters, sizes, wiring, memory and engines of a model, as a JSON object. No weight is made."""
+    from fastslow.lm import CharLM
+
+    lm = CharLM(config, device="meta")
+    sizes = {name: tuple(value.shape) for name, value in lm.named_parameters()}
+    told: dict[str, Any] = {
+        "parameters": lm.num_parameters,
+        "bytes_fp32": 4 * lm.num_parameters,
+        "network": config.options_json(),
+        "alphabet": config.alphabet.size,
+        "tensors": {name: list(shape) for name, shape in sizes.items()},
+        "wiring": _wiring(lm),
+        "streaming_engine": _engine(lm, device, 1, 1, training=False),
+    }
+    if recipe is not None:
+        told["recipe"] = recipe.to_json()
+        told["training_engine"] = _engine(lm, device, recipe.window, recipe.batch, training=True)
+        told["training_bytes"] = _training_bytes(lm, recipe)
+    return told
+
+
+def _wiring(lm: CharLM) -> list[dict[str, Any]]:
+    layer = lm.layer
+    return [
+        {
+            "cell": node.cell_name,
+            "state": node.slot,
+            "size": layer.hidden_sizes[node.slot],
+            "reads": node.input,
+            "parameters": sum(p.numel() for p in cell.parameters()),
+        }
+        for node, cell in zip(layer.wiring.nodes, layer.node_cells(), strict=True)
+    ]
+
+
+def _training_bytes(lm: CharLM, recipe: TrainConfig) -> dict[str, int]:
+    """What training needs, in fp32: four numbers a weight, and what the backward pass of a window keeps."""
+    symbols = recipe.batch * recipe.window
+    # A cell keeps its four gates, h and c; the logits have a gradient of their own size.
+    kept = sum(6 * weights.hidden_size for weights in lm.layer.weights())
+    kept += lm.config.embedding_size + lm.config.hidden_size + 2 * lm.config.alphabet.size
+    return {"weights_gradients_adam": 16 * lm.num_parameters, "window": 4 * symbols * kept}
+
+
+def _engine(lm: CharLM, device: torch.device, steps: int, rows: int, *, training: bool) -> dict[str, Any]:
+    """The engine that would run such a window, and why no faster one would."""
+    import torch
+
+    from fastslow.backends import choose
+    from fastslow.backends.base import Problem
+
+    choice = choose(
+        Problem(
+            device=device,
+            dtype=torch.float32,
+            steps=steps,
+            rows=rows,
+            wiring=lm.layer.wiring,
+            hidden_sizes=tuple(weights.hidden_size for weights in lm.layer.weights()),
+            needs_grad=training,
+            training=training,
+            layer_norm=lm.config.layer_norm,
+            autocast=None,
+            traced=False,
+        )
+    )
+    return {"engine": choice.name, "device": str(device), "refused": choice.refused}
+
+
+# ---------------------------------------------------------------------- this installation
+
+
+def _installation(device: torch.device) -> dict[str, Any]:
+    import torch
+
+    from fastslow.backends import ENGINES
+    from fastslow.lm import CharLM, parameter_count
+    from fastslow.training.folder import machine, versions
+
+    preset = PRESETS["demo"]
+    chosen = _engine(
+        CharLM(preset_config(preset), device="meta"), device, preset.train.window, preset.train.batch, training=True
+    )
+    engines = {name: "runs" if name not in chosen["refused"] else f"no: {chosen['refused'][name]}" for name in ENGINES}
+    presets = {
+        name: {
+            "parameters": parameter_count(preset_config(p)),
+            "network": _sizes(p.model),
+            "corpus": p.corpus,
+            "summary": p.summary,
+        }
+        for name, p in PRESETS.items()
+    }
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "versions": versions(),
+        "machine": machine(str(device)),
+        "gpus": gpus,
+        "device": str(device),
+        "engines": engines,
+        "presets": presets,
+        "runs": sorted(str(path.parent) for path in RUNS.glob(f"*/{files.CONFIG_FILE}")),
+    }
+
+
+def _sizes(model: ModelOptions) -> str:
+    if model.architecture == "fs-lstm":
+        return f"fs-lstm-{model.depth}, fast {model.hidden_size}, slow {model.slow_size}"
+    return f"{model.architecture}-{model.depth}, {model.hidden_size}"
+
+
+def _print_installation(told: dict[str, Any]) -> None:
+    console = output()
+    machine = told["machine"]
+    print(", ".join(f"{name} {version}" for name, version in told["versions"].items()))
+    cores, threads = plural(machine["cores"] or 1, "core"), plural(machine["threads"], "thread")
+    print(f"{machine['processor']}, {cores}, {threads}; {machine['system']}")
+    print(f"GPUs: {', '.join(told['gpus']) or 'none'}; by default computing on {told['device']}")
+    print(f"\nengines, fastest first, for training the demo preset on {told['device']}:")
+    for name, state in told["engines"].items():
+        print(f"  {name:<10} {state}")
+    print()
+    table = Table("preset", "parameters", "network", "corpus", box=None, pad_edge=False)
+    table.columns[1].justify = "right"
+    for name, preset in told["presets"].items():
+        table.add_row(name, f"{preset['parameters']:,}", preset["network"], preset["corpus"])
+    console.print(table)
+    print(f"\nruns: {', '.join(told['runs']) or 'none in runs/ yet'}")
+
+
+def _print_model(told: dict[str, Any]) -> None:
+    if "summary" in told:
+        print(f"{told['preset']}: {told['summary']}")
+    else:
+        print(told.get("run") or told.get("model"))
+    _print_run(told)
+    print(f"\n{told['parameters']:,} parameters, {_megabytes(told['bytes_fp32'])} in fp32; {told['alphabet']} symbols")
+    rates = {name: told["network"][name] for name in ("dropout", "zoneout_h", "zoneout_c")}
+    shown = [f"{name} {value:g}" for name, value in rates.items() if value]
+    print(f"embedding {told['network']['embedding_size']}" + "".join(f", {rate}" for rate in shown))
+    print("\none step, in order:")
+    table = Table("cell", "state", "size", "reads", "parameters", box=None, pad_edge=False)
+    for column in (2, 4):
+        table.columns[column].justify = "right"
+    for node in told["wiring"]:
+        table.add_row(
+            node["cell"], node["state"], str(node["size"]), node["reads"] or "nothing", f"{node['parameters']:,}"
+        )
+    output().print(table)
+    if "recipe" in told:
+        _print_recipe(told)
+    _print_engine("one step at a time", told["streaming_engine"])
+
+
+def _print_run(told: dict[str, Any]) -> None:
+    if "data" not in told:
+        return
+    if told.get("started"):
+        print(f"started {told['started']}" + (f" by `{told['command']}`" if told.get("command") else ""))
+    for part, text in told["data"].items():
+        if text:
+            print(f"  {part:<6} {text['bytes']:,} bytes of {text['name']}")
+    result = told["result"]
+    if result is None:
+        print("not finished: `fastslow train --resume --out DIR` goes on with it")
+        return
+    test = result.get("test")
+    best = f", best validation {result['best_bpc']:.4f} BPC" if result.get("best_bpc") is not None else ""
+    print(
+        f"finished after {result['updates']:,} updates in {result['seconds']:,.0f} s{best}"
+        + (f", test {test['bpc']:.4f} BPC" if test else "")
+    )
+
+
+def _print_recipe(told: dict[str, Any]) -> None:
+    recipe, memory = told["recipe"], told["training_bytes"]
+    ends = [plural(recipe["epochs"], "epoch")]
+    if recipe["max_updates"] is not None:
+        ends.append(plural(recipe["max_updates"], "update"))
+    if recipe["max_time"] is not None:
+        ends.append(f"{recipe['max_time']:g} s")
+    print(
+        f"\ntraining: {recipe['batch']} streams x {recipe['window']} steps, Adam at {recipe['rate']:g} "
+        f"({recipe['schedule']}), clip {recipe['clip']:g}; at most {', '.join(ends)}"
+    )
+    print(
+        f"memory: {_megabytes(memory['weights_gradients_adam'])} for weights, gradients and Adam, "
+        f"at least {_megabytes(memory['window'])} for a window"
+    )
+    _print_engine("training", told["training_engine"])
+
+
+def _print_engine(what: str, told: dict[str, Any]) -> None:
+    print(f"engine, {what} on {told['device']}: {told['engine']}")
+    for name, reason in told["refused"].items():
+        print(f"  not {name}: {reason}")
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB" if count < 1e9 else f"{count / 1e9:,.2f} GB"

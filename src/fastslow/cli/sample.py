@@ -1,0 +1,62 @@
+"""`fastslow sample`: let a model write."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from typing import Annotated
+
+import tyro
+
+from fastslow.cli.common import Backend, Count, Device, load_model, note, use_few_threads
+from fastslow.lm.generation import check_options
+
+
+def sample(
+    run: Annotated[
+        str | None,
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="[RUN]", help_behavior_hint="(default: the newest in runs/)"),
+    ] = None,
+    *,
+    prompt: Annotated[str, tyro.conf.arg(metavar="TEXT", help_behavior_hint="")] = "",
+    length: Annotated[int, tyro.conf.arg(metavar="N")] = 1000,
+    temperature: Annotated[float, tyro.conf.arg(metavar="X")] = 1.0,
+    top_k: Count = None,
+    top_p: Annotated[float | None, tyro.conf.arg(metavar="P", help_behavior_hint="")] = None,
+    seed: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: drawn, and told)")] = None,
+    device: Device = None,
+    backend: Backend = "auto",
+) -> None:
+    """Print text that a model makes up, a character at a time.
+
+    On a terminal bytes that are not UTF-8 and control characters are shown escaped; a file or a pipe gets the bytes.
+
+    Args:
+        run: the run, or folder with a model, that writes
+        prompt: how the text begins
+        length: bytes to write after the prompt
+        temperature: below 1 more predictable, above 1 wilder; 0 always takes the likeliest
+        top_k: choose among the N likeliest symbols only
+        top_p: choose among the fewest symbols that have probability P together
+        seed: the same seed writes the same text
+        device: where to compute, such as cpu or cuda:1
+        backend: the engine, or auto
+    """
+    from fastslow.sampling import sample as draw
+    from fastslow.sampling import write_bytes, write_text
+
+    check_options(temperature, top_k, top_p, length)
+    lm = load_model(run, device, backend)
+    use_few_threads(lm)
+    if seed is None:
+        seed = secrets.randbelow(2**31)
+        if temperature > 0:
+            note(f"seed {seed} (--seed {seed} repeats this text)")
+    pieces = draw(lm, os.fsencode(prompt), length, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    if sys.stdout.isatty():
+        write_text(pieces, sys.stdout)
+    else:
+        sys.stdout.flush()
+        write_bytes(pieces, sys.stdout.buffer)

@@ -1,0 +1,258 @@
+"""`fastslow train`: a model from text."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from fastslow.cli.common import RUNS, Backend, Flag, OptionError, check_backend, print_json
+from fastslow.errors import FastslowError
+from fastslow.lm.config import ModelOptions
+from fastslow.training.config import TrainConfig, parse_duration
+from fastslow.training.folder import read_record
+from fastslow.training.presets import PRESETS, find_preset
+from fastslow.training.sources import DataSource
+
+if TYPE_CHECKING:
+    from fastslow.training.loop import RunResult
+
+DEFAULT_PRESET = "demo"
+
+_LIMITS = ("max_updates", "max_time", "epochs")
+_File = Annotated[str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
+
+
+def train(
+    texts: Annotated[
+        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[TEXT ...]", help_behavior_hint="")
+    ] = (),
+    *,
+    preset: Annotated[
+        str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint=f"(default: {DEFAULT_PRESET})")
+    ] = None,
+    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: in runs/)")] = None,
+    resume: Flag = False,
+    valid: _File = None,
+    test: _File = None,
+    corpus: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None,
+    protocol: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None,
+    alphabet: Annotated[
+        Literal["bytes", "text"] | None, tyro.conf.arg(metavar="{bytes,text}", help_behavior_hint="")
+    ] = None,
+    device: Annotated[
+        str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: a GPU if there is one)")
+    ] = None,
+    backend: Backend = "auto",
+    json: Flag = False,
+    model: ModelOptions | None = None,
+    recipe: TrainConfig | None = None,
+) -> int:
+    """Train a model on the text of files, or on a preset's corpus; then test its best weights.
+
+    Of the text 90% are trained on, 5% validate and the last 5% test, unless --valid or --test name files for that.
+    Everything goes to the run folder, which `fastslow sample`, `score` and `evaluate` take. Ctrl-C saves and stops.
+    The options from --architecture on are the preset's network and recipe; each can be changed. Naming --max-updates,
+    --max-time (such as 90m) or --epochs takes the preset's other limits away.
+
+    Args:
+        texts: files to train on, joined in this order
+        preset: a network with its recipe; `fastslow info` lists them
+        out: the run folder
+        resume: go on with the run in the folder, with the options it was started with
+        valid: a file to validate on
+        test: a file to test on
+        corpus: train on a public corpus instead of files: ptb, enwik8, text8, or stdlib
+        protocol: of the corpus; ptb has raw (the paper's) and char
+        alphabet: all 256 bytes (default for files), or the symbols of the training text (default for corpora)
+        device: where to compute, such as cpu or cuda:1
+        backend: the engine, or auto
+        json: print the result as JSON
+        model: the network, by default the preset's
+        recipe: how it is trained, by default as the preset says
+    """
+    check_backend(backend)
+    started = find_preset(preset or DEFAULT_PRESET)
+    if resume:
+        folder = out or _default_out(texts, preset, corpus)
+        record = read_record(folder)
+        source = (
+            record.source if not (texts or corpus) else _source(texts, preset, valid, test, corpus, protocol, alphabet)
+        )
+        if source is None:
+            raise OptionError(f"{folder} was trained on a text that was handed over in Python: resume it there")
+        model, recipe = model or record.model, recipe or record.train
+        where = device or record.device
+    else:
+        source = _source(texts, preset, valid, test, corpus, protocol, alphabet)
+        folder = out or _default_out(texts, preset, corpus)
+        model, recipe = model or started.model, recipe or started.train
+        where = device or "auto"
+
+    from fastslow.cli.progress import TrainingView
+    from fastslow.training.loop import train as run
+
+    with TrainingView() as view:
+        result = run(
+            model,
+            recipe,
+            source,
+            folder,
+            device=where,
+            backend=backend,
+            resume=resume,
+            progress=view,
+            command=shlex.join(["fastslow", *sys.argv[1:]]),
+        )
+    return report(result, json)
+
+
+def report(result: RunResult, json: bool = False) -> int:
+    """Print what came of a run, and how to go on; the exit status."""
+    go_on = f"`fastslow train --resume --out {shlex.quote(str(result.out))}`"
+    if json:
+        print_json({"out": str(result.out), **result.to_json()})
+    elif result.test is not None:
+        print(f"test: {result.test.bpc:.4f} bits per character over {result.test.symbols:,} symbols")
+        print(f"      ({result.test.protocol})")
+        if result.test.char is not None:
+            char = result.test.char
+            print(f"      char protocol: {char.bpc:.4f} over {char.symbols:,} symbols")
+    if not json:
+        best = (
+            ""
+            if result.best_bpc is None
+            else f"; best validation {result.best_bpc:.4f} BPC at update {result.best_update:,}"
+        )
+        print(f"{result.updates:,} updates, {result.characters:,} characters{best}")
+        print(f"run stored in {result.out}")
+    if result.status == "interrupted":
+        raise KeyboardInterrupt(f"stopped after update {result.updates:,}, saved in {result.out}; go on with {go_on}")
+    if result.status == "time" and not json:
+        print(f"the time is over; go on with {go_on}")
+    return 0
+
+
+def _source(
+    texts: Sequence[str],
+    preset: str | None,
+    valid: str | None,
+    test: str | None,
+    corpus: str | None,
+    protocol: str | None,
+    alphabet: Literal["bytes", "text"] | None,
+) -> DataSource:
+    """Files where there are any, else the corpus that was named, else the preset's."""
+    if texts:
+        return DataSource(
+            texts=tuple(texts), valid=valid, test=test, corpus=corpus, protocol=protocol, alphabet=alphabet or "bytes"
+        )
+    if corpus is None:
+        if preset is None:
+            raise OptionError(
+                "no text was given: name files to train on, or a preset with a corpus (`fastslow info` lists them)"
+            )
+        if valid is not None or test is not None:
+            raise OptionError("--valid and --test need files to train on")
+        found = find_preset(preset)
+        corpus, alphabet = found.corpus, alphabet or _alphabet(found.alphabet)
+    return DataSource(valid=valid, test=test, corpus=corpus, protocol=protocol, alphabet=alphabet or "text")
+
+
+def _alphabet(name: str) -> Literal["bytes", "text"]:
+    return "bytes" if name == "bytes" else "text"
+
+
+def _default_out(texts: Sequence[str], preset: str | None, corpus: str | None) -> Path:
+    """`runs/` and the name of the first text, of the preset or of the corpus."""
+    if texts:
+        name = Path(texts[0]).stem
+        return RUNS / (f"{name}-{preset}" if preset else name)
+    if preset or corpus:
+        return RUNS / "-".join(filter(None, (corpus, preset)))
+    raise OptionError("name the run folder to resume: --out DIR")
+
+
+# ---------------------------------------------------------------------- the command line
+
+
+def prepare(arguments: list[str]) -> tuple[list[str], dict[str, Any]]:
+    """The arguments in the form the parser takes, and the defaults of the network and the recipe.
+
+    Those of the preset that is named, or of the run that is resumed, so that --help shows them and every field that is
+    typed changes one of theirs.
+    """
+    arguments = [_dashes(argument) for argument in arguments]
+    typed = {argument.split("=")[0] for argument in arguments if argument.startswith("--")}
+    arguments = _in_seconds(arguments)
+    asks_help = bool({"-h", "--help"} & set(arguments))
+    if "--resume" in typed and not asks_help:
+        folder = _value(arguments, "--out")
+        texts = [a for a in arguments if not a.startswith("-")][:1] if not folder else []
+        record = read_record(
+            folder or _default_out(texts, _value(arguments, "--preset"), _value(arguments, "--corpus"))
+        )
+        model, recipe = record.model, record.train
+    else:
+        name = _value(arguments, "--preset") or DEFAULT_PRESET
+        found = PRESETS.get(name, PRESETS[DEFAULT_PRESET]) if asks_help else find_preset(name)
+        model, recipe = found.model, _without_limits(found.train, typed)
+    wanted = _value(arguments, "--architecture")
+    if wanted in ("stacked", "sequential") and model.architecture == "fs-lstm":
+        model = replace(model, architecture="stacked" if wanted == "stacked" else "sequential", slow_size=None)
+    return arguments, {"model": model, "recipe": recipe}
+
+
+def _without_limits(recipe: TrainConfig, typed: set[str]) -> TrainConfig:
+    """The preset's recipe without its own ends, where an end was typed: `--max-time 1h` means an hour."""
+    given = {name for name in _LIMITS if "--" + name.replace("_", "-") in typed}
+    if not given:
+        return recipe
+    changes: dict[str, Any] = {name: None for name in ("max_updates", "max_time") if name not in given}
+    if "max_time" not in given:
+        changes["anneal_by_time"] = False
+    return replace(recipe, **changes)
+
+
+def _dashes(argument: str) -> str:
+    """`--max_time` is `--max-time`."""
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument.partition("=")
+    return name.replace("_", "-") + equals + value
+
+
+def _in_seconds(arguments: list[str]) -> list[str]:
+    """`--max-time 90m` in seconds, which is what the recipe holds."""
+    result = list(arguments)
+    for i, argument in enumerate(result):
+        name, equals, value = argument.partition("=")
+        if name not in ("--max-time", "--checkpoint-seconds"):
+            continue
+        if equals:
+            result[i] = f"{name}={_seconds(name, value)}"
+        elif i + 1 < len(result):
+            result[i + 1] = _seconds(name, result[i + 1])
+    return result
+
+
+def _seconds(name: str, value: str) -> str:
+    try:
+        return str(float(value)) if name == "--checkpoint-seconds" and value == "0" else str(parse_duration(value))
+    except FastslowError as error:
+        raise OptionError(f"{name}: {error}") from error
+
+
+def _value(arguments: Sequence[str], name: str) -> str | None:
+    """The value of an option among the arguments, if it is there."""
+    for i, argument in enumerate(arguments):
+        if argument == name and i + 1 < len(arguments):
+            return arguments[i + 1]
+        if argument.startswith(name + "="):
+            return argument[len(name) + 1 :]
+    return None
