@@ -19,7 +19,7 @@ Array = NDArray[np.float64]
 _CHUNK = 100
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MemoryChange:
     """The change of each node's memory from one step to the same node's a step later, averaged over steps.
 

@@ -28,7 +28,7 @@ from fastslow.lm.model import CharLM
 Array = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class GradientNorms:
     """Norms averaged over targets t.
 

@@ -16,7 +16,7 @@ from fastslow.metrics import LN2
 WHITE_SPACE = b" \t\n\r\v\f"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PositionLosses:
     """Loss by position; the last entry takes together its position and all after it.
 

@@ -1,0 +1,146 @@
+"""`fastslow dynamics`: the paper's figures 3 to 5 from trained models."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from fastslow.cli.common import Backend, Device, Flag, OptionError, check_path, load_model, note
+from fastslow.data.corpora import CORPORA, load_corpus
+from fastslow.data.text import Text, open_text
+
+if TYPE_CHECKING:
+    from fastslow.dynamics.findings import Finding
+    from fastslow.dynamics.study import Group, Measures, StudySettings
+
+Number = Annotated[int, tyro.conf.arg(metavar="N")]
+
+
+def dynamics(
+    runs_and_text: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...] TEXT")],
+    *,
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")],
+    lags: Number = 100,
+    streams: Number = 16,
+    windows: Number = 4,
+    targets: Number = 10,
+    steps: Number = 1000,
+    force: Flag = False,
+    device: Device = None,
+    backend: Backend = "auto",
+) -> None:
+    """Measure what networks remember, how fast it changes, and where in a word they err: the paper's figures 3 to 5.
+
+    Runs of one network (seeds) are shown as their mean; networks of different kinds stand side by side. TEXT is a file
+    or a corpus (ptb, enwik8, text8), of which the test part is taken. DIR gets the data as JSON and CSV, the figures as
+    PNG and SVG, and dynamics.html, which says in words what they show and where the paper's findings hold.
+
+    Args:
+        runs_and_text: the folders of the runs, then the text
+        out: the folder for data, figures and page
+        lags: how many steps back gradients are followed
+        streams: places in the text that are read side by side
+        windows: stretches of text at each place whose gradients are taken
+        targets: losses differentiated in each stretch
+        steps: steps at each place over which changes of memory are averaged
+        force: write into a folder that holds something else
+        device: where to compute, such as cpu or cuda:1
+        backend: the engine for evaluation, or auto
+    """
+    *runs, named = runs_and_text
+    if not runs:
+        raise OptionError("name at least one run, and then the text: fastslow dynamics RUN... TEXT --out DIR")
+    for name, value, least in (
+        ("--lags", lags, 1),
+        ("--streams", streams, 1),
+        ("--windows", windows, 1),
+        ("--targets", targets, 1),
+        ("--steps", steps, 1),
+    ):
+        if value < least:
+            raise OptionError(f"{name} must be at least {least}; got {value}")
+    _check_out(out, force)
+    for run in runs:
+        check_path(run)
+    text = _text(named)
+
+    from fastslow.dynamics.findings import findings
+    from fastslow.dynamics.study import StudySettings, group, write_data
+
+    settings = StudySettings(lags=lags, streams=streams, windows=windows, targets=targets, steps=steps)
+    measures = [_measured(run, text, settings, device, backend) for run in _names(runs)]
+    groups = group(measures)
+    found = findings(groups)
+    write_data(out, groups, text, settings, [finding.to_json() for finding in found])
+    _draw(out, groups, found, text, settings)
+    _tell(groups, found)
+    print(f"\n{out / 'dynamics.html'}: the figures, and what they show")
+
+
+def _names(runs: Sequence[str]) -> list[str]:
+    twice = sorted({run for run in runs if runs.count(run) > 1})
+    if twice:
+        raise OptionError(f"{twice[0]} is named twice: name each run once")
+    return list(runs)
+
+
+def _check_out(out: Path, force: bool) -> None:
+    if out.exists() and not out.is_dir():
+        raise OptionError(f"{out} is a file: name a folder")
+    if out.is_dir() and any(out.iterdir()) and not (out / "dynamics.json").exists() and not force:
+        raise OptionError(
+            f"{out} is not empty and holds no such study: name another folder, or write there with --force"
+        )
+
+
+def _text(name: str) -> Text:
+    if name in CORPORA and not Path(name).exists():
+        text = load_corpus(name).splits.test
+        assert text is not None
+        return text
+    if Path(name).is_dir():
+        raise OptionError(f"{name} is a folder: the last name is that of the text")
+    return open_text(name)
+
+
+def _measured(run: str, text: Text, settings: StudySettings, device: str | None, backend: str) -> Measures:
+    from fastslow.dynamics.study import measure
+
+    lm = load_model(run, device, backend)
+    live = sys.stderr.isatty()
+
+    def show(what: str, done: int, total: int) -> None:
+        print(f"\r\x1b[K{run}: {what} {done:,}/{total:,}", end="", file=sys.stderr, flush=True)
+
+    try:
+        measured = measure(run, lm, text, settings, on_progress=show if live else None)
+    finally:
+        if live:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+    note(f"{run}: {measured.bpc:.3f} bits per character over {measured.symbols:,} symbols")
+    return measured
+
+
+def _draw(out: Path, groups: Sequence[Group], found: Sequence[Finding], text: Text, settings: StudySettings) -> None:
+    from fastslow.dynamics.figures import FiguresError, draw, write_figures
+    from fastslow.dynamics.files import write_bytes
+    from fastslow.dynamics.page import PAGE_FILE, page
+
+    try:
+        drawn = write_figures(out, draw(groups))
+    except FiguresError as error:
+        raise FiguresError(f"{error}; the data is in {out}") from error
+    html = page(groups, found, drawn, text, settings).encode("utf-8", "backslashreplace")
+    write_bytes(out / PAGE_FILE, html)
+
+
+def _tell(groups: Sequence[Group], found: Sequence[Finding]) -> None:
+    for g in groups:
+        deviation = "" if g.bpc_deviation is None else f" ± {g.bpc_deviation:.3f} over {len(g.members)} models"
+        print(f"{g.label}: {g.bpc:.3f} bits per character{deviation}, {g.parameters:,} parameters")
+    for finding in found:
+        print(f"\n{finding.claim}\n  {finding.verdict}: {finding.measured}")
