@@ -152,6 +152,9 @@ class _Writer:
             lanes = options.lanes_of(first_length)
             settings |= self._float_settings()
         self.predictor = make_predictor(mode, settings, self.model, self.device)
+        self.weights = 0
+        if mode == Mode.EXACT and self.model is not None:
+            self.weights = self.model.exact(options.weight_bits).parameters
         if mode != Mode.EXACT:
             with threads_for(mode, settings, lanes, 0):
                 probe = probe_of(self.predictor, mode, settings, lanes)
@@ -220,8 +223,7 @@ class _Writer:
         predictor, mode = self.predictor, self.options.mode
         lanes = self.header.lanes or min(len(data), self.options.lanes_of(len(data)))
         escape = neural.escape_for(neural.unknown_bytes(data, predictor.symbols), len(data))
-        weights = 0 if mode != Mode.EXACT or self.model is None else self.model.exact(self.options.weight_bits).parameters
-        with threads_for(mode, self.header.settings, lanes, weights):
+        with threads_for(mode, self.header.settings, lanes, self.weights):
             coded = neural.encode_block(data, predictor, lanes, escape, limit, self._stepped())
         predictor.settle(coded is not None)
         return coded, lanes, escape
@@ -384,9 +386,7 @@ class ArchiveReader:
         predictor = self.predictor()
         with threads_for(self.header.mode, self.header.settings, block.lanes, self._weights):
             try:
-                data = neural.decode_block(
-                    payload, block.plain, predictor, block.lanes, block.escape, self._stepped()
-                )
+                data = neural.decode_block(payload, block.plain, predictor, block.lanes, block.escape, self._stepped())
             except FormatError:
                 raise self._wrong(block) from None
         predictor.settle(True)

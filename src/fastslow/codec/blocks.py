@@ -125,9 +125,7 @@ def encode_block(
 
 
 def _encode_escaped(coder: RangeEncoder, starts: Ints, widths: Ints, escaped: NDArray[np.bool_], raw: Ints) -> None:
-    for start, width, after, byte in zip(
-        starts.tolist(), widths.tolist(), escaped.tolist(), raw.tolist(), strict=True
-    ):
+    for start, width, after, byte in zip(starts.tolist(), widths.tolist(), escaped.tolist(), raw.tolist(), strict=True):
         coder.encode(((start, width),))
         if after:
             coder.encode(((byte << _RAW_BITS, 1 << _RAW_BITS),))
@@ -156,7 +154,7 @@ def decode_block(
         values = predictor.frequencies(predictor.step(previous)[:count], frequency)
         # Row after row of sums as one rising sequence, so that one bisection a lane finds its symbol.
         ends = (values.cumsum(axis=1) + bases[:count]).reshape(-1)
-        rising, each = memoryview(ends), memoryview(values.reshape(-1))
+        rising, each = ends.data, values.reshape(-1).data
         coded, raw = [], bytearray()
         for lane in range(count):
             first = lane * width

@@ -253,7 +253,8 @@ def read_trailer(read: Read, header: Header, blocks: int | None = None) -> Trail
         left -= len(piece) // _ENTRY.size
     written, size, magic = _FOOTER.unpack(read(FOOTER_SIZE))
     _require(written == crc, "its checksum does not match", where)
-    _require(size == _TRAILER.size + _ENTRY.size * count + FOOTER_SIZE and magic == END_MAGIC, "its end is wrong", where)
+    _require(size == _TRAILER.size + _ENTRY.size * count + FOOTER_SIZE, "its length is wrong", where)
+    _require(magic == END_MAGIC, "its end mark is missing", where)
     _require(sum(entry.plain for entry in entries) == total, "its lengths do not add up", where)
     return Trailer(total, digest, tuple(entries))
 

@@ -34,7 +34,7 @@ class FrequencyModel:
         lines = np.arange(rows)
         below = logits[lines, likeliest][:, None] - logits
         # weight <= 2^30 and budget < 2^24: the product stays below 2^54; a row sums to at most 2^38.
-        weight = self._coarse[np.minimum(below >> FINE_BITS, COARSE)]
+        weight: Ints = self._coarse[np.minimum(below >> FINE_BITS, COARSE)]
         weight *= self._fine[below & ((1 << FINE_BITS) - 1)]
         weight >>= KNOT_BITS
         total = weight.sum(axis=1, keepdims=True)

@@ -126,7 +126,7 @@ def open(
     what cannot be read or is no archive, and while reading, as `decompress`.
     """
     try:
-        source = builtins.open(path, "rb")
+        source = builtins.open(path, "rb")  # noqa: SIM115 - the stream that is returned closes it
     except OSError as error:
         raise CodecError(f"cannot read {os.fspath(path)}: {os_reason(error)}") from error
     try:

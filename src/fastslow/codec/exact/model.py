@@ -45,7 +45,7 @@ _NO_INTS: Ints = np.zeros(0, dtype=np.int64)
 
 def epsilon(bits: int) -> int:
     """The norms' epsilon in units of 2^-2bits, at least 1."""
-    return max(1, (4**bits + EPSILON_DIVISOR // 2) // EPSILON_DIVISOR)
+    return max(1, ((1 << 2 * bits) + EPSILON_DIVISOR // 2) // EPSILON_DIVISOR)
 
 
 def round_shift(values: Ints, bits: int) -> Ints:
@@ -336,9 +336,9 @@ def _parse_cell(
     limits = {"hidden": (1, MAX_SIZE), "input": (0, MAX_SIZE), "embedded": (0, 1), "norm": (0, 1)}
     read = {name: integer(fields[name], *limits.get(name, (-8, 30)), f"a cell's {name}") for name in _CELL_FIELDS}
     embedded, norm = bool(read["embedded"]), bool(read["norm"])
-    arrays: dict[str, Ints] = dict.fromkeys(("gate_gain", "gate_shift", "cell_gain", "cell_shift"), _NO_INTS)
+    arrays: dict[str, Any] = dict.fromkeys(("gate_gain", "gate_shift", "cell_gain", "cell_shift"), _NO_INTS)
     arrays["embed_weight"] = np.zeros((0, 0), dtype=np.int64)
     for name, kind, shape in _cell_arrays(read["hidden"], read["input"], embedded, norm, embedding_size):
         arrays[name] = take(kind, shape)
-    sizes = {name: read[name] for name in _CELL_FIELDS if name not in ("embedded", "norm")}
-    return ExactCell(**sizes, embedded=embedded, norm=norm, **arrays)
+    scalars: dict[str, Any] = {**read, "embedded": embedded, "norm": norm}
+    return ExactCell(**scalars, **arrays)

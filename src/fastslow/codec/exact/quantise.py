@@ -123,11 +123,11 @@ def _cell(
         cell_gain, cell_bits = _gain(weights.cell_gain, f"{name}.cell_norm.weight")
         gate_shift = _vector(weights.gate_shift, 4 * size, SHIFT_BITS, f"{name}.gate_norm.bias", add=forget)
         cell_shift = _vector(weights.cell_shift, size, SHIFT_BITS, f"{name}.cell_norm.bias")
-    z_bits = min(MAX_Z_BITS, bits + ONE_BITS, embed_bits + embedding_bits if reads_embedding else MAX_Z_BITS)
+    finest = min(MAX_Z_BITS, bits + ONE_BITS, embed_bits + embedding_bits if reads_embedding else MAX_Z_BITS)
     if not norm:
-        z_bits = min(z_bits, ONE_BITS)
+        finest = min(finest, ONE_BITS)
     # The finest unit of z in which every sum stays exact: ExactModel.check has the inequality.
-    for z_bits in range(z_bits, -1, -1):
+    for z_bits in range(finest, -1, -1):
         bias = _vector(weights.bias, 4 * size, z_bits, f"{name}.bias", add=None if norm else forget)
         cell = ExactCell(
             hidden=size,
@@ -189,5 +189,3 @@ def _finite(weight: Tensor, name: str) -> NDArray[np.float64]:
     if not np.isfinite(values).all():
         raise ModelError(f"{name} has values that are not finite; this model cannot predict anything")
     return values
-
-

@@ -62,13 +62,13 @@ class Tables:
         """2^15 sigmoid of every argument, 0..32767, (2 HALF_TABLE,)."""
         positive = _interpolate(self.sigmoid_knots, np.arange(HALF_TABLE + 1))
         both = np.concatenate(((1 << KNOT_BITS) - positive[:0:-1], positive[:-1]))
-        return np.minimum(_to_one(both), ONE - 1)
+        return _to_one(both)
 
     def tanh(self) -> Ints:
         """2^15 tanh of every argument, -32767..32767, (2 HALF_TABLE,), as 2 sigmoid(2 x) - 1."""
         twice = np.minimum(2 * np.arange(HALF_TABLE + 1), HALF_TABLE)
         positive = 2 * _interpolate(self.sigmoid_knots, twice) - (1 << KNOT_BITS)
-        positive = np.minimum(_to_one(positive), ONE - 1)
+        positive = _to_one(positive)
         return np.concatenate((-positive[:0:-1], positive[:-1]))
 
 
@@ -76,13 +76,15 @@ def _interpolate(knots: Ints, at: Ints) -> Ints:
     """The knots, joined by straight lines, at `at` / 2^INDEX_BITS, rounded to whole units."""
     knot = np.minimum(at // KNOT_STEP, KNOTS - 2)
     part = at - knot * KNOT_STEP
-    return (knots[knot] * (KNOT_STEP - part) + knots[knot + 1] * part + KNOT_STEP // 2) // KNOT_STEP
+    joined: Ints = (knots[knot] * (KNOT_STEP - part) + knots[knot + 1] * part + KNOT_STEP // 2) // KNOT_STEP
+    return joined
 
 
 def _to_one(values: Ints) -> Ints:
-    """From units of 2^-30 to units of 2^-15, halves up."""
+    """From units of 2^-30 to units of 2^-15, halves up; 1 itself becomes the largest value below it."""
     half = 1 << (KNOT_BITS - ONE_BITS - 1)
-    return (values + half) >> (KNOT_BITS - ONE_BITS)
+    rounded: Ints = np.minimum((values + half) >> (KNOT_BITS - ONE_BITS), ONE - 1)
+    return rounded
 
 
 @lru_cache(maxsize=1)

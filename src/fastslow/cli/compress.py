@@ -1,0 +1,523 @@
+"""`fastslow compress` and `fastslow decompress`: the codec with the manners of gzip and zstd.
+
+Exit status: 0 ok; 1 an error with at least one file; 2 a warning (a file was skipped), or arguments that do not fit.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from fastslow.cli.common import OptionError, find_device, newest_run, note
+from fastslow.codec.files import SUFFIX, Exists, open_source, remove, replacing
+from fastslow.errors import FastslowError, os_reason
+
+if TYPE_CHECKING:
+    from fastslow.codec.archive import Options, Summary
+    from fastslow.codec.container import Header
+    from fastslow.codec.models import CodecModel
+
+OK, ERROR, WARNING = 0, 1, 2
+STANDARD = "-"
+
+_Files = Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[FILE ...]", help_behavior_hint="")]
+_Decompress = Annotated[bool, tyro.conf.arg(aliases=["-d"])]
+_Stdout = Annotated[bool, tyro.conf.arg(aliases=["-c"])]
+_Keep = Annotated[bool, tyro.conf.arg(aliases=["-k"])]
+_Force = Annotated[bool, tyro.conf.arg(aliases=["-f"])]
+_Test = Annotated[bool, tyro.conf.arg(aliases=["-t"])]
+_List = Annotated[bool, tyro.conf.arg(name="list", aliases=["-l"])]
+_Verbose = Annotated[bool, tyro.conf.arg(aliases=["-v"])]
+_Quiet = Annotated[bool, tyro.conf.arg(aliases=["-q"])]
+_Output = Annotated[str | None, tyro.conf.arg(aliases=["-o"], metavar="FILE", help_behavior_hint="")]
+_Suffix = Annotated[str, tyro.conf.arg(aliases=["-S"], metavar="SUFFIX")]
+_Model = Annotated[str | None, tyro.conf.arg(aliases=["-m"], metavar="RUN", help_behavior_hint="")]
+_Device = Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: cpu)")]
+_Number = Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")]
+_Share = Annotated[float | None, tyro.conf.arg(metavar="X", help_behavior_hint="")]
+
+
+def compress(
+    files: _Files = (),
+    *,
+    model: _Model = None,
+    decompress: _Decompress = False,
+    stdout: _Stdout = False,
+    keep: _Keep = False,
+    force: _Force = False,
+    test: _Test = False,
+    listing: _List = False,
+    verbose: _Verbose = False,
+    quiet: _Quiet = False,
+    output: _Output = None,
+    suffix: _Suffix = SUFFIX,
+    rm: bool = False,
+    float_: Annotated[bool, tyro.conf.arg(name="float")] = False,
+    adapt: bool = False,
+    online: bool = False,
+    embed_model: bool = False,
+    lanes: _Number = None,
+    block_size: _Number = None,
+    weight_bits: _Number = None,
+    rate: _Share = None,
+    window: _Number = None,
+    decay: _Share = None,
+    device: _Device = None,
+) -> int:
+    """Compress files with a language model: smallest for text like the model's own, at a few kB a second.
+
+    For cold archives. FILE becomes FILE.fsz, and is kept. Without FILE, or for -, standard input goes to standard
+    output. By default the model computes in integers, and the archive decodes on any machine that has the model.
+
+    Args:
+        files: what to compress
+        model: the run, or folder with a model, that predicts (default: the newest in runs/)
+        decompress: decompress instead
+        stdout: write to standard output
+        keep: keep the files (they are kept anyway, unless --rm is given)
+        force: overwrite files, and write archives to a terminal
+        test: check archives, write nothing
+        listing: list what archives hold
+        verbose: say what was done; with -l, more of each archive
+        quiet: no progress and no warnings
+        output: the file to write
+        suffix: of archives
+        rm: remove each file once its archive is safely on the disk
+        float_: compute in floats: faster, but decodes only on a machine whose arithmetic is the same
+        adapt: go on learning from the text; floats, as --float
+        online: no model: learn the text from nothing; floats; experimental: ppmd is better for files below some MB
+        embed_model: put the model into the archive
+        lanes: pieces of text that are read side by side: more is faster, fewer is smaller
+        block_size: bytes of text a block; a block can be decompressed by itself
+        weight_bits: of the integers, 8 to 16
+        rate: learning rate of --adapt or --online
+        window: characters a lane between two updates of --adapt or --online
+        decay: pull towards the model's first weights at each update of --adapt
+        device: where to compute
+    """
+    asked = _Asked(model, stdout, keep, force, verbose, quiet, output, suffix, rm, device)
+    if listing:
+        return _for_each(files, asked, _list_files(asked))
+    if test:
+        return _for_each(files, asked, lambda name: _test_one(name, asked))
+    if decompress:
+        return _for_each(files, asked, lambda name: _decompress_one(name, asked))
+    options = _options(float_, adapt, online, embed_model, lanes, block_size, weight_bits, rate, window, decay)
+    return _for_each(files, asked, lambda name: _compress_one(name, asked, options))
+
+
+def decompress(
+    files: _Files = (),
+    *,
+    model: _Model = None,
+    stdout: _Stdout = False,
+    keep: _Keep = False,
+    force: _Force = False,
+    test: _Test = False,
+    listing: _List = False,
+    verbose: _Verbose = False,
+    quiet: _Quiet = False,
+    output: _Output = None,
+    suffix: _Suffix = SUFFIX,
+    rm: bool = False,
+    device: _Device = None,
+) -> int:
+    """Decompress archives that `fastslow compress` made.
+
+    FILE.fsz becomes FILE, and is kept. Without FILE, or for -, standard input goes to standard output.
+
+    Args:
+        files: the archives
+        model: the run, or folder with a model, they were made with (default: the one inside, or one in runs/ that fits)
+        stdout: write to standard output
+        keep: keep the archives (they are kept anyway, unless --rm is given)
+        force: overwrite files
+        test: check archives, write nothing
+        listing: list what archives hold
+        verbose: say what was done; with -l, more of each archive
+        quiet: no progress and no warnings
+        output: the file to write
+        suffix: of archives
+        rm: remove each archive once its text is safely on the disk
+        device: where to compute
+    """
+    asked = _Asked(model, stdout, keep, force, verbose, quiet, output, suffix, rm, device)
+    if listing:
+        return _for_each(files, asked, _list_files(asked))
+    one = _test_one if test else _decompress_one
+    return _for_each(files, asked, lambda name: one(name, asked))
+
+
+# ---------------------------------------------------------------------- what was asked for
+
+
+class Skipped(FastslowError):
+    """A file that was left alone: a warning, not an error."""
+
+
+class _Asked:
+    """The options both commands share, checked, and the model, loaded once."""
+
+    def __init__(
+        self,
+        model: str | None,
+        stdout: bool,
+        keep: bool,
+        force: bool,
+        verbose: bool,
+        quiet: bool,
+        output: str | None,
+        suffix: str,
+        rm: bool,
+        device: str | None,
+    ) -> None:
+        if rm and keep:
+            raise OptionError("give --keep or --rm, not both")
+        if stdout and output is not None:
+            raise OptionError("give --stdout or --output, not both")
+        if rm and stdout:
+            raise OptionError("--rm removes a file once its result is on the disk; with --stdout nobody can know that")
+        if not suffix or "/" in suffix or os.sep in suffix:
+            raise OptionError(f"a suffix is the end of a file name, such as {SUFFIX}; got {suffix!r}")
+        self.model_name, self.stdout, self.force, self.rm = model, stdout, force, rm
+        self.verbose, self.quiet, self.suffix = verbose, quiet, suffix
+        self.output = STANDARD if stdout else output
+        self.device = None if device is None else find_device(device)
+        self._model: CodecModel | None = None
+
+    def model(self) -> CodecModel:
+        """The model to compress with."""
+        if self._model is None:
+            name = self.model_name
+            if name is None:
+                name = str(newest_run())
+                if not self.quiet:
+                    note(f"no model was named: taking the newest, {name}")
+            self._model = self._load(name)
+        return self._model
+
+    def find_model(self, header: Header) -> CodecModel | None:
+        """The model to decompress with: the one named, or one in runs/ that has the archive's hash."""
+        if self.model_name is not None:
+            return self.model()
+        from fastslow.cli.common import RUNS
+        from fastslow.codec.predictors import weight_bits
+
+        folders = sorted({path.parent for path in RUNS.glob("*/model.safetensors")})
+        folders.sort(key=lambda folder: folder.name != header.model_name)  # the likeliest first
+        for folder in folders:
+            try:
+                model = self._load(str(folder))
+                if model.id(header.mode, weight_bits(header.settings)) == header.model_id:
+                    return model
+            except FastslowError:  # a damaged run is no reason not to look at the others
+                continue
+        return None
+
+    def _load(self, name: str) -> CodecModel:
+        from fastslow.cli.common import check_path
+        from fastslow.codec.models import as_model
+
+        check_path(name)
+        return as_model(name, self.device)
+
+
+def _options(
+    float_: bool,
+    adapt: bool,
+    online: bool,
+    embed_model: bool,
+    lanes: int | None,
+    block_size: int | None,
+    weight_bits: int | None,
+    rate: float | None,
+    window: int | None,
+    decay: float | None,
+) -> Options:
+    from dataclasses import replace
+
+    from fastslow.codec.archive import DEFAULT_BLOCK, Options
+    from fastslow.codec.container import Mode
+    from fastslow.codec.learning import ONLINE_LEARNING, Learning
+
+    if float_ + adapt + online > 1:
+        raise OptionError("give one of --float, --adapt and --online")
+    mode = Mode.FLOAT if float_ else Mode.ADAPT if adapt else Mode.ONLINE if online else Mode.EXACT
+    changed: dict[str, Any] = {"rate": rate, "window": window, "decay": decay}
+    changed = {name: value for name, value in changed.items() if value is not None}
+    if changed and mode not in (Mode.ADAPT, Mode.ONLINE):
+        raise OptionError(f"--{next(iter(changed))} belongs to --adapt and --online")
+    learning = replace(Learning() if mode == Mode.ADAPT else ONLINE_LEARNING, **changed) if changed else None
+    return Options(
+        mode=mode,
+        lanes=lanes,
+        block_size=DEFAULT_BLOCK if block_size is None else block_size,
+        embed_model=embed_model,
+        weight_bits=16 if weight_bits is None else weight_bits,
+        learning=learning,
+    )
+
+
+def _for_each(files: tuple[str, ...], asked: _Asked, one: Callable[[str], None]) -> int:
+    """Run `one` for every file; an error or a warning with one does not stop the others."""
+    names = files or (STANDARD,)
+    if asked.output not in (None, STANDARD) and len(names) > 1:
+        raise OptionError(f"--output names one file, for one file; got {len(names)}")
+    status = OK
+    with _terminable():
+        for name in names:
+            try:
+                one(name)
+            except (Skipped, Exists) as warning:
+                if not asked.quiet:
+                    _say(f"{warning}")
+                status = status or WARNING
+            except FastslowError as error:
+                message = str(error)
+                _say(f"error: {message if name in message else f'{_shown(name)}: {message}'}")
+                status = ERROR
+            except BrokenPipeError:
+                raise
+            except OSError as error:
+                _say(f"error: {_shown(name)}: {os_reason(error)}")
+                status = ERROR
+    return status
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Inside, SIGTERM leaves by an exception, as Ctrl-C does, so that half-written files are removed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, frame: Any) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+# ---------------------------------------------------------------------- one file
+
+
+def _compress_one(name: str, asked: _Asked, options: Options) -> None:
+    from fastslow.codec.archive import compress_stream
+    from fastslow.codec.container import Mode
+
+    if name != STANDARD and name.endswith(asked.suffix) and not asked.force:
+        raise Skipped(f"{name} ends in {asked.suffix} already: it was left alone (-f compresses it again)")
+    model = None if options.mode == Mode.ONLINE else asked.model()
+    target = _target(name, asked, f"{name}{asked.suffix}")
+    if target == STANDARD and sys.stdout.isatty() and not asked.force:
+        raise OptionError("an archive is not written to a terminal: name a file with -o, or insist with -f")
+    with _source(name, asked) as (source, status), _sink(target, asked, status) as sink:
+        progress = _Progress(name, asked, status)
+        summary = compress_stream(source, sink, model, options, device=asked.device, progress=progress)
+        progress.done(summary, target)
+    _remove(name, asked)
+
+
+def _decompress_one(name: str, asked: _Asked) -> None:
+    from fastslow.codec.archive import decompress_stream
+
+    text = name.removesuffix(asked.suffix)
+    if asked.output is None and name != STANDARD and (text == name or not Path(text).name):
+        raise Skipped(f"{name} does not end in {asked.suffix}: it was left alone (name the result with -o)")
+    if name == STANDARD and sys.stdin.isatty() and not asked.force:
+        raise OptionError("an archive is not read from a terminal: name a file, or insist with -f")
+    target = _target(name, asked, text)
+    with _source(name, asked) as (source, status), _sink(target, asked, status) as sink:
+        progress = _Progress(name, asked, status, reading=True)
+        summary = decompress_stream(source, sink, find_model=asked.find_model, device=asked.device, progress=progress)
+        progress.done(summary, target)
+    _remove(name, asked)
+
+
+def _test_one(name: str, asked: _Asked) -> None:
+    from fastslow.codec.archive import decompress_stream
+
+    with _source(name, asked) as (source, status), open(os.devnull, "wb") as sink:
+        progress = _Progress(name, asked, status, reading=True)
+        decompress_stream(source, sink, find_model=asked.find_model, device=asked.device, progress=progress)
+        progress.clear()
+    if asked.verbose:
+        _say(f"{_shown(name)}: whole")
+
+
+def _target(name: str, asked: _Asked, usual: str) -> str:
+    target = asked.output or (STANDARD if name == STANDARD else usual)
+    if target != STANDARD and name != STANDARD and os.path.exists(target) and os.path.exists(name):
+        if os.path.samefile(target, name):
+            raise OptionError(f"{name} is both to be read and to be written: name another file with -o")
+        if not asked.force:
+            raise Exists(f"{target} exists: it was not overwritten (-f overwrites)")
+    return target
+
+
+@contextmanager
+def _source(name: str, asked: _Asked) -> Iterator[tuple[IO[bytes], os.stat_result | None]]:
+    if name == STANDARD:
+        yield sys.stdin.buffer, None
+        return
+    path = Path(name)
+    if path.is_dir():
+        raise Skipped(f"{name} is a folder: it was left alone")
+    if path.exists() and not path.is_file() and not asked.force and asked.output != STANDARD:
+        raise Skipped(f"{name} is no regular file: it was left alone (-f or -c reads it)")
+    file, status = open_source(path)
+    with file:
+        yield file, status if stat.S_ISREG(status.st_mode) else None
+
+
+@contextmanager
+def _sink(target: str, asked: _Asked, like: os.stat_result | None) -> Iterator[IO[bytes]]:
+    if target == STANDARD:
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    with replacing(Path(target), force=asked.force, like=like) as file:
+        yield file
+
+
+def _remove(name: str, asked: _Asked) -> None:
+    if asked.rm and name != STANDARD and asked.output != STANDARD:
+        remove(Path(name))
+
+
+# ---------------------------------------------------------------------- listing
+
+
+def _list_files(asked: _Asked) -> Callable[[str], None]:
+    first = True
+
+    def one(name: str) -> None:
+        nonlocal first
+        if first and not asked.verbose:
+            sizes = f"{'compressed':>14} {'uncompressed':>14} {'ratio':>7} {'bits/byte':>9}"
+            print(f"{sizes}  {'mode':<8} {'model':<16}  name")
+        first = False
+        _list_one(name, asked)
+
+    return one
+
+
+def _list_one(name: str, asked: _Asked) -> None:
+    from fastslow.codec.archive import ArchiveReader, describe_model
+    from fastslow.codec.container import Mode
+    from fastslow.codec.stream import read_index
+
+    if name == STANDARD:
+        raise OptionError("a list needs files: an archive on standard input cannot be read from its end")
+    with _source(name, asked) as (source, _):
+        reader = ArchiveReader(source)
+        trailer = read_index(source, reader)
+        stored = source.seek(0, os.SEEK_END)
+    header, total = reader.header, trailer.total
+    bits = f"{8 * stored / total:.3f}" if total else "-"
+    ratio = f"{100 * stored / total:.1f}%" if total else "-"
+    model = "none" if header.mode == Mode.ONLINE else header.model_id.hex()[:16]
+    if not asked.verbose:
+        print(f"{stored:14,} {total:14,} {ratio:>7} {bits:>9}  {header.mode.words:<8} {model:<16}  {_shown(name)}")
+        return
+    lines = {
+        "compressed": f"{stored:,} bytes",
+        "uncompressed": f"{total:,} bytes",
+        "ratio": f"{ratio}, {bits} bits a byte",
+        "mode": header.mode.words,
+        "model": "none" if header.mode == Mode.ONLINE else describe_model(header),
+        "embedded model": f"{header.embedded_size:,} bytes" if header.embedded_size else "no",
+        "alphabet": f"{header.alphabet} symbols",
+        "blocks": f"{len(trailer.entries):,} of at most {header.block_size:,} bytes",
+        "SHA-256": trailer.digest.hex(),
+    }
+    environment = header.settings.get("environment")
+    if isinstance(environment, dict):
+        lines["made with"] = _shown(", ".join(f"{key} {value}" for key, value in environment.items())[:200])
+    print(f"{_shown(name)}:")
+    for key, value in lines.items():
+        print(f"  {key:<15} {value}")
+
+
+# ---------------------------------------------------------------------- telling
+
+
+class _Progress:
+    """A line on the terminal that is written over: how much is done, the ratio, the speed, the time left."""
+
+    _EVERY = 0.2
+
+    def __init__(self, name: str, asked: _Asked, status: os.stat_result | None, reading: bool = False) -> None:
+        self._name, self._asked, self._reading = _shown(name), asked, reading
+        self._total = None if status is None else status.st_size
+        self._shows = not asked.quiet and sys.stderr.isatty()
+        self._start = self._last = time.monotonic()
+        self._line = ""
+
+    def __call__(self, text: int, archive: int) -> None:
+        now = time.monotonic()
+        if not self._shows or now - self._last < self._EVERY:
+            return
+        self._last = now
+        speed = text / max(now - self._start, 1e-9)
+        parts = [f"{text:,} bytes of text"]
+        done = archive if self._reading else text
+        if self._total:
+            parts[0] += f" ({100 * done / self._total:.0f}%)"
+        if text and archive:
+            parts.append(f"{8 * archive / text:.3f} bits/byte")
+        parts.append(f"{speed / 1000:.1f} kB/s")
+        if self._total and done:
+            left = (now - self._start) * (self._total - done) / done
+            parts.append(f"{int(left) // 60}:{int(left) % 60:02d} left")
+        self._show(f"{self._name}: {', '.join(parts)}")
+
+    def _show(self, line: str) -> None:
+        padding = " " * max(0, len(self._line) - len(line))
+        print(f"\r{line}{padding}", end="", file=sys.stderr, flush=True)
+        self._line = line
+
+    def clear(self) -> None:
+        if self._line:
+            self._show("")
+            print("\r", end="", file=sys.stderr, flush=True)
+            self._line = ""
+
+    def done(self, summary: Summary, target: str) -> None:
+        """The last word on a file, on a terminal or with -v."""
+        self.clear()
+        if not (self._shows or self._asked.verbose) or self._asked.quiet:
+            return
+        seconds = max(time.monotonic() - self._start, 1e-9)
+        sizes = (summary.stored, summary.plain) if self._reading else (summary.plain, summary.stored)
+        kinds = ", ".join(f"{name} {size:,}" for name, size in summary.kinds.items() if size)
+        where = "standard output" if target == STANDARD else _shown(target)
+        line = (
+            f"{self._name}: {sizes[0]:,} -> {sizes[1]:,} bytes, {summary.bits_per_byte:.3f} bits/byte, "
+            f"{summary.plain / seconds / 1000:.1f} kB/s -> {where}"
+        )
+        _say(line + (f" (bytes of text: {kinds})" if self._asked.verbose and kinds else ""))
+
+
+def _shown(name: str) -> str:
+    from fastslow.printable import visible_text
+
+    return "standard input" if name == STANDARD else visible_text(name)
+
+
+def _say(message: str) -> None:
+    with suppress(OSError):  # nobody reads stderr
+        print(f"fastslow: {' '.join(message.splitlines())}", file=sys.stderr)
