@@ -17,6 +17,7 @@ COMMANDS: dict[str, Command] = {
     "evaluate": Command("fastslow.cli.evaluate:evaluate", "bits per character of a model on text"),
     "sample": Command("fastslow.cli.sample:sample", "let a model write"),
     "score": Command("fastslow.cli.score:score", "find the surprising characters of a text"),
+    "dynamics": Command("fastslow.cli.dynamics:dynamics", "what networks remember: the paper's figures 3 to 5"),
     "compress": Command("fastslow.cli.compress:compress", "compress files losslessly with a model"),
     "decompress": Command("fastslow.cli.compress:decompress", "get the files back"),
     "info": Command("fastslow.cli.info:info", "describe a preset, a model, or this installation"),
