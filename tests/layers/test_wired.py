@@ -212,17 +212,19 @@ def test_meta_device(make) -> None:
 
 
 @layers
-def test_autocast(make) -> None:
+@pytest.mark.parametrize("backend", ["reference", "auto"])
+def test_autocast(make, backend: str) -> None:
     torch.manual_seed(0)
-    layer = make()
-    x = torch.randn(5, 2, X)
+    layer = make(backend=backend)
+    x = torch.randn(5, 8, X)
     y, _ = layer(x)
     with torch.autocast("cpu", torch.bfloat16):
         low, state = layer(x)
         layer(x.bfloat16())
     assert low.dtype == torch.float32
     assert state_tensors(state)[1].dtype == torch.float32
-    assert not torch.equal(low, y)
+    if backend == "reference":  # an engine may compute in more than it is asked for
+        assert not torch.equal(low, y)
     torch.testing.assert_close(low, y, atol=0.1, rtol=0)
     low.sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in layer.parameters())

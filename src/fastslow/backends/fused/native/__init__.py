@@ -28,8 +28,8 @@ def refusal(problem: Problem) -> str | None:
         return f"it runs on the CPU only, and the input is on {problem.device}"
     if problem.dtype not in (torch.float32, torch.float64):
         return f"it computes in float32 and float64, not {problem.dtype}"
-    if problem.autocast is not None:
-        return f"autocast to {problem.autocast} is on, and it has no lower precision"
+    if problem.autocast not in (None, torch.bfloat16):
+        return f"autocast to {problem.autocast} is on, and of lower precisions it has bfloat16 alone"
     if problem.traced:
         return "its compiled code cannot be traced, exported or transformed"
     if problem.steps == 0 or problem.rows == 0:

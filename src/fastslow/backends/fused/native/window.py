@@ -146,12 +146,16 @@ def describe(
 
 
 def parts(dtype: torch.dtype, rows: int) -> int:
-    """`Call.parts` for a window of `rows` rows: what `torch.set_float32_matmul_precision` asks for, where there is AMX.
+    """`Call.parts` for a window of `rows` rows, where the processor has a tile unit.
 
-    Not the number of threads, so that results do not depend on it.
+    What `torch.set_float32_matmul_precision` asks for, or 1 under autocast to bfloat16. (Without the unit bfloat16
+    would be no faster than float32, so products stay in float32.) The number of threads has no part in it, so that
+    results do not depend on it.
     """
     if dtype != torch.float32 or rows < TILE_ROWS or not compiled().tiles or os.environ.get(TILES, "") == "0":
         return 0
+    if torch.is_autocast_enabled("cpu"):
+        return 1
     return {"highest": 3, "high": 2, "medium": 1}[torch.get_float32_matmul_precision()]
 
 
