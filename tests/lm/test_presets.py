@@ -33,6 +33,16 @@ def test_baselines_have_as_many_weights(corpus: str, kind: str) -> None:
     assert abs(count(f"{corpus}-{kind}-lstm-2") - ours) < 0.003 * ours
 
 
+@pytest.mark.parametrize("study", ["study", "study-small"])
+def test_networks_of_the_study_cost_about_the_same(study: str) -> None:
+    counts = [count(f"{study}-{kind}") for kind in ("fs-lstm-4", "stacked-lstm-5", "sequential-lstm-5")]
+    assert max(counts) < 1.15 * min(counts)
+    for kind in ("fs-lstm-4", "stacked-lstm-5", "sequential-lstm-5"):
+        model = model_preset(f"{study}-{kind}")
+        assert model.layer_norm
+        assert model.dropout == model.zoneout_c == model.zoneout_h == 0.0
+
+
 def test_counting_is_right() -> None:
     config = MODELS["demo"].with_alphabet(Alphabet.bytes())
     assert parameter_count(config) == sum(p.numel() for p in CharLM(config).parameters())

@@ -48,6 +48,24 @@ _DEMO = TrainConfig(
     test_streams=64,
     checkpoint_seconds=60.0,
 )
+_STUDY = replace(_ENWIK8, epochs=20)
+# The study on two CPU cores: the same seconds for each network, annealed to the end of them.
+_STUDY_SMALL = TrainConfig(
+    batch=16,
+    window=100,
+    epochs=1000,
+    max_time=600.0,
+    rate=4e-3,
+    schedule="cosine",
+    anneal_by_time=True,
+    warmup=200,
+    clip=10.0,
+    random_offset=True,
+    validate_every=1000,
+    valid_streams=64,
+    test_streams=32,
+    checkpoint_seconds=60.0,
+)
 
 
 def _preset(name: str, summary: str, train: TrainConfig, corpus: str, alphabet: str = "text") -> Preset:
@@ -76,6 +94,17 @@ PRESETS: dict[str, Preset] = {
             "two LSTMs in sequence, as many weights as enwik8-fs-lstm-2",
             _ENWIK8,
             "enwik8",
+        ),
+        _preset("study-fs-lstm-4", "the FS-LSTM-4 of the paper's study of the dynamics (test 1.49)", _STUDY, "enwik8"),
+        _preset("study-stacked-lstm-5", "the stacked LSTM of that study (test 1.61)", _STUDY, "enwik8"),
+        _preset("study-sequential-lstm-5", "the sequential LSTM of that study (test 1.58)", _STUDY, "enwik8"),
+        _preset("study-small-fs-lstm-4", "that study's FS-LSTM-4 for two cores and ten minutes", _STUDY_SMALL, "ptb"),
+        _preset("study-small-stacked-lstm-5", "that study's stack for two cores and ten minutes", _STUDY_SMALL, "ptb"),
+        _preset(
+            "study-small-sequential-lstm-5",
+            "that study's sequential LSTM for two cores and ten minutes",
+            _STUDY_SMALL,
+            "ptb",
         ),
     )
 }
