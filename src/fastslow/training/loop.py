@@ -128,6 +128,7 @@ def train(
         resume = (Path(out) / "run.json").is_file()
     splits = data if isinstance(data, Splits) else data.open()
     record = RunRecord(model, config, source, splits.describe(), backend, _device(device))
+    _check_recipe(config, splits)
     with ExitStack() as stack:
         if resume:
             folder = stack.enter_context(RunFolder.open(out))
@@ -137,7 +138,6 @@ def train(
                 raise ModelError(f"{out} is damaged: its configuration is not that of its record")
             return _run(folder, record, splits, stored.alphabet, progress, {"command": command, "changed": changed})
         symbols = make_alphabet(kind, splits)
-        _check_recipe(config, splits)
         folder = stack.enter_context(RunFolder.create(out))
         files.write_config(folder.path, model.with_alphabet(symbols))
         folder.write_record(record)
