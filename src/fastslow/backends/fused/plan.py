@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -71,6 +71,11 @@ class Window:
         assert x is not None
         state = tuple(LSTMState(*rest[2 * s : 2 * s + 2]) for s in range(slots))  # type: ignore[arg-type]
         return x, state, cells(rest[2 * slots :], nodes)
+
+    def kind(self, weights: Sequence[CellWeights], x: Tensor, direction: str) -> Hashable:
+        """What windows that can use each other's scratch agree in."""
+        sizes = tuple(w.hidden_size for w in weights)
+        return direction, self.plan, self.recompute, sizes, tuple(x.shape)
 
 
 def cells(fields: Sequence[Tensor | None], nodes: int) -> tuple[CellWeights, ...]:

@@ -65,7 +65,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.autograd.function import once_differentiable
 
 from fastslow.backends.base import Problem, Rates, States
 from fastslow.backends.fused.masks import Masks
@@ -137,8 +136,25 @@ class _Function(torch.autograd.Function):
         return (y, *(part for pair in finals for part in pair))
 
     @staticmethod
-    @once_differentiable  # type: ignore[misc]
     def backward(ctx: Any, dy: Tensor | None, *dfinals: Tensor | None) -> tuple[Tensor | None, ...]:
         window: Window = ctx.window
         saved = Saved.of(window, ctx.saved_tensors)
-        return (None, *backward(window, saved, dy, dfinals, ctx.needs_input_grad[1:]))
+        with torch.no_grad():
+            grads = backward(window, saved, dy, dfinals, ctx.needs_input_grad[1:])
+        if torch.is_grad_enabled():  # create_graph=True
+            # torch's once_differentiable lets gradients of a constant dy pass for constants, which they are not.
+            guard = torch.zeros((), requires_grad=True)
+            grads = [grad if grad is None else cast("Any", _NoSecond).apply(grad, guard) for grad in grads]
+        return (None, *grads)
+
+
+class _NoSecond(torch.autograd.Function):
+    """A gradient as it is; to differentiate it is an error."""
+
+    @staticmethod
+    def forward(ctx: Any, grad: Tensor, guard: Tensor) -> Tensor:
+        return grad.view_as(grad)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        raise RuntimeError("backend 'window' has no second derivative; backend='reference' has one")
