@@ -127,7 +127,16 @@ def test_random_offsets_move_the_windows(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_the_plateau_rule_reaches_the_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spy = Spy(monkeypatch)
-    run(tmp_path / "run", splits=AGAINST, schedule="plateau", rate=0.9, validate_every=3, warmup=0, decay=0.5, patience=2)
+    run(
+        tmp_path / "run",
+        splits=AGAINST,
+        schedule="plateau",
+        rate=0.9,
+        validate_every=3,
+        warmup=0,
+        decay=0.5,
+        patience=2,
+    )
     waited = decays = 0
     best = math.inf
     expected = {}
@@ -218,6 +227,10 @@ def test_what_fails_before_there_is_a_folder(tmp_path: Path) -> None:
         run(out, batch=1000, window=1000)
     with pytest.raises(ConfigError, match="there is no device 'abacus'"):
         train(MODEL, RECIPE, SPLITS, out, device="abacus")
+    with pytest.raises(ConfigError, match="backend must be 'auto' or one of"):
+        train(MODEL, RECIPE, SPLITS, out, device="cpu", backend="abacus")
+    with pytest.raises(ConfigError, match="backend 'triton' cannot run this"):
+        train(MODEL, RECIPE, SPLITS, out, device="cpu", backend="triton")
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="there is no device cuda: this machine has 0 GPUs"):
             train(MODEL, RECIPE, SPLITS, out, device="cuda")

@@ -38,6 +38,7 @@ from fastslow.training.curves import Curves
 from fastslow.training.events import Callback, Evaluating, Event, Notice, Saved, Started, Tested, Updated, Validated
 from fastslow.training.folder import (
     RESULT_FILE,
+    RUN_FILE,
     Metrics,
     RunError,
     RunFolder,
@@ -125,7 +126,7 @@ def train(
     if source is not None and kind != source.alphabet:
         source = replace(source, alphabet=kind)
     if resume == "auto":
-        resume = (Path(out) / "run.json").is_file()
+        resume = (Path(out) / RUN_FILE).is_file()
     splits = data if isinstance(data, Splits) else data.open()
     record = RunRecord(model, config, source, splits.describe(), backend, _device(device))
     _check_recipe(config, splits)
@@ -136,12 +137,15 @@ def train(
             stored = files.read_config(folder.path)
             if stored.options != model:
                 raise ModelError(f"{out} is damaged: its configuration is not that of its record")
-            return _run(folder, record, splits, stored.alphabet, progress, {"command": command, "changed": changed})
+            session = {"command": command, "changed": changed}
+            session["engine"] = _engine(model, stored.alphabet, config, backend, record.device)
+            return _run(folder, record, splits, stored.alphabet, progress, session)
         symbols = make_alphabet(kind, splits)
+        session = {"command": command, "engine": _engine(model, symbols, config, backend, record.device)}
         folder = stack.enter_context(RunFolder.create(out))
         files.write_config(folder.path, model.with_alphabet(symbols))
         folder.write_record(record)
-        return _run(folder, record, splits, symbols, progress, {"command": command})
+        return _run(folder, record, splits, symbols, progress, session)
 
 
 def resume(
@@ -195,6 +199,17 @@ def _check_recipe(config: TrainConfig, splits: Splits) -> None:
     Streams.training(splits.train.data, config.batch, config.window, offset=last_offset)
     if splits.valid is None and config.schedule == "plateau":
         raise ConfigError("schedule plateau needs a validation text: give one, or another schedule")
+
+
+def _engine(model: ModelOptions, alphabet: Alphabet, config: TrainConfig, backend: str, device: str) -> str:
+    """The engine that will train, and why not a faster one. Raises ConfigError, with the reason, where none can."""
+    try:
+        layer = CharLM(model.with_alphabet(alphabet), backend=backend, device="meta").layer
+        x = torch.empty(config.window, config.batch, model.embedding_size, device=device)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            return str(layer.backend_for(x))
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(str(error)) from error
 
 
 def _continued(old: RunRecord, new: RunRecord, out: Path) -> tuple[RunRecord, dict[str, Any]]:
@@ -266,11 +281,10 @@ class Run:
         self.total_updates = self.config.epochs * whole
         if self.config.max_updates is not None:
             self.total_updates = min(self.total_updates, self.config.max_updates)
-        self._check_engine()
         self.metrics = Metrics(self.out, p.metrics_bytes)
         self.curves = Curves(self.out, p.update, self.config.tensorboard)
         self.pending: list[tuple[int, Tensor, Tensor, int]] = []
-        self.begun = self.clock = self.saved_at = time.monotonic()
+        self.begun = self.saved_at = time.monotonic()
         self.saved_update = p.update if stored is not None else -1
         self.elapsed_before = p.elapsed
         self.training_seconds, self.training_symbols = 0.0, 0
@@ -300,28 +314,12 @@ class Run:
             self.average.load_tensors(stored.average)
         set_random_state(stored.rng, self.device, f"the checkpoint in {self.out}")
 
-    def _check_engine(self) -> None:
-        """Name the engine that will train, or raise ConfigError with the reason why the one asked for cannot."""
-        x = torch.empty(
-            self.config.window,
-            self.config.batch,
-            self.lm.config.embedding_size,
-            device=self.device,
-            dtype=torch.float32,
-        )
-        try:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
-                self.engine = str(self.lm.layer.backend_for(x))
-        except RuntimeError as error:
-            raise ConfigError(str(error)) from error
-
     def begin(self, session: Mapping[str, Any]) -> None:
         """Record this process, and make the best weights those the checkpoint says."""
         told = {
             "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             **session,
             "update": self.position.update,
-            "engine": self.engine,
             "parameters": self.lm.num_parameters,
             "versions": versions(),
             "machine": machine(self.record.device),
@@ -336,7 +334,7 @@ class Run:
             Started(
                 out=self.out,
                 parameters=self.lm.num_parameters,
-                engine=self.engine,
+                engine=session["engine"],
                 device=self.record.device,
                 update=self.position.update,
                 total_updates=self.total_updates,
@@ -447,7 +445,7 @@ class Run:
         started = time.monotonic()
         window = self.streams[p.window]
         rate = learning_rate(self.config, update=p.update, epoch=p.epoch, decays=self.plateau.decays, done=self._done())
-        step = self.updater.step(window.inputs.to(self.device), window.targets.to(self.device), self.state, rate)
+        step = self.updater.step(self._sent(window.inputs), self._sent(window.targets), self.state, rate)
         self.state = step.state
         p.update += 1
         p.window += 1
@@ -464,6 +462,12 @@ class Run:
             self._tell_update()
         if log:
             self._log()
+
+    def _sent(self, tokens: Tensor) -> Tensor:
+        """Tokens on the device, without waiting for the update before."""
+        if self.device.type != "cuda":
+            return tokens.to(self.device)
+        return tokens.pin_memory().to(self.device, non_blocking=True)
 
     def _flush(self) -> None:
         """Count the losses of the updates since the last time. Raises DivergedError if one is no number."""
