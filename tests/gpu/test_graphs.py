@@ -100,6 +100,21 @@ def test_the_rate_follows_its_schedule(device: torch.device) -> None:
     assert 0 < moved[3] < moved[1] / 3
 
 
+def test_windows_of_many_symbols_are_recorded_too(device: torch.device) -> None:
+    """Past 3072 symbols the gradient of an embedding takes another way."""
+    lm = make(device, **RANDOM)
+    updater = GraphedUpdater(lm, replace(CONFIG, batch=64, window=64))
+    tokens = torch.randint(len(lm.alphabet), (65, 64), device=device)
+    state, seen = None, []
+    for _ in range(8):
+        step = updater.step(tokens[:-1], tokens[1:], state, 4e-3)
+        state = step.state
+        seen.append(step.loss_nats)
+    assert updater.recorded.recorded.graphs == 1
+    assert torch.stack(seen).isfinite().all()
+    assert seen[-1] < seen[0]
+
+
 def test_a_run_goes_on_from_its_memory(device: torch.device) -> None:
     lm = make(device, **RANDOM)
     updater = GraphedUpdater(lm, CONFIG)
