@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from fastslow.backends import Choice, check_name, choose, engine
 from fastslow.backends.base import Problem, Rates, States
+from fastslow.backends.streaming import layer_step
 from fastslow.cells.lstm import CellWeights, LayerNormLSTMCell, check_rate, check_size
 from fastslow.layers.sequences import check_input_size, to_steps
 from fastslow.noise import Noise, draw_key
@@ -160,12 +161,35 @@ class WiredLSTM(nn.Module):
         if x_t.dim() not in (1, 2):
             raise ValueError(f"x_t must be (B, {self.input_size}) or ({self.input_size},); got {tuple(x_t.shape)}")
         check_input_size(x_t, self.input_size)
+        if not torch.is_grad_enabled() and self._streams():
+            streamed = layer_step(self, x_t, None if state is None else self._slots(state))
+            if streamed is not None:
+                return streamed[0], self._public(streamed[1])
         batched = x_t.dim() == 2
         steps = x_t.unsqueeze(0) if batched else x_t.view(1, 1, -1)
         y, new = self._window(steps, self._states(state, steps, batched), None)
         if batched:
             return y.squeeze(0), self._public(new)
         return y.view(-1), self._public(map_state(lambda leaf: leaf.squeeze(0), new))
+
+    def _streams(self) -> bool:
+        """Whether a step may take the streaming path: no masks, no other backend asked for, nobody tracing."""
+        random = self.training and (self.dropout > 0 or self.zoneout_h > 0 or self.zoneout_c > 0)
+        traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+        return not random and self.backend in ("auto", "native") and not traced
+
+    def parameter_places(self) -> list[tuple[dict[str, Any], str]]:
+        """(dict, key) of every parameter of the cells, and of every module on the way to it."""
+        places: list[tuple[dict[str, Any], str]] = []
+        for path in dict.fromkeys(node.cell_name for node in self.wiring.nodes):
+            module: nn.Module = self
+            for name in path.split("."):
+                places.append((module._modules, name))
+                module = module.get_submodule(name)
+            for child in (module, *module.children()):
+                places += [(child._parameters, name) for name in child._parameters]
+            places += [(module._modules, name) for name in module._modules]
+        return places
 
     def backend_for(self, x: Tensor | PackedSequence) -> Choice:
         """The engine that would run `x` now, and why no faster one would."""

@@ -22,7 +22,8 @@ class NodeArgs(Structure):
     _fields_ = (
         *((name, c_int64) for name in ("hidden", "padded", "inputs", "padded_inputs", "slot", "source", "norm")),
         *((name, c_void_p) for name in ("w_x", "w_h", "bias", "gate_gain", "gate_shift", "cell_gain", "cell_shift")),
-        *((name, c_void_p) for name in ("forward_panels", "backward_panels", "vectors", "z", "stats")),
+        *((name, c_void_p) for name in ("forward_panels", "backward_panels", "forward_tiles", "backward_tiles")),
+        *((name, c_void_p) for name in ("vectors", "z", "stats")),
         *((name, c_int64) for name in ("z_step", "stats_step")),
         ("read", c_void_p),
         *((name, c_int64) for name in ("read_step", "read_ld")),
@@ -47,7 +48,9 @@ class WindowArgs(Structure):
         *((name, c_uint32) for name in ("drop_threshold", "threshold_h", "threshold_c", "unused")),
         *((name, c_double) for name in ("drop_scale", "rate_h", "rate_c", "forget_bias")),
         ("scratch", c_void_p),
-        ("scratch_size", c_int64),
+        *((name, c_int64) for name in ("scratch_size", "parts")),
+        ("split", c_void_p),
+        ("split_size", c_int64),
         ("gather", c_void_p),
         ("gather_ld", c_int64),
         *((name, POINTER(c_void_p)) for name in ("d_h", "d_c")),
@@ -56,7 +59,43 @@ class WindowArgs(Structure):
     )
 
 
-ABI = ctypes.sizeof(NodeArgs) * 1_000_000 + ctypes.sizeof(WindowArgs) * 100 + 1
+class OuterArgs(Structure):
+    """`fs_outer`."""
+
+    _fields_ = (
+        *((name, c_int64) for name in ("rows", "m", "n", "lda", "ldb", "parts", "threads")),
+        *((name, c_void_p) for name in ("a", "b", "out", "scratch")),
+    )
+
+
+class StepNodeArgs(Structure):
+    """`fs_step_node`."""
+
+    _fields_ = (
+        *((name, c_int64) for name in ("hidden", "padded", "inputs", "slot", "source", "norm")),
+        *((name, c_void_p) for name in ("w_x", "w_h", "scale_x", "scale_h")),
+        *((name, c_int64) for name in ("ld_x", "ld_h")),
+        *((name, c_void_p) for name in ("bias", "gate_gain", "gate_shift", "cell_gain", "cell_shift")),
+    )
+
+
+class StepArgs(Structure):
+    """`fs_step`."""
+
+    _fields_ = (
+        *((name, c_int64) for name in ("steps", "rows", "nodes", "slots", "inputs", "output", "threads")),
+        *((name, c_int64) for name in ("int8", "zoneout")),
+        *((name, c_double) for name in ("rate_h", "rate_c", "forget_bias")),
+        ("node", POINTER(StepNodeArgs)),
+        *((name, c_void_p) for name in ("scratch", "x", "y")),
+        *((name, POINTER(c_void_p)) for name in ("state_in", "state_out")),
+    )
+
+
+def _abi() -> int:
+    """What `fs_abi` must answer."""
+    sizes = [ctypes.sizeof(kind) for kind in (NodeArgs, WindowArgs, OuterArgs, StepArgs, StepNodeArgs)]
+    return sum(size * 1000**i for i, size in enumerate(sizes))
 
 
 class Library:
@@ -64,7 +103,7 @@ class Library:
 
     def __init__(self, handle: ctypes.CDLL) -> None:
         handle.fs_abi.restype = handle.fs_vector_bytes.restype = c_int64
-        if handle.fs_abi() != ABI:
+        if handle.fs_abi() != _abi():
             raise BuildError("the compiled library does not match this version of fastslow")
         self.vector_bytes: int = handle.fs_vector_bytes()
         types = {torch.float32: "float", torch.float64: "double"}
@@ -72,6 +111,18 @@ class Library:
         self.backward = {dtype: handle[f"fs_backward_{name}"] for dtype, name in types.items()}
         for function in (*self.forward.values(), *self.backward.values()):
             function.argtypes, function.restype = (POINTER(WindowArgs), c_int64), None
+        handle.fs_tiles.restype = handle.fs_outer_scratch.restype = c_int64
+        self.tiles = bool(handle.fs_tiles())
+        """Whether products of float32 can run on the processor's tile unit (AMX)."""
+        self.outer, self.outer_scratch = handle.fs_outer_float, handle.fs_outer_scratch
+        self.outer.argtypes, self.outer.restype = (POINTER(OuterArgs),), None
+        self.outer_scratch.argtypes = (POINTER(OuterArgs),)
+        self.step = {dtype: handle[f"fs_step_{name}"] for dtype, name in types.items()}
+        self.step_scratch = {dtype: handle[f"fs_step_scratch_{name}"] for dtype, name in types.items()}
+        for function in self.step.values():
+            function.argtypes, function.restype = (c_void_p,), None
+        for function in self.step_scratch.values():
+            function.argtypes, function.restype = (c_void_p,), c_int64
         handle.fs_use_openmp.argtypes, handle.fs_use_openmp.restype = (c_void_p,) * 3, None
         _share_openmp(handle)
 

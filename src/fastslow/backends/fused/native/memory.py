@@ -38,9 +38,8 @@ class Pool:
         with self._lock:
             self._taken += block.numel()
             self._most = max(self._most, self._taken)
-        if os.environ.get(POISON) == "1" or torch.utils.deterministic.fill_uninitialized_memory and (
-            torch.are_deterministic_algorithms_enabled()
-        ):
+        fills = torch.utils.deterministic.fill_uninitialized_memory and torch.are_deterministic_algorithms_enabled()
+        if fills or os.environ.get(POISON) == "1":
             block.fill_(255)  # every float of these bytes is NaN
         return block
 
@@ -60,7 +59,7 @@ class Pool:
 
 def _fresh(size: int) -> Tensor:
     size = max(mmap.PAGESIZE, -(-size // mmap.PAGESIZE) * mmap.PAGESIZE)
-    memory = mmap.mmap(-1, size)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE") and size >= 1 << 21:
         memory.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(memory, dtype=torch.uint8)

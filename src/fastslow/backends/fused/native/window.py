@@ -22,6 +22,7 @@ from torch import Tensor
 from fastslow.backends.base import Rates, States
 from fastslow.backends.fused.native.library import Library, NodeArgs, OuterArgs, WindowArgs, library
 from fastslow.backends.fused.native.memory import Lease
+from fastslow.backends.fused.native.steps import Steps, streams
 from fastslow.cells.lstm import CellWeights
 from fastslow.noise import Noise, dropout_threshold, zoneout_threshold
 from fastslow.state import LSTMState
@@ -602,10 +603,25 @@ def run_window(
 ) -> tuple[Tensor, States]:
     x = x.contiguous()
     weights = [CellWeights(*(None if part is None else part.contiguous() for part in w)) for w in weights]
-    call = describe(wiring, weights, x, noise, rates, lengths)
     tensors = [*(part for pair in state for part in pair), *(part for w in weights for part in w)]
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, *tensors)):
+    grads = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, *tensors))
+    if not grads and noise is None and lengths is None and streams(x.shape[1], x.shape[0]):
+        return _run_streamed(wiring, weights, x, state, rates)
+    call = describe(wiring, weights, x, noise, rates, lengths)
+    if grads:
         y, *final = WindowFunction.apply(call, x, *tensors)  # type: ignore[no-untyped-call]
     else:
         y, final, _ = run_forward(replace(call, saving="all"), weights, x, state, kept=False)
     return y, tuple(LSTMState(*final[i : i + 2]) for i in range(0, len(final), 2))
+
+
+def _run_streamed(
+    wiring: Wiring, weights: Sequence[CellWeights], x: Tensor, state: States, rates: Rates
+) -> tuple[Tensor, States]:
+    steps, rows, inputs = x.shape
+    call = Steps(wiring, weights, rates, rows, inputs)
+    before = [part.contiguous() for pair in state for part in pair]
+    after = [torch.empty_like(part) for part in before]
+    y = x.new_empty((steps, rows, call.output_size))
+    call(steps, x.data_ptr(), y.data_ptr(), [part.data_ptr() for part in before], [part.data_ptr() for part in after])
+    return y, tuple(LSTMState(*after[i : i + 2]) for i in range(0, len(after), 2))

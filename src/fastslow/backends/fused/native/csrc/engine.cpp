@@ -1,4 +1,5 @@
 // The entry points, plain C; fastslow/backends/fused/native/library.py mirrors them.
+#include "step.h"
 #include "window.h"
 
 using namespace fastslow;
@@ -7,9 +8,21 @@ extern "C" {
 
 #define FS_PUBLIC __attribute__((visibility("default")))
 
-// What this build is: checked after loading, so that a stale or foreign file is built again.
+// out (m, n) = a^T b for a (rows, lda), b (rows, ldb): the sum over rows, on the tile unit, float32 as `parts` bfloat16.
+// `scratch`: fs_outer_scratch bytes. Only where fs_tiles() says so.
+struct fs_outer {
+    std::int64_t rows, m, n, lda, ldb, parts, threads;
+    const float *a, *b;
+    float* out;
+    void* scratch;
+};
+
+// What this build is: checked after loading, so that a foreign file is not used.
 FS_PUBLIC std::int64_t fs_abi() {
-    return static_cast<std::int64_t>(sizeof(fs_node)) * 1000000 + static_cast<std::int64_t>(sizeof(fs_window)) * 100 + 1;
+    std::int64_t sizes[] = {sizeof(fs_node), sizeof(fs_window), sizeof(fs_outer), sizeof(fs_step), sizeof(fs_step_node)};
+    std::int64_t abi = 0;
+    for (int i = 4; i >= 0; i--) abi = abi * 1000 + sizes[i];
+    return abi;
 }
 
 // Bytes in a vector: padded sizes are multiples of this.
@@ -38,5 +51,47 @@ FS_PUBLIC void fs_forward_float(const fs_window* w, std::int64_t prepare) { run_
 FS_PUBLIC void fs_forward_double(const fs_window* w, std::int64_t prepare) { run_window<double>(*w, false, prepare != 0); }
 FS_PUBLIC void fs_backward_float(const fs_window* w, std::int64_t prepare) { run_window<float>(*w, true, prepare != 0); }
 FS_PUBLIC void fs_backward_double(const fs_window* w, std::int64_t prepare) { run_window<double>(*w, true, prepare != 0); }
+
+// The streaming path: how many numbers of scratch it needs, and its steps.
+FS_PUBLIC std::int64_t fs_step_scratch_float(const fs_step* s) { return Steps<float>::scratch_size(*s); }
+FS_PUBLIC std::int64_t fs_step_scratch_double(const fs_step* s) { return Steps<double>::scratch_size(*s); }
+FS_PUBLIC void fs_step_float(const fs_step* s) { run_steps<float>(*s); }
+FS_PUBLIC void fs_step_double(const fs_step* s) { run_steps<double>(*s); }
+
+// Whether products of float32 can run on the tile unit here.
+FS_PUBLIC std::int64_t fs_tiles() {
+#ifdef FASTSLOW_AMX
+    return amx::allowed() ? 1 : 0;
+#else
+    return 0;
+#endif
+}
+
+FS_PUBLIC std::int64_t fs_outer_scratch(const fs_outer* o) {
+#ifdef FASTSLOW_AMX
+    return o->threads * o->parts * amx::outer_scratch<1>(o->m) * 2;
+#else
+    (void)o;
+    return 0;
+#endif
+}
+
+FS_PUBLIC void fs_outer_float(const fs_outer* o) {
+#ifdef FASTSLOW_AMX
+    parallel(
+        [](void* p, int thread, int threads) {
+            const fs_outer& o = *static_cast<const fs_outer*>(p);
+            const Range columns = share((o.n + amx::SIDE - 1) / amx::SIDE, thread, threads);
+            amx::with_parts(o.parts, [&](auto parts) {
+                amx::u16* scratch = static_cast<amx::u16*>(o.scratch) + thread * amx::outer_scratch<parts.value>(o.m);
+                amx::outer<parts.value>(o.rows, o.a, o.lda, o.m, o.b, o.ldb, o.n, o.out, o.n, false, columns.first,
+                                        columns.last, scratch);
+            });
+        },
+        const_cast<fs_outer*>(o), static_cast<int>(o->threads));
+#else
+    (void)o;
+#endif
+}
 
 }  // extern "C"

@@ -1,0 +1,363 @@
+// The streaming path: steps of one row, or a few, without gradients and without masks.
+//
+// At so few rows a step reads every weight for a handful of multiplications, so weights are read where they lie,
+// row-major, each once: z[r] = w_x[r] . x + w_h[r] . h, a block of rows of the matrix at a time. Threads share the rows of
+// every node, with a barrier before the pointwise part, which needs all of them, and one after it.
+#pragma once
+#include <cmath>
+
+#include "cell.h"
+#include "threads.h"
+
+extern "C" {
+
+// One node. The weights are the caller's, of the engine's type; or int8 with one scale a row and matrix, rows padded
+// with zeros to `ld_x` and `ld_h` numbers.
+struct fs_step_node {
+    std::int64_t hidden, padded, inputs, slot, source, norm;
+    const void *w_x, *w_h;              // (4H, inputs), (4H, H); or int8 (4H, ld_x), (4H, ld_h)
+    const float *scale_x, *scale_h;     // (4H) each for int8, else null
+    std::int64_t ld_x, ld_h;
+    const void *bias, *gate_gain, *gate_shift, *cell_gain, *cell_shift;  // (4H), (H); null: none
+};
+
+struct fs_step {
+    std::int64_t steps, rows, nodes, slots, inputs, output, threads;
+    std::int64_t int8;     // whether the weights are int8
+    std::int64_t zoneout;  // 0 none, 2 expectation
+    double rate_h, rate_c, forget_bias;
+    fs_step_node* node;
+    void* scratch;  // fs_step_scratch(...) numbers, kept from call to call by the owner of this structure
+    const void* x;  // (T, B, inputs)
+    void* y;        // (T, B, H of the output)
+    const void** state_in;  // h and c of every slot in turn, (B, H) each
+    void** state_out;       // the same; may be the same memory
+};
+
+}  // extern "C"
+
+namespace fastslow {
+
+constexpr int CHAINS = FS_BYTES == 64 ? 16 : 8;  // sums that are under way side by side
+
+template <class T>
+FS_INLINE Vec<T> load_first(const T* p, i64 n) {
+    T part[Simd<T>::W] = {};
+    for (i64 i = 0; i < n; i++) part[i] = p[i];
+    return load(part);
+}
+#if defined(__AVX512F__)
+template <>
+FS_INLINE Vec<float> load_first<float>(const float* p, i64 n) {
+    return (Vec<float>)_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1), p);
+}
+template <>
+FS_INLINE Vec<double> load_first<double>(const double* p, i64 n) {
+    return (Vec<double>)_mm512_maskz_loadu_pd(static_cast<__mmask8>((1u << n) - 1), p);
+}
+#endif
+
+// The k-th vector of a row of weights as numbers of type T.
+template <class T>
+FS_INLINE Vec<T> weights_at(const T* row, i64 k) {
+    return load(row + k);
+}
+template <class T>
+FS_INLINE Vec<T> weights_at(const std::int8_t* row, i64 k) {
+    typedef std::int8_t Bytes __attribute__((vector_size(Simd<T>::W), aligned(1), may_alias));
+    // By way of int32, for which machines have instructions.
+    return __builtin_convertvector(__builtin_convertvector(*reinterpret_cast<const Bytes*>(row + k), typename Simd<T>::S), Vec<T>);
+}
+#if defined(__AVX512F__)
+template <>
+FS_INLINE Vec<float> weights_at<float>(const std::int8_t* row, i64 k) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(row + k));
+    return (Vec<float>)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
+}
+#endif
+
+// acc[b][l] += w[b] . v[l] by lanes, over n numbers.
+template <class T, class Q, int B, int L>
+FS_INLINE void dots(Vec<T> (&acc)[B][L], const Q* w, i64 ld, const T* const* v, i64 n) {
+    constexpr int W = Simd<T>::W;
+    i64 k = 0;
+    for (; k + W <= n; k += W) {
+        Vec<T> x[L];
+#pragma GCC unroll 4
+        for (int l = 0; l < L; l++) x[l] = load(v[l] + k);
+#pragma GCC unroll 16
+        for (int b = 0; b < B; b++) {
+            const Vec<T> row = weights_at<T>(w + b * ld, k);
+#pragma GCC unroll 4
+            for (int l = 0; l < L; l++) acc[b][l] += row * x[l];
+        }
+    }
+    if (k == n) return;
+    Vec<T> x[L];
+    for (int l = 0; l < L; l++) x[l] = load_first<T>(v[l] + k, n - k);
+#pragma GCC unroll 16
+    for (int b = 0; b < B; b++) {
+        Vec<T> row;
+        if constexpr (sizeof(Q) == 1)
+            row = weights_at<T>(w + b * ld, k);  // padded with zeros
+        else
+            row = load_first<T>(w + b * ld + k, n - k);
+#pragma GCC unroll 4
+        for (int l = 0; l < L; l++) acc[b][l] += row * x[l];
+    }
+}
+
+// totals[i] = the sum of v[i]'s lanes.
+template <class T, int N>
+FS_INLINE void sum_all(const Vec<T>* v, T* totals) {
+    constexpr int W = Simd<T>::W;
+#if defined(__GNUC__) && !defined(__clang__)
+    if constexpr (N % W == 0) {
+        // W vectors at a time, by halves: each round adds the upper half of every segment to the lower one and packs two
+        // vectors into one, so that the last holds the W sums in order.
+#pragma GCC unroll 4
+        for (int base = 0; base < N; base += W) {
+            Vec<T> part[W];
+#pragma GCC unroll 16
+            for (int i = 0; i < W; i++) part[i] = v[base + i];
+#pragma GCC unroll 4
+            for (int segment = W; segment > 1; segment /= 2) {
+                Ints<T> lower, upper;
+#pragma GCC unroll 16
+                for (int lane = 0; lane < W; lane++) {
+                    const int within = lane % (W / 2), half = segment / 2;
+                    lower[lane] = lane / (W / 2) * W + within / half * segment + within % half;
+                    upper[lane] = lower[lane] + half;
+                }
+#pragma GCC unroll 8
+                for (int i = 0; i < segment / 2; i++)
+                    part[i] = __builtin_shuffle(part[2 * i], part[2 * i + 1], lower) +
+                              __builtin_shuffle(part[2 * i], part[2 * i + 1], upper);
+            }
+            store(totals + base, part[0]);
+        }
+        return;
+    }
+#endif
+    for (int i = 0; i < N; i++) totals[i] = sum<T>(v[i]);
+}
+
+// Rows first .. first + B - 1 of a node's matrices times the activations of L lanes -> z[l][first - gate row ...].
+template <class T, class Q, int B, int L>
+FS_INLINE void rows_of(const fs_step_node& node, i64 first, const T* const* x, const T* const* h, T* const* z) {
+    Vec<T> acc[B][L] = {};
+    const float *scale_x = node.scale_x, *scale_h = node.scale_h;
+    if (node.inputs) dots<T, Q, B, L>(acc, static_cast<const Q*>(node.w_x) + first * node.ld_x, node.ld_x, x, node.inputs);
+    if constexpr (sizeof(Q) == 1)
+        if (node.inputs)
+#pragma GCC unroll 16
+            for (int b = 0; b < B; b++)
+#pragma GCC unroll 4
+                for (int l = 0; l < L; l++) acc[b][l] *= static_cast<T>(scale_x[first + b] / scale_h[first + b]);
+    dots<T, Q, B, L>(acc, static_cast<const Q*>(node.w_h) + first * node.ld_h, node.ld_h, h, node.hidden);
+    T totals[B * L];
+    sum_all<T, B * L>(&acc[0][0], totals);
+    for (int b = 0; b < B; b++)
+        for (int l = 0; l < L; l++) {
+            T total = totals[b * L + l];
+            if constexpr (sizeof(Q) == 1) total *= static_cast<T>(scale_h[first + b]);
+            z[l][b] = total;
+        }
+}
+
+template <class T>
+struct Steps {
+    const fs_step& s;
+    Barrier barrier;
+    std::atomic<int> state{0};
+
+    // Scratch: every node's padded parameters, h, c and z; then the threads' scratch. A slot's state between steps
+    // is the h and c of its last node.
+    static i64 scratch_size(const fs_step& s) {
+        i64 total = 0, widest = 0;
+        for (i64 n = 0; n < s.nodes; n++) {
+            const i64 p = s.node[n].padded;
+            total += (Parameters<T>::SIZE + 6 * s.rows) * p;
+            widest = p > widest ? p : widest;
+        }
+        return total + s.threads * SCRATCH * widest + STATS;
+    }
+
+    struct Node {
+        T *vectors, *h, *c, *z;  // (14 P), (B, P), (B, P), (B, 4P)
+    };
+    Node layout(i64 index) const {
+        T* p = static_cast<T*>(s.scratch);
+        for (i64 n = 0; n < index; n++) p += (Parameters<T>::SIZE + 6 * s.rows) * s.node[n].padded;
+        const i64 size = s.rows * s.node[index].padded;
+        T* at = p + Parameters<T>::SIZE * s.node[index].padded;
+        return {p, at, at + size, at + 2 * size};
+    }
+    T* thread_scratch(int thread) const {
+        i64 widest = 0;
+        for (i64 n = 0; n < s.nodes; n++) widest = s.node[n].padded > widest ? s.node[n].padded : widest;
+        T* end = layout(s.nodes - 1).vectors + (Parameters<T>::SIZE + 6 * s.rows) * s.node[s.nodes - 1].padded;
+        return end + thread * SCRATCH * widest;
+    }
+
+    i64 last_of_slot(i64 slot) const {
+        i64 last = 0;
+        for (i64 n = 0; n < s.nodes; n++)
+            if (s.node[n].slot == slot) last = n;
+        return last;
+    }
+
+    // The state a node reads: what the node before it in its slot wrote, else the state before the step.
+    void old_state(i64 index, T*& h, T*& c) const {
+        for (i64 n = index - 1; n >= 0; n--)
+            if (s.node[n].slot == s.node[index].slot) {
+                const Node from = layout(n);
+                h = from.h, c = from.c;
+                return;
+            }
+        const Node own = layout(last_of_slot(s.node[index].slot));
+        h = own.h, c = own.c;  // of the step before
+    }
+
+    static void pad(T* to, const void* from, i64 blocks, i64 hidden, i64 padded) {
+        for (i64 b = 0; b < blocks; b++) {
+            if (from)
+                std::memcpy(to + b * padded, static_cast<const T*>(from) + b * hidden, sizeof(T) * hidden);
+            else
+                std::memset(to + b * padded, 0, sizeof(T) * hidden);
+            std::memset(to + b * padded + hidden, 0, sizeof(T) * (padded - hidden));
+        }
+    }
+
+    void begin() const {
+        for (i64 n = 0; n < s.nodes; n++) {
+            const fs_step_node& node = s.node[n];
+            const Parameters<T> p(layout(n).vectors, node.padded);
+            pad(p.bias, node.bias, 4, node.hidden, node.padded);
+            if (!node.norm) continue;
+            pad(p.gate_gain, node.gate_gain, 4, node.hidden, node.padded);
+            pad(p.gate_shift, node.gate_shift, 4, node.hidden, node.padded);
+            pad(p.cell_gain, node.cell_gain, 1, node.hidden, node.padded);
+            pad(p.cell_shift, node.cell_shift, 1, node.hidden, node.padded);
+        }
+        for (i64 slot = 0; slot < s.slots; slot++) {
+            const i64 last = last_of_slot(slot);
+            const Node own = layout(last);
+            pad(own.h, s.state_in[2 * slot], s.rows, s.node[last].hidden, s.node[last].padded);
+            pad(own.c, s.state_in[2 * slot + 1], s.rows, s.node[last].hidden, s.node[last].padded);
+        }
+    }
+
+    void end() const {
+        for (i64 slot = 0; slot < s.slots; slot++) {
+            const i64 last = last_of_slot(slot), hidden = s.node[last].hidden, padded = s.node[last].padded;
+            const Node own = layout(last);
+            for (i64 r = 0; r < s.rows; r++) {
+                std::memcpy(static_cast<T*>(s.state_out[2 * slot]) + r * hidden, own.h + r * padded, sizeof(T) * hidden);
+                std::memcpy(static_cast<T*>(s.state_out[2 * slot + 1]) + r * hidden, own.c + r * padded, sizeof(T) * hidden);
+            }
+        }
+    }
+
+    template <class Q, int L>
+    void gates(i64 index, i64 t, i64 lane, i64 first, i64 last) const {
+        const fs_step_node& node = s.node[index];
+        const T *x[L] = {}, *h[L];
+        T *z[L], *h_old, *c_old;
+        old_state(index, h_old, c_old);
+        const T* source = node.source >= 0 ? layout(node.source).h : nullptr;
+        for (int l = 0; l < L; l++) {
+            if (node.source == -1) x[l] = static_cast<const T*>(s.x) + (t * s.rows + lane + l) * s.inputs;
+            if (source) x[l] = source + (lane + l) * s.node[node.source].padded;
+            h[l] = h_old + (lane + l) * node.padded;
+        }
+        T* out = layout(index).z + lane * 4 * node.padded;
+        // Rows first .. last - 1 of the 4H, in blocks that do not cross a gate's end.
+        for (i64 row = first; row < last;) {
+            const i64 gate = row / node.hidden, gate_end = (gate + 1) * node.hidden;
+            const i64 stop = gate_end < last ? gate_end : last;
+            for (; row + CHAINS / L <= stop; row += CHAINS / L) {
+                for (int l = 0; l < L; l++) z[l] = out + l * 4 * node.padded + gate * node.padded + row - gate * node.hidden;
+                rows_of<T, Q, CHAINS / L, L>(node, row, x, h, z);
+            }
+            for (; row < stop; row++) {
+                for (int l = 0; l < L; l++) z[l] = out + l * 4 * node.padded + gate * node.padded + row - gate * node.hidden;
+                rows_of<T, Q, 1, L>(node, row, x, h, z);
+            }
+        }
+    }
+
+    template <class Q>
+    void all_gates(i64 index, i64 t, i64 first, i64 last) const {
+        i64 lane = 0;
+        // Rows of activations that share one reading of the weights.
+        for (; lane + 4 <= s.rows; lane += 4) gates<Q, 4>(index, t, lane, first, last);
+        for (; lane + 2 <= s.rows; lane += 2) gates<Q, 2>(index, t, lane, first, last);
+        for (; lane < s.rows; lane++) gates<Q, 1>(index, t, lane, first, last);
+    }
+
+    template <bool NORM, int ZONE>
+    void cells(i64 index, int thread, int threads) const {
+        const fs_step_node& node = s.node[index];
+        const Node own = layout(index);
+        const Cell<T> cell{node.hidden, node.padded, static_cast<T>(s.forget_bias), 0, 0, static_cast<T>(s.rate_h),
+                           static_cast<T>(s.rate_c), Parameters<T>(own.vectors, node.padded)};
+        T *h_old, *c_old, *scratch = thread_scratch(thread), stats[STATS];
+        old_state(index, h_old, c_old);
+        for (i64 r = thread; r < s.rows; r += threads) {
+            const i64 at = r * node.padded;
+            T* z = own.z + 4 * at;
+            for (int q = 0; q < 4; q++)
+                for (i64 u = node.hidden; u < node.padded; u++) z[q * node.padded + u] = 0;
+            cell_forward<T, NORM, ZONE>(cell, z, stats, h_old + at, c_old + at, own.h + at, own.c + at, scratch, {0, 0});
+        }
+    }
+
+    void write(i64 t, int thread, int threads) const {
+        const fs_step_node& node = s.node[s.output];
+        const Node own = layout(s.output);
+        for (i64 r = thread; r < s.rows; r += threads)
+            std::memcpy(static_cast<T*>(s.y) + (t * s.rows + r) * node.hidden, own.h + r * node.padded,
+                        sizeof(T) * node.hidden);
+    }
+
+    void run(int thread, int threads) {
+        if (thread == 0) begin();
+        barrier.wait();
+        for (i64 t = 0; t < s.steps; t++) {
+            for (i64 n = 0; n < s.nodes; n++) {
+                const i64 rows = 4 * s.node[n].hidden, first = rows * thread / threads, last = rows * (thread + 1) / threads;
+                s.int8 ? all_gates<std::int8_t>(n, t, first, last) : all_gates<T>(n, t, first, last);
+                barrier.wait();
+                if (s.node[n].norm)
+                    s.zoneout ? cells<true, EXPECTATION>(n, thread, threads) : cells<true, NONE>(n, thread, threads);
+                else
+                    s.zoneout ? cells<false, EXPECTATION>(n, thread, threads) : cells<false, NONE>(n, thread, threads);
+                barrier.wait();
+            }
+            write(t, thread, threads);
+        }
+        barrier.wait();
+        if (thread == 0) end();
+    }
+};
+
+template <class T>
+void run_steps(const fs_step& s) {
+    Steps<T> steps{s, {}, {0}};
+    parallel(
+        [](void* p, int thread, int threads) {
+            Steps<T>& steps = *static_cast<Steps<T>*>(p);
+            int fresh = 0;
+            if (steps.state.compare_exchange_strong(fresh, 1)) {
+                steps.barrier.reset(threads);
+                steps.state.store(2, std::memory_order_release);
+            } else {
+                while (steps.state.load(std::memory_order_acquire) != 2) sched_yield();
+            }
+            steps.run(thread, threads);
+        },
+        &steps, static_cast<int>(s.threads));
+}
+
+}  // namespace fastslow

@@ -1,0 +1,236 @@
+"""Streaming: one step at a time, of one row or a few, without gradients: sampling, scoring, coding.
+
+`Stepper` holds a network's weights ready for steps. With a C++ compiler a step is one call into compiled code that reads
+every weight once, in place; without one it runs the loop. `layer_step` runs a layer's own parameters so,
+and notices when they move.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from fastslow.backends import reference
+from fastslow.backends.base import Rates, States
+from fastslow.backends.fused.native.library import library
+from fastslow.backends.fused.native.steps import Quantized, Steps
+from fastslow.cells.lstm import CellWeights
+from fastslow.state import LSTMState
+from fastslow.wiring import Wiring
+
+MOST_ROWS = 32
+"""Of a layer's step: above, packing the weights for one step pays even so."""
+
+
+class Stepper:
+    """Steps of any wiring of the LSTM cell, zoneout in expectation, no dropout.
+
+    Args:
+        wiring, weights, rates: as engines take them (`fastslow.backends.base`); weights on the CPU, float32 or float64.
+        quantize: "int8" computes with weight matrices rounded to 8 bits, one scale a row; the vectors, the activations
+            and the arithmetic stay as they are. A copy: later changes of the matrices do not reach it.
+
+    `step(x_t, state)`: x_t (B, X), state one LSTMState a slot -> y (B, H), the new state.
+    `run(x, state)`: x (T, B, X) -> y (T, B, H), the new state.
+    `step_(x_t, state)`: the same, but the new state is written over the given one.
+    """
+
+    def __init__(
+        self,
+        wiring: Wiring,
+        weights: Sequence[CellWeights],
+        rates: Rates | None = None,
+        *,
+        quantize: Literal["int8"] | None = None,
+    ) -> None:
+        if quantize not in (None, "int8"):
+            raise ValueError(f"quantize must be None or 'int8'; got {quantize!r}")
+        first = weights[0].w_h
+        if first.device.type != "cpu" or first.dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"weights must be float32 or float64 on the CPU; got {first.dtype} on {first.device}")
+        self.wiring, self.rates = wiring, Rates() if rates is None else rates
+        self.dtype = first.dtype
+        self.weights = [CellWeights(*(None if p is None else p.detach().contiguous() for p in w)) for w in weights]
+        self.inputs = next(w.w_x.shape[1] for w, source in zip(self.weights, wiring.sources, strict=True) if source == -1)  # type: ignore[union-attr]
+        self._quantized: list[tuple[Quantized | None, Quantized]] | None = None
+        if quantize is not None:
+            made: dict[int, Quantized] = {}
+
+            def of(weight: Tensor) -> Quantized:
+                return made.setdefault(weight.data_ptr(), Quantized(weight))
+
+            self._quantized = [(None if w.w_x is None else of(w.w_x), of(w.w_h)) for w in self.weights]
+            self.weights = [
+                w._replace(w_x=None if q_x is None else q_x.dequantized().to(self.dtype), w_h=q_h.dequantized().to(self.dtype))
+                for w, (q_x, q_h) in zip(self.weights, self._quantized, strict=True)
+            ]
+        self._sizes = [self.weights[wiring.slot_of.index(slot)].hidden_size for slot in range(len(wiring.slots))]
+        self._output_size = self.weights[wiring.output_index].hidden_size
+        self._steps: dict[int, Steps] = {}
+
+    @property
+    def compiled(self) -> bool:
+        """Whether steps run in compiled code; else they run the loop, more slowly."""
+        return not isinstance(library(), str)
+
+    def step(self, x_t: Tensor, state: States) -> tuple[Tensor, States]:
+        y, new = self.run(x_t.unsqueeze(0), state)
+        return y[0], new
+
+    def step_(self, x_t: Tensor, state: States) -> tuple[Tensor, States]:
+        y, new = self._run(x_t.unsqueeze(0), state, in_place=True)
+        return y[0], new
+
+    def run(self, x: Tensor, state: States) -> tuple[Tensor, States]:
+        return self._run(x, state, in_place=False)
+
+    @torch.no_grad()
+    def _run(self, x: Tensor, state: States, *, in_place: bool) -> tuple[Tensor, States]:
+        rows = x.shape[1]
+        if x.shape[2] != self.inputs or x.dtype != self.dtype:
+            raise ValueError(f"x must end in {self.inputs} {self.dtype}; got {tuple(x.shape)} {x.dtype}")
+        for (h, c), size in zip(state, self._sizes, strict=True):
+            if h.shape != (rows, size) or c.shape != (rows, size):
+                raise ValueError(f"state must be {(rows, size)}; got h {tuple(h.shape)}, c {tuple(c.shape)}")
+        if not self.compiled:
+            return self._loop(x, state, in_place)
+        steps = self._steps.get(rows)
+        if steps is None:
+            steps = Steps(self.wiring, self.weights, self.rates, rows, self.inputs, self._quantized)
+            self._steps[rows] = steps
+        given = [part for pair in state for part in pair]
+        if in_place and not all(part.is_contiguous() for part in given):
+            raise ValueError("step_ needs a contiguous state")
+        given = [part.contiguous() for part in given]
+        made = given if in_place else [torch.empty_like(part) for part in given]
+        x = x.contiguous()
+        y = x.new_empty((x.shape[0], rows, self._output_size))
+        before, after = [part.data_ptr() for part in given], [part.data_ptr() for part in made]
+        steps(x.shape[0], x.data_ptr(), y.data_ptr(), before, after)
+        return y, tuple(LSTMState(*made[i : i + 2]) for i in range(0, len(made), 2))
+
+    def _loop(self, x: Tensor, state: States, in_place: bool) -> tuple[Tensor, States]:
+        y, new = reference.run(self.wiring, self.weights, x, state, None, self.rates)
+        if not in_place:
+            return y, new
+        for old_pair, new_pair in zip(state, new, strict=True):
+            for old, value in zip(old_pair, new_pair, strict=True):
+                old.copy_(value)
+        return y, state
+
+
+class Layer(Protocol):
+    """What `LayerSteps` asks of a layer."""
+
+    wiring: Wiring
+    input_size: int
+    zoneout_h: float
+    zoneout_c: float
+    forget_bias: float
+
+    def weights(self) -> tuple[CellWeights, ...]: ...
+
+    def parameter_places(self) -> list[tuple[dict[str, Any], str]]:
+        """(dict, key) of every parameter, and of every module on the way to it."""
+
+
+class LayerSteps:
+    """The prepared steps of a layer's own parameters, made anew when a parameter or a cell is replaced or moves.
+
+    All that a step does to notice is to look where parameters and cells are kept, and at the parameters' addresses.
+    """
+
+    def __init__(self) -> None:
+        self._holders: list[dict[str, Any]] = []
+        self._keys: list[str] = []
+        self._values: list[Any] = []
+        self._tensors: list[Tensor] = []
+        self._addresses: list[int] = []
+        self._steps: dict[tuple[int, float, float, float], Steps] = {}
+        self._sizes: list[int] = []
+        self._dtype: torch.dtype | None = None
+        """Of parameters that steps can be prepared for; None if they are of another kind."""
+
+    def step(self, layer: Layer, x_t: Tensor, state: Sequence[Any] | None) -> tuple[Tensor, States] | None:
+        """One step: x_t (B, X) or (X,), state one (h, c) a slot or None for zeros -> y and the new state, likewise.
+
+        None if the other engines must see to it, because the step is not of a kind that runs here or is an error.
+        """
+        if not self._values or self._changed():
+            self._look(layer)
+        batched = x_t.dim() == 2
+        rows = x_t.shape[0] if batched else 1
+        if self._dtype is None or x_t.dtype != self._dtype or type(x_t) is not Tensor or not 0 < rows <= MOST_ROWS:
+            return None
+        if x_t.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+            return None
+        shapes = [(rows, size) if batched else (size,) for size in self._sizes]
+        before: list[Tensor] = []
+        if state is None:
+            before = [torch.zeros(shape, dtype=self._dtype) for shape in shapes for _ in "hc"]
+        else:
+            for pair, shape in zip(state, shapes, strict=True):
+                if not isinstance(pair, tuple | list) or len(pair) != 2:
+                    return None
+                for part in pair:
+                    if type(part) is not Tensor or part.shape != shape or part.dtype != self._dtype:
+                        return None
+                    if part.device.type != "cpu":
+                        return None
+                    before.append(part.contiguous())
+        key = (rows, layer.zoneout_h, layer.zoneout_c, layer.forget_bias)
+        steps = self._steps.get(key)
+        if steps is None:
+            rates = Rates(0.0, *key[1:])
+            steps = self._steps[key] = Steps(layer.wiring, layer.weights(), rates, rows, layer.input_size)
+        after = [torch.empty_like(part) for part in before]
+        x_t = x_t.contiguous()
+        y = torch.empty((rows, steps.output_size) if batched else (steps.output_size,), dtype=self._dtype)
+        addresses = [part.data_ptr() for part in before], [part.data_ptr() for part in after]
+        steps(1, x_t.data_ptr(), y.data_ptr(), *addresses)
+        return y, tuple(LSTMState(after[i], after[i + 1]) for i in range(0, len(after), 2))
+
+    def _changed(self) -> bool:
+        return (
+            not all(map(operator.is_, map(dict.get, self._holders, self._keys), self._values))
+            or list(map(Tensor.data_ptr, self._tensors)) != self._addresses
+        )
+
+    def _look(self, layer: Layer) -> None:
+        self._steps.clear()
+        places = layer.parameter_places()
+        self._holders, self._keys = [holder for holder, _ in places], [key for _, key in places]
+        self._values = [holder.get(key) for holder, key in places]
+        self._tensors = [value for value in self._values if isinstance(value, Tensor)]
+        self._addresses = [value.data_ptr() for value in self._tensors]
+        weights = layer.weights()
+        self._sizes = [weights[layer.wiring.slot_of.index(slot)].hidden_size for slot in range(len(layer.wiring.slots))]
+        own = {id(value) for value in self._tensors}
+        used = [part for w in weights for part in w if part is not None]
+        dtype = used[0].dtype
+        plain = all(
+            id(part) in own  # not computed from something else
+            and type(part) is torch.nn.Parameter
+            and part.device.type == "cpu"
+            and part.is_contiguous()
+            and part.dtype == dtype
+            for part in used
+        )
+        known = dtype in (torch.float32, torch.float64)
+        self._dtype = dtype if plain and known and not isinstance(library(), str) else None
+
+
+_LAYERS: WeakKeyDictionary[Any, LayerSteps] = WeakKeyDictionary()
+
+
+def layer_step(layer: Layer, x_t: Tensor, state: Sequence[Any] | None) -> tuple[Tensor, States] | None:
+    """`LayerSteps.step` of this layer. What is prepared is kept beside the layer, not in it: copies and pickles lack it."""
+    steps = _LAYERS.get(layer)
+    if steps is None:
+        steps = _LAYERS[layer] = LayerSteps()
+    return steps.step(layer, x_t, state)

@@ -1,0 +1,313 @@
+"""The streaming path beside the loop: any wiring, both types, changes of the weights noticed, 8-bit weights."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fastslow import FSLSTM, SequentialLSTM, StackedLSTM
+from fastslow.backends import reference, streaming
+from fastslow.backends.base import States
+from fastslow.backends.fused import native
+from fastslow.backends.fused.native.library import library
+from fastslow.backends.fused.native.steps import Quantized, Steps
+from fastslow.backends.streaming import Stepper, layer_step
+from fastslow.state import map_state, state_tensors
+from tests.backends.twins import CASES, TOLERANCE, Case, Inputs, assert_close, make_inputs, poisoned_memory
+
+needs_library = pytest.mark.skipif(isinstance(library(), str), reason=f"no native library: {library()}")
+EVALUATED = {
+    name: case for name, case in CASES.items() if case.lengths is None and case.windows == 1 and case.contiguous
+}
+
+
+def problem(case: Case, dtype: torch.dtype) -> tuple[Inputs, States]:
+    inputs = make_inputs(case, dtype)
+    return inputs, inputs.state
+
+
+def assert_same(got: tuple[Tensor, States], expected: tuple[Tensor, States], tolerance: float) -> None:
+    assert_close("y", got[0], expected[0], tolerance)
+    for i, (a, b) in enumerate(zip(state_tensors(got[1]), state_tensors(expected[1]), strict=True)):
+        assert_close(f"state {i}", a, b, tolerance)
+
+
+@needs_library
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("case", EVALUATED.values(), ids=EVALUATED)
+@torch.no_grad()
+def test_steps_are_the_loop_s(case: Case, dtype: torch.dtype) -> None:
+    inputs, state = problem(case, dtype)
+    expected = reference.run(case.wiring, inputs.weights, inputs.xs[0], state, None, case.rates)
+    stepper = Stepper(case.wiring, inputs.weights, case.rates)
+    assert stepper.compiled
+    with poisoned_memory():
+        assert_same(stepper.run(inputs.xs[0], state), expected, TOLERANCE[dtype])
+        assert_same(native.run(case.wiring, inputs.weights, inputs.xs[0], state, None, case.rates), expected, TOLERANCE[dtype])
+        ys = []
+        for x_t in inputs.xs[0]:
+            y, state = stepper.step(x_t, state)
+            ys.append(y)
+    assert_same((torch.stack(ys), state), expected, TOLERANCE[dtype])
+
+
+@needs_library
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 7, 9])
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@torch.no_grad()
+def test_any_number_of_rows_and_threads(rows: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastslow.backends.fused.native.steps.SHARED_FROM", 1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        case = Case(sizes={"fast": 37, "slow": 21}, input_size=19, B=rows)
+        inputs, state = problem(case, torch.float32)
+        expected = reference.run(case.wiring, inputs.weights, inputs.xs[0], state, None, case.rates)
+        assert_same(Stepper(case.wiring, inputs.weights, case.rates).run(inputs.xs[0], state), expected, 2e-5)
+    finally:
+        torch.set_num_threads(before)
+
+
+@torch.no_grad()
+def test_in_place_steps_write_the_state() -> None:
+    case = CASES["fs2"]
+    inputs, state = problem(case, torch.float32)
+    stepper = Stepper(case.wiring, inputs.weights, case.rates)
+    expected = stepper.step(inputs.xs[0][0], state)
+    written = tuple(type(pair)(*(part.clone() for part in pair)) for pair in state)
+    got = stepper.step_(inputs.xs[0][0], written)
+    assert_same(got, expected, 0.0)
+    for a, b in zip(state_tensors(got[1]), state_tensors(written), strict=True):
+        assert a.data_ptr() == b.data_ptr()
+
+
+@torch.no_grad()
+def test_without_the_library_the_loop_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = CASES["fs2"]
+    inputs, state = problem(case, torch.float32)
+    expected = reference.run(case.wiring, inputs.weights, inputs.xs[0], state, None, case.rates)
+    monkeypatch.setenv("FASTSLOW_NATIVE", "0")
+    stepper = Stepper(case.wiring, inputs.weights, case.rates)
+    assert not stepper.compiled
+    assert_same(stepper.run(inputs.xs[0], state), expected, 0.0)
+    stepper.step_(inputs.xs[0][0], state)
+    expected = reference.run(case.wiring, inputs.weights, inputs.xs[0][:1], problem(case, torch.float32)[1], None, case.rates)
+    assert_same((expected[0], state), expected, 0.0)
+
+
+def test_what_a_stepper_rejects() -> None:
+    case = CASES["fs2"]
+    inputs, state = problem(case, torch.float32)
+    with pytest.raises(ValueError, match="quantize must be None or 'int8'; got 'int4'"):
+        Stepper(case.wiring, inputs.weights, case.rates, quantize="int4")  # type: ignore[arg-type]
+    half = [type(w)(*(part.detach().half() for part in w)) for w in inputs.weights]  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match=r"weights must be float32 or float64 on the CPU; got torch\.float16"):
+        Stepper(case.wiring, half)
+    stepper = Stepper(case.wiring, inputs.weights)
+    with pytest.raises(ValueError, match=r"x must end in 5 torch\.float32; got \(1, 3, 4\)"):
+        stepper.step(torch.zeros(3, 4), state)
+    with pytest.raises(ValueError, match=r"state must be \(2, 11\); got h \(3, 11\)"):
+        stepper.step(torch.zeros(2, 5), state)
+
+
+# ---------------------------------------------------------------------- 8-bit weights
+
+
+def test_quantised_rows() -> None:
+    weight = torch.randn(6, 19, generator=torch.Generator().manual_seed(0))
+    weight[2] = 0
+    quantized = Quantized(weight)
+    assert quantized.numbers.shape == (6, 32)
+    assert quantized.numbers.dtype == torch.int8
+    assert not quantized.numbers[:, 19:].any()
+    assert quantized.numbers.abs().amax(1).tolist() == [127, 127, 0, 127, 127, 127]
+    step = weight.abs().amax(1, keepdim=True) / 127
+    assert ((quantized.dequantized() - weight).abs() <= step / 2 + 1e-7).all()
+
+
+@pytest.mark.parametrize("compiled", [pytest.param(True, marks=needs_library), False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("name", ["fs2-odd", "fs4", "stacked3", "shared-cell", "fs2-no-norm"])
+@torch.no_grad()
+def test_int8_computes_with_the_rounded_weights(
+    name: str, dtype: torch.dtype, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not compiled:
+        monkeypatch.setenv("FASTSLOW_NATIVE", "0")
+    case = CASES[name]
+    inputs, state = problem(case, dtype)
+    rounded = [
+        w._replace(
+            w_x=None if w.w_x is None else Quantized(w.w_x).dequantized().to(dtype), w_h=Quantized(w.w_h).dequantized().to(dtype)
+        )
+        for w in inputs.weights
+    ]
+    expected = reference.run(case.wiring, rounded, inputs.xs[0], state, None, case.rates)
+    stepper = Stepper(case.wiring, inputs.weights, case.rates, quantize="int8")
+    assert_same(stepper.run(inputs.xs[0], state), expected, 2e-5)
+    exact = reference.run(case.wiring, inputs.weights, inputs.xs[0], state, None, case.rates)
+    assert 0 < (exact[0] - expected[0]).abs().max() < 0.1
+
+
+# ---------------------------------------------------------------------- layers
+
+
+def layers() -> list[Any]:
+    rates: dict[str, Any] = {"dropout": 0.2, "zoneout_h": 0.1, "zoneout_c": 0.4}
+    return [FSLSTM(5, 11, 7, 3, **rates), StackedLSTM(5, 9, 2, **rates), SequentialLSTM(5, 9, 2, layer_norm=False, **rates)]
+
+
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by one at every call of the compiled steps."""
+    calls: list[int] = []
+    run = Steps.__call__
+
+    def counted(self: Steps, *args: Any) -> None:
+        calls.append(1)
+        run(self, *args)
+
+    monkeypatch.setattr(Steps, "__call__", counted)
+    return calls
+
+
+@needs_library
+@pytest.mark.parametrize("layer", layers(), ids=lambda layer: type(layer).__name__)
+@torch.no_grad()
+def test_a_layer_s_step_streams(layer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer.eval()
+    x = torch.randn(4, 3, 5, generator=torch.Generator().manual_seed(0))
+    calls = taken(monkeypatch)
+    state, loop_state = None, None
+    for x_t in x:
+        y, state = layer.step(x_t, state)
+        layer.backend = "reference"
+        expected, loop_state = layer.step(x_t, loop_state)
+        layer.backend = "auto"
+        assert type(state) is type(loop_state)
+        assert_same((y, state), (expected, loop_state), 2e-5)
+    assert len(calls) == 4
+    y, state = layer.step(x[0, 0])
+    assert y.shape == (layer.output_size,)
+    assert all(part.dim() == 1 for part in state_tensors(state))
+    again, _ = layer.step(x[0])
+    assert_close("unbatched", y, again[0], 1e-6)
+    layer.step(x[1, 0], state)
+    assert len(calls) == 7
+
+
+@needs_library
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda layer: layer.slow.weight_hh.mul_(0.5),
+        lambda layer: layer.load_state_dict({k: v * 0.7 for k, v in layer.state_dict().items()}),
+        lambda layer: setattr(layer.slow.weight_hh, "data", layer.slow.weight_hh * 0.5),
+        lambda layer: setattr(layer.fast[1], "weight_hh", nn.Parameter(layer.fast[1].weight_hh * 0.5)),
+        lambda layer: setattr(layer.slow, "bias", nn.Parameter(layer.slow.bias + 0.5)),
+        lambda layer: layer.fast[0].gate_norm.weight.fill_(0.3),
+        lambda layer: layer.fast.__setitem__(0, FSLSTM(5, 11, 7).fast[0]),
+        lambda layer: layer.double(),
+        lambda layer: setattr(layer, "zoneout_c", 0.9),
+        lambda layer: setattr(layer, "forget_bias", 0.0),
+    ],
+)
+@torch.no_grad()
+def test_changes_are_noticed(change: Callable[[FSLSTM], Any]) -> None:
+    layer = FSLSTM(5, 11, 7, zoneout_c=0.3).eval()
+    x = torch.randn(2, 5)
+    _, given = layer.step(torch.randn(2, 5))
+    before = state_tensors(layer.step(x, given)[1])
+    change(layer)
+    dtype = layer.slow.weight_hh.dtype
+    x, given = x.to(dtype), map_state(lambda part: part.to(dtype), given)
+    y, state = layer.step(x, given)
+    layer.backend = "reference"
+    assert_same((y, state), layer.step(x, given), 2e-5)
+    assert dtype == torch.float64 or not all(map(torch.equal, before, state_tensors(state)))
+
+
+@needs_library
+@torch.no_grad()
+def test_parametrised_weights_go_the_long_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = FSLSTM(5, 11, 7).eval()
+    x = torch.randn(2, 5)
+    layer.step(x)
+    nn.utils.parametrizations.weight_norm(layer.slow, "weight_hh")
+    layer.slow.parametrizations["weight_hh"].original0.mul_(2)
+    assert layer_step(layer, x, None) is None
+    y, state = layer.step(x)
+    layer.backend = "reference"
+    assert_same((y, state), layer.step(x), 2e-5)
+
+
+@needs_library
+@torch.no_grad()
+def test_what_does_not_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = taken(monkeypatch)
+    layer = FSLSTM(5, 11, 7, dropout=0.5)
+    x = torch.randn(2, 5)
+    layer.train().step(x)  # draws masks
+    layer.eval()
+    layer.backend = "reference"
+    layer.step(x)
+    layer.backend = "auto"
+    with torch.enable_grad():
+        y, _ = layer.step(x)
+        assert y.requires_grad
+    assert not calls
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer_step(layer, x, None) is None
+    layer.step(x)
+    assert len(calls) == 1
+    with pytest.raises(RuntimeError, match=r"state fast\.h must be \(2, 11\)"):
+        layer.step(x, layer.step(torch.randn(3, 5))[1])
+    with pytest.raises(ValueError, match="state fast.h must be torch.float32"):
+        layer.step(x, tuple(type(pair)(*(part.double() for part in pair)) for pair in layer.step(x)[1]))
+    with pytest.raises(TypeError, match="the state of a FSLSTM is"):
+        layer.step(x, (1, 2, 3))
+    with pytest.raises(ValueError, match="does not match weight dtype"):
+        layer.step(x.double())
+
+
+@needs_library
+@torch.no_grad()
+def test_copies_pickles_and_collection() -> None:
+    layer = FSLSTM(5, 11, 7).eval()
+    x = torch.randn(2, 5)
+    y, _ = layer.step(x)
+    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert torch.equal(other.step(x)[0], y)
+    count = len(streaming._LAYERS)
+    del layer, other
+    assert len(streaming._LAYERS) < count
+
+
+@needs_library
+def test_threads_may_step_one_layer_at_the_same_time() -> None:
+    layer = FSLSTM(5, 64, 32).eval()
+    inputs = torch.randn(4, 50, 1, 5)
+    results: dict[int, Tensor] = {}
+
+    def work(which: int) -> None:
+        with torch.no_grad():
+            state, ys = None, []
+            for x_t in inputs[which]:
+                y, state = layer.step(x_t, state)
+                ys.append(y)
+            results[which] = torch.stack(ys)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with torch.no_grad():
+        for which in range(4):
+            assert_close(f"thread {which}", results[which], layer(inputs[which])[0], 2e-5)
