@@ -21,8 +21,9 @@ FLOORS = [
     {"lm"},
     {"evaluation"},
     {"training", "sampling", "scoring", "codec", "dynamics"},
-    {"bench"},
-    {"cli", "__main__"},
+    {"bench", "results"},
+    {"cli"},
+    {"__main__"},
 ]
 FLOOR_OF = {name: level for level, names in enumerate(FLOORS) for name in names}
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
