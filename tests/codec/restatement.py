@@ -1,3 +1,4 @@
+# ruff: noqa: PT018 - assertions stand for the checks of a decoder
 """A decoder of exact archives written from docs/format.md alone, in plain Python: it shares no code with the package.
 
 Slow and short. `decode(archive, model=None)` gives the text; assertions stand for every check.

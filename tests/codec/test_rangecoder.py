@@ -96,17 +96,16 @@ def test_cut_or_continued_bytes_are_noticed_or_harmless(symbols: Intervals, data
             found = decoded(damaged, symbols)
         except FormatError:
             continue
-        # A cut that leaves the number inside the last interval says the same; anything else differs.
-        assert damaged == whole or found != symbols or damaged == cut
+        # A cut may leave the number inside the last interval; anything added is noticed.
+        assert damaged == cut
+        assert len(found) == len(symbols)
 
 
 def test_a_number_outside_every_interval_is_damage() -> None:
     with pytest.raises(FormatError, match="outside every interval"):
         RangeDecoder(b"\xff" * 16).target()
-    decoder = RangeDecoder(b"")
     with pytest.raises(FormatError, match="end too early"):
-        for _ in range(20):
-            decoder.take(0, 1)
+        RangeDecoder(b"").take(0, 1)
     decoder = RangeDecoder(bytes(40))
     with pytest.raises(FormatError, match="go on after"):
         decoder.finish()

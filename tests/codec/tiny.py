@@ -1,4 +1,4 @@
-"""Small models made by integer arithmetic alone: the same on every machine, now and later, whatever torch's generators do."""
+"""Small models made by integer arithmetic alone: the same on every machine, whatever torch's generators do."""
 
 from __future__ import annotations
 

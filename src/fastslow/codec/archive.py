@@ -179,7 +179,8 @@ class _Writer:
         from fastslow.codec.learning import ONLINE_LEARNING, Learning, Online
 
         device = torch.device("cpu" if self.device is None else self.device)
-        settings: dict[str, Any] = {"environment": environment(device)}
+        backend = "auto" if self.model is None else self.model.lm.layer.backend
+        settings: dict[str, Any] = {"environment": environment(device, backend)}
         if self.options.mode == Mode.ADAPT:
             settings["learning"] = (self.options.learning or Learning()).to_json()
         elif self.options.mode == Mode.ONLINE:
@@ -429,16 +430,19 @@ class ArchiveReader:
                 raise FormatError("the archive's header is damaged: its alphabet is not the model's")
             if header.mode != Mode.EXACT:
                 with threads_for(header.mode, header.settings, header.lanes, 0):
-                    check_probe(predictor, header)
+                    check_probe(predictor, header, self._device, "auto" if model is None else model.lm.layer.backend)
             self._predictor = predictor
         return self._predictor
 
     def _model(self) -> CodecModel:
-        from fastslow.codec.predictors import weight_bits
+        from fastslow.codec.predictors import backend_of, weight_bits
 
         header = self.header
         if self._embedded is not None:
-            return model_from_serial(self._embedded, header.mode, header.model_name)
+            model = model_from_serial(self._embedded, header.mode, header.model_name)
+            if header.mode != Mode.EXACT:
+                model.lm.layer.backend = backend_of(header.settings)
+            return model
         wanted = describe_model(header)
         given = self._given
         if given is None and self._find is not None:

@@ -21,8 +21,10 @@ from fastslow.codec.rangecoder import TOTAL, TOTAL_BITS, RangeDecoder, RangeEnco
 MAX_ESCAPE_BITS = 23
 """A block's escape symbol has frequency 2^0 to 2^23 of 2^24."""
 _RAW_BITS = TOTAL_BITS - 8
-_HOPELESS_AFTER = 8
-"""A block is given up after 1/8 of its steps if it is on course to be a twentieth larger than it may be."""
+_CHECK_EVERY = 64
+_HOPELESS = ((8, 1.05), (1 << 62, 2.0))
+"""A block is given up when it is on course to be so many times larger than it may be: 1.05 after an eighth of its
+steps, 2 before that. A model that learns is given time."""
 
 Progress = Callable[[int], None]
 """Told how many more bytes are done."""
@@ -35,6 +37,8 @@ class Predictor(Protocol):
     start: int
     """The symbol fed before a lane's first, and in place of a byte outside the alphabet."""
     frequencies: FrequencyModel
+    learns: bool
+    """Whether what it predicts changes with what it has coded."""
 
     def begin(self, lanes: int) -> None:
         """Forget the past; S lanes from now on."""
@@ -118,7 +122,8 @@ def encode_block(
         previous[count:] = predictor.start
         if progress is not None:
             progress(count)
-        if t % 64 == 63 and _hopeless(len(coder), t + 1, layout.steps, limit):
+        checks = t % _CHECK_EVERY == _CHECK_EVERY - 1 and not predictor.learns
+        if checks and _hopeless(len(coder), t + 1, layout.steps, limit):
             return None
     payload = coder.finish()
     return payload if len(payload) < limit else None
@@ -132,7 +137,7 @@ def _encode_escaped(coder: RangeEncoder, starts: Ints, widths: Ints, escaped: ND
 
 
 def _hopeless(size: int, done: int, steps: int, limit: int) -> bool:
-    return size >= limit or (done * _HOPELESS_AFTER >= steps and size * steps > 1.05 * limit * done)
+    return any(done * after >= steps and size * steps > excess * limit * done for after, excess in _HOPELESS)
 
 
 def decode_block(

@@ -27,6 +27,8 @@ PROBE_STEPS = 24
 class FloatPredictor:
     """Frozen weights, the layer's own numbers."""
 
+    learns = False
+
     def __init__(self, lm: CharLM) -> None:
         self.symbols = lm.alphabet.symbols
         self.start = start_symbol(self.symbols)
@@ -74,8 +76,8 @@ def probe(predictor: Any, lanes: int, steps: int = PROBE_STEPS) -> bytes:
     return digest.digest()[:8]
 
 
-def environment(device: torch.device) -> dict[str, Any]:
-    """What float numbers depend on, for the message when they differ, and the threads for the decoder to use."""
+def environment(device: torch.device, backend: str) -> dict[str, Any]:
+    """What float numbers depend on, for the message when they differ; the decoder takes over threads and backend."""
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
     return {
         "fastslow": fastslow.__version__,
@@ -83,4 +85,5 @@ def environment(device: torch.device) -> dict[str, Any]:
         "machine": platform.machine(),
         "device": f"{device.type} {kind}",
         "threads": torch.get_num_threads(),
+        "backend": backend,
     }

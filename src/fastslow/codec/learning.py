@@ -23,13 +23,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastslow.codec.errors import FormatError, ModelError
+from fastslow.codec.errors import CodecError, FormatError, ModelError
 from fastslow.codec.exact.quantise import start_symbol
 from fastslow.codec.exact.tables import Ints, standard_tables
 from fastslow.codec.floating import integer_logits
 from fastslow.codec.frequencies import FrequencyModel
 from fastslow.data.alphabet import Alphabet
-from fastslow.errors import FastslowError
 from fastslow.lm import CharLM
 from fastslow.lm.config import LMConfig
 from fastslow.state import detach_state
@@ -75,7 +74,7 @@ class Learning:
             raise FormatError(f"the archive's header is damaged: {error}") from None
 
 
-class LearningError(FastslowError):
+class LearningError(CodecError):
     """A setting of learning that it cannot have."""
 
 
@@ -131,6 +130,8 @@ ONLINE_LEARNING = Learning(rate=0.003, window=20, beta=0.9999, decay=0.0, clip=1
 
 class LearningPredictor:
     """A model that learns from each window of the text once all of it has been coded. Works on a copy of `lm`."""
+
+    learns = True
 
     def __init__(self, lm: CharLM, learning: Learning) -> None:
         self.symbols = lm.alphabet.symbols

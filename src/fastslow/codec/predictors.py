@@ -69,7 +69,22 @@ def probe_of(predictor: Predictor, mode: Mode, settings: dict[str, Any], lanes: 
     return probe(predictor, lanes, steps)
 
 
-def check_probe(predictor: Predictor, header: Header) -> None:
+def backend_of(settings: dict[str, Any]) -> str:
+    """The engine that a float archive was made with, if there is one of that name."""
+    from fastslow.backends import check_name
+
+    recorded = settings.get("environment")
+    name = recorded.get("backend") if isinstance(recorded, dict) else None
+    try:
+        check_name(name)  # type: ignore[arg-type]
+    except (ValueError, TypeError):
+        return "auto"
+    return str(name)
+
+
+def check_probe(
+    predictor: Predictor, header: Header, device: torch.device | str | None = None, backend: str = "auto"
+) -> None:
     """NumericsError, with what differs, unless this machine's numbers are those of the archive's maker."""
     if probe_of(predictor, header.mode, header.settings, header.lanes) == header.probe:
         return
@@ -77,7 +92,7 @@ def check_probe(predictor: Predictor, header: Header) -> None:
 
     made = header.settings.get("environment")
     made = made if isinstance(made, dict) else {}
-    here = environment(torch.device("cpu"))
+    here = environment(torch.device("cpu" if device is None else device), backend)
     differs = [f"{key} {str(made.get(key))[:60]} there, {here[key]} here" for key in here if made.get(key) != here[key]]
     raise NumericsError(
         "the archive was made with float numerics on a machine whose arithmetic differs from this one's "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +16,6 @@ from fastslow import FSLSTM, SequentialLSTM, StackedLSTM, WiredLSTM
 from fastslow.codec.errors import FormatError, ModelError
 from fastslow.codec.exact.model import ExactModel, model_from_bytes
 from fastslow.codec.exact.quantise import quantise, start_symbol
-from fastslow.errors import FastslowError
 from fastslow.wiring import Node, Wiring
 
 from ..tiny import tiny_model
@@ -85,9 +85,9 @@ def test_extreme_weights_are_within_every_bound_or_refused(seed: int, scale: flo
                 weight.view(-1)[0] = scale * 1e4
     try:
         model = quantise(b"abcdefg", *parts(layer, scale))
-    except ModelError as error:
-        assert "too large" in str(error) or "float" in str(error)
-        assert scale * (1e4 if spiked else 1) >= 30
+    except ModelError:
+        if scale * (1e4 if spiked else 1) < 30:
+            raise
     else:
         assert model_from_bytes(model.to_bytes()).id == model.id
 
@@ -189,7 +189,5 @@ def test_damaged_bytes_never_raise_anything_else(data: st.DataObject) -> None:
     good = bytearray(tiny_model().to_bytes())
     for _ in range(data.draw(st.integers(1, 3))):
         good[data.draw(st.integers(0, 600))] ^= data.draw(st.integers(1, 255))
-    try:
+    with suppress(FormatError):
         model_from_bytes(bytes(good))
-    except FastslowError as error:
-        assert "\n" not in str(error)

@@ -13,6 +13,8 @@ from fastslow.codec.frequencies import FrequencyModel
 class ExactPredictor:
     """Frozen weights in integers: the same frequencies whatever the machine and whatever the other lanes hold."""
 
+    learns = False
+
     def __init__(self, model: ExactModel, device: torch.device | str = "cpu") -> None:
         self.symbols, self.start = model.symbols, model.start
         self.frequencies = FrequencyModel(model.tables)
