@@ -66,7 +66,7 @@ def _with_fields(function: Callable[..., Any], defaults: dict[str, Any]) -> Call
         built: dict[str, Callable[[], Any]] = {}
         for name, value in groups.items():
             own = {field.name: kwargs.pop(field.name) for field in dataclasses.fields(value)}
-            built[name] = functools.partial(dataclasses.replace, value, **own)
+            built[name] = functools.partial(_replaced, value, own)
         # Built when it is run: what a dataclass refuses is an error of its own, not of the parser.
         return lambda: function(*args, **kwargs, **{name: build() for name, build in built.items()})
 
@@ -74,6 +74,10 @@ def _with_fields(function: Callable[..., Any], defaults: dict[str, Any]) -> Call
     bound.__annotations__ = {p.name: p.annotation for p in parameters}
     bound.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return bound
+
+
+def _replaced(value: Any, fields: dict[str, Any]) -> Any:
+    return dataclasses.replace(value, **fields)
 
 
 def _field_parameters(value: Any) -> list[inspect.Parameter]:
@@ -121,25 +125,29 @@ def field_help(kind: type) -> dict[str, str]:
     return told
 
 
-_BORDER = re.compile(r"[╭╮╰╯│─]+")
-
-
 def _sentence(box: str) -> str:
     """The first paragraph of an error in a box, on one line."""
-    lines = [line for line in box.splitlines() if not line.startswith(("╭", "╰"))]
+    rows = [row.strip(" │╭╮╰╯") for row in box.splitlines()]
+    # The title stands in the box's upper edge; where boxes cannot be drawn, in the row above a rule.
+    first = next((i for i, row in enumerate(rows) if row and not _is_rule(row)), 0)
+    if rows and (rows[first].startswith("─") or _is_rule("".join(rows[first + 1 : first + 2]))):
+        rows = rows[first + 1 :]
     text: list[str] = []
-    for line in lines:
-        inner = line.strip().strip("│").strip()
-        if not inner or set(inner) <= {"─"}:
-            if text:
-                break
-            continue
-        text.append(inner)
-    sentence = " ".join(text).rstrip(".:") or " ".join(_BORDER.sub(" ", box).split())
+    for row in rows:
+        if row and not _is_rule(row):
+            text.append(row)
+        elif text:
+            break
+    sentence = " ".join(text).rstrip(".:")
     for pattern, plain in _PLAINER:
         sentence = pattern.sub(plain, sentence)
     shouted = sentence.split(" ", 1)[0].isupper()
     return sentence if shouted else sentence[:1].lower() + sentence[1:]
+
+
+def _is_rule(row: str) -> bool:
+    """Whether this row is a line of dashes."""
+    return bool(row) and set(row) <= {"─", "-"}
 
 
 _PLAINER = [

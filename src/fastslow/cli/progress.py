@@ -17,7 +17,7 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class TrainingView:
-    """Shows the events of a run; a context manager, called with each. `quiet` shows only notices."""
+    """Shows the events of a run; a context manager, called with each."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or messages()
@@ -25,7 +25,7 @@ class TrainingView:
         self._bar: Progress | None = None
         self._training: TaskID | None = None
         self._evaluation: TaskID | None = None
-        self._line_at = time.monotonic()
+        self._begun = self._line_at = time.monotonic()
         self._valid = ""
 
     def __enter__(self) -> TrainingView:
@@ -70,6 +70,7 @@ class TrainingView:
         (self._bar.console if self._bar is not None else self._console).print(text, soft_wrap=True)
 
     def _started(self, event: Started) -> None:
+        self._begun = time.monotonic()
         texts = f"{event.train_symbols:,} characters to train on"
         if event.valid_symbols:
             texts += f", {event.valid_symbols:,} to validate"
@@ -79,9 +80,7 @@ class TrainingView:
         self._say(f"{event.parameters:,} parameters on {event.device}, engine {engine}; {texts}")
         self._say(f"run folder {event.out}" + (f", going on after update {event.update:,}" if event.update else ""))
         if self._bar is not None:
-            self._training = self._bar.add_task(
-                "train", total=event.total_updates, completed=event.update, told="", left=None
-            )
+            self._training = self._bar.add_task("train", total=1.0, told="", left=None)
 
     def _updated(self, event: Updated) -> None:
         told = (
@@ -89,9 +88,10 @@ class TrainingView:
             f"BPC {event.bpc:.3f}{self._valid}  {speed(event.characters_per_second)}"
         )
         if self._bar is not None and self._training is not None:
-            # By time where time ends the run before its updates would.
-            total = float(event.total_updates)
-            self._bar.update(self._training, completed=event.update, total=total, told=told, left=event.seconds_left)
+            # As far as time goes, which may end the run before its updates are done.
+            spent, left = time.monotonic() - self._begun, event.seconds_left
+            part = spent / (spent + left) if left is not None and spent + left > 0 else 0.0
+            self._bar.update(self._training, completed=part, told=told, left=left)
         elif self._bar is None and time.monotonic() - self._line_at >= SECONDS_BETWEEN_LINES:
             self._line_at = time.monotonic()
             self._say(f"{told}  {duration(event.seconds_left)} left")

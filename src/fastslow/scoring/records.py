@@ -63,14 +63,14 @@ def totals_record(totals: Totals) -> dict[str, Any]:
 
 
 def json_document(head: dict[str, Any], key: str, records: Iterable[dict[str, Any]], totals: Totals) -> Iterator[str]:
-    """One JSON object, in pieces: `head`, `key` with the records one a line, then the totals."""
+    """One JSON object, in pieces: `head`, `key` with the records one a line, then `totals`."""
     yield _json(head)[:-1] + f', "{key}": ['
     separator = "\n"
     for record in records:
         yield separator + _json(record)
         separator = ",\n"
     # The totals are complete once the records have run out.
-    yield "\n], " + _json(totals_record(totals))[1:] + "\n"
+    yield '\n], "totals": ' + _json(totals_record(totals)) + "}\n"
 
 
 def tsv(records: Iterable[dict[str, Any]]) -> Iterator[str]:
