@@ -123,10 +123,10 @@ def bits(predictor: FloatPredictor | LearningPredictor, data: bytes, lanes: int)
 
 def test_learning_helps(lm: CharLM) -> None:
     data = TEXT * 20
-    frozen = bits(FloatPredictor(lm), data, 4)
-    adapted = bits(LearningPredictor(lm, Learning(rate=0.02, window=10)), data, 4)
+    frozen = bits(FloatPredictor(lm), data, 16)
+    adapted = bits(LearningPredictor(lm, Learning(rate=0.02, window=10)), data, 16)
     assert adapted < frozen - 0.5
-    assert bits(LearningPredictor(lm, Learning(rate=0.0)), data, 4) == frozen
+    assert bits(LearningPredictor(lm, Learning(rate=0.0)), data, 16) == frozen
 
 
 def test_a_decay_of_one_forgets_at_once(lm: CharLM) -> None:
