@@ -1,8 +1,8 @@
 """Streaming: one step at a time, of one row or a few, without gradients: sampling, scoring, coding.
 
-`Stepper` holds a network's weights ready for steps. With a C++ compiler a step is one call into compiled code that reads
-every weight once, in place; without one it runs the loop. `layer_step` runs a layer's own parameters so,
-and notices when they move.
+`Stepper` holds a network's weights ready for steps. With a C++ compiler a step is one call into compiled code that
+reads every weight once, in place; without one it runs the loop. `layer_step` runs a layer's own parameters so, and
+notices when they move.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from torch import Tensor
 from fastslow.backends import reference
 from fastslow.backends.base import Rates, States
 from fastslow.backends.fused.native.library import library
-from fastslow.backends.fused.native.steps import Quantized, Steps
+from fastslow.backends.fused.native.steps import Quantized, Steps, contiguous
 from fastslow.cells.lstm import CellWeights
 from fastslow.state import LSTMState
-from fastslow.wiring import Wiring
+from fastslow.wiring import FROM_INPUT, Wiring
 
 MOST_ROWS = 32
 """Of a layer's step: above, packing the weights for one step pays even so."""
@@ -55,8 +55,11 @@ class Stepper:
             raise ValueError(f"weights must be float32 or float64 on the CPU; got {first.dtype} on {first.device}")
         self.wiring, self.rates = wiring, Rates() if rates is None else rates
         self.dtype = first.dtype
-        self.weights = [CellWeights(*(None if p is None else p.detach().contiguous() for p in w)) for w in weights]
-        self.inputs = next(w.w_x.shape[1] for w, source in zip(self.weights, wiring.sources, strict=True) if source == -1)  # type: ignore[union-attr]
+        with torch.no_grad():
+            self.weights = [contiguous(w) for w in weights]
+        reader = self.weights[wiring.sources.index(FROM_INPUT)]
+        assert reader.w_x is not None
+        self.inputs = reader.w_x.shape[1]
         self._quantized: list[tuple[Quantized | None, Quantized]] | None = None
         if quantize is not None:
             made: dict[int, Quantized] = {}
@@ -66,7 +69,9 @@ class Stepper:
 
             self._quantized = [(None if w.w_x is None else of(w.w_x), of(w.w_h)) for w in self.weights]
             self.weights = [
-                w._replace(w_x=None if q_x is None else q_x.dequantized().to(self.dtype), w_h=q_h.dequantized().to(self.dtype))
+                w._replace(
+                    w_x=None if q_x is None else q_x.dequantized().to(self.dtype), w_h=q_h.dequantized().to(self.dtype)
+                )
                 for w, (q_x, q_h) in zip(self.weights, self._quantized, strict=True)
             ]
         self._sizes = [self.weights[wiring.slot_of.index(slot)].hidden_size for slot in range(len(wiring.slots))]
@@ -229,7 +234,10 @@ _LAYERS: WeakKeyDictionary[Any, LayerSteps] = WeakKeyDictionary()
 
 
 def layer_step(layer: Layer, x_t: Tensor, state: Sequence[Any] | None) -> tuple[Tensor, States] | None:
-    """`LayerSteps.step` of this layer. What is prepared is kept beside the layer, not in it: copies and pickles lack it."""
+    """`LayerSteps.step` of this layer.
+
+    What is prepared is kept beside the layer, not in it, so that copies and pickles lack it.
+    """
     steps = _LAYERS.get(layer)
     if steps is None:
         steps = _LAYERS[layer] = LayerSteps()

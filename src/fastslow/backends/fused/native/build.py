@@ -73,8 +73,8 @@ def _processor() -> str:
 def library_path(program: str) -> Path:
     """Where the library of these sources, this compiler and this processor belongs."""
     stat = os.stat(program)
-    parts = [os.path.realpath(program), str(stat.st_size), str(stat.st_mtime_ns), repr((FLAGS, NATIVE_FLAGS)), _processor()]
-    digest = hashlib.sha256("\0".join(parts).encode())
+    made = [os.path.realpath(program), str(stat.st_size), str(stat.st_mtime_ns), repr((FLAGS, NATIVE_FLAGS))]
+    digest = hashlib.sha256("\0".join([*made, _processor()]).encode())
     for path in sources():
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return cache_dir() / f"native-{digest.hexdigest()[:24]}.so"
@@ -92,7 +92,8 @@ def ensure(*, rebuild: bool = False) -> Path:
             if rebuild or not _intact(path):
                 _build(program, path)
     except OSError as error:
-        raise BuildError(f"the cache {path.parent} cannot be written ({error.strerror}); set $FASTSLOW_CACHE") from error
+        reason = f"the cache {path.parent} cannot be written ({error.strerror}); set $FASTSLOW_CACHE"
+        raise BuildError(reason) from error
     return path
 
 

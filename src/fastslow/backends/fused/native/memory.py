@@ -38,7 +38,7 @@ class Pool:
         with self._lock:
             self._taken += block.numel()
             self._most = max(self._most, self._taken)
-        fills = torch.utils.deterministic.fill_uninitialized_memory and torch.are_deterministic_algorithms_enabled()
+        fills = torch.are_deterministic_algorithms_enabled() and torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
         if fills or os.environ.get(POISON) == "1":
             block.fill_(255)  # every float of these bytes is NaN
         return block

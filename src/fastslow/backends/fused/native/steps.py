@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +21,12 @@ PACKING = 12
 """Packing the weights for a window takes about as long as reading them so many times."""
 SHARED_FROM = 150_000
 """From so many weights a node, several threads share a step; fewer are read sooner than another thread has woken."""
+
+
+def contiguous(weights: CellWeights) -> CellWeights:
+    """The same values, row-major."""
+    parts: list[Any] = [None if part is None else part.contiguous() for part in weights]
+    return CellWeights(*parts)
 
 
 def streams(rows: int, steps: int) -> bool:
@@ -40,6 +47,10 @@ class Quantized:
         self.numbers = torch.zeros(rows, -(-columns // 16) * 16, dtype=torch.int8)
         self.numbers[:, :columns] = (value / self.scale.unsqueeze(1)).round().clamp_(-127, 127).to(torch.int8)
         self.columns = columns
+
+    def addresses(self) -> tuple[int, int, int]:
+        """Of the numbers, their row stride, and of the scales."""
+        return self.numbers.data_ptr(), self.numbers.stride(0), self.scale.data_ptr()
 
     def dequantized(self) -> Tensor:
         """(R, K) float32: the matrix that the engine computes with."""
@@ -80,9 +91,9 @@ class Steps:
                 setattr(node, name, None if tensor is None else tensor.data_ptr())
             if quantized is not None:
                 q_x, q_h = quantized[n]
-                node.w_h, node.ld_h, node.scale_h = q_h.numbers.data_ptr(), q_h.numbers.shape[1], q_h.scale.data_ptr()
+                node.w_h, node.ld_h, node.scale_h = q_h.addresses()
                 if q_x is not None:
-                    node.w_x, node.ld_x, node.scale_x = q_x.numbers.data_ptr(), q_x.numbers.shape[1], q_x.scale.data_ptr()
+                    node.w_x, node.ld_x, node.scale_x = q_x.addresses()
             elif w.w_x is None and sources[n] >= FROM_INPUT:
                 raise ValueError(f"node {wiring.nodes[n].name!r} has an input but no weights for it")
         self._nodes = nodes
@@ -114,11 +125,11 @@ class Steps:
         self._function = found.step[dtype]
         self._lock = threading.Lock()  # one call at a time: the scratch is shared
 
-    def __call__(self, steps: int, x: int, y: int, states_in: Sequence[int], states_out: Sequence[int]) -> None:
+    def __call__(self, steps: int, x: int, y: int, states_in: list[int], states_out: list[int]) -> None:
         """Run `steps` steps: x (T, B, X), y (T, B, H), h and c of every slot in turn (B, H), all as addresses."""
         with self._lock:
             args = self._args
             args.steps, args.x, args.y = steps, x, y
             args.threads = min(self._most_threads, torch.get_num_threads())
-            self._states[0][:], self._states[1][:] = states_in, states_out
+            self._states[0][:], self._states[1][:] = states_in, states_out  # type: ignore[assignment]
             self._function(self._byref)

@@ -22,7 +22,7 @@ from torch import Tensor
 from fastslow.backends.base import Rates, States
 from fastslow.backends.fused.native.library import Library, NodeArgs, OuterArgs, WindowArgs, library
 from fastslow.backends.fused.native.memory import Lease
-from fastslow.backends.fused.native.steps import Steps, streams
+from fastslow.backends.fused.native.steps import Steps, contiguous, streams
 from fastslow.cells.lstm import CellWeights
 from fastslow.noise import Noise, dropout_threshold, zoneout_threshold
 from fastslow.state import LSTMState
@@ -41,7 +41,7 @@ TILES = "FASTSLOW_TILES"
 TILE_DEPTH = 32
 """Sums on the tile unit are padded to a multiple of this."""
 TILED_OUTER = (1, 2)
-"""Parts with which the gradients of the matrices are made on the tile unit too; for 3 the library's product is as fast."""
+"""Parts with which the gradients of the matrices are made on the tile unit; for 3 the library's product is as fast."""
 TILE_ROWS = 4
 """A window of fewer rows does without the tile unit, which would read more for a weight than it saves."""
 
@@ -164,8 +164,8 @@ def deal(weights: Sequence[CellWeights], rows: int, steps: int, threads: int) ->
     """(threads, groups): how many threads a window gets, and into how many blocks of rows it falls.
 
     Every block reads every weight at every step: blocks of few rows pay where the weights lie in a core's own cache.
-    Several threads share a block only where a product is long beside the barrier that follows it, and a second thread is
-    woken only for a window that is long beside that.
+    Several threads share a block only where a product is long beside the barrier that follows it, and a second thread
+    is woken only for a window that is long beside that.
     """
     numbers = sum(w.w_h.numel() + (0 if w.w_x is None else w.w_x.numel()) for w in weights)
     if numbers * rows * steps < 1 << 20:
@@ -474,7 +474,8 @@ def run_backward(
     d_weights: list[list[Tensor | None]] = []
     for n in range(count):
         found = {**matrices[n], **_vector_gradients(call, n, sums[n])}
-        d_weights.append([found.get(name) if want else None for name, want in zip(CellWeights._fields, wanted.weights[n], strict=True)])
+        fields = zip(CellWeights._fields, wanted.weights[n], strict=True)
+        d_weights.append([found.get(name) if want else None for name, want in fields])
     d_initial: list[Tensor | None] = [None] * len(d_states)
     if wanted.state:
         for i, tensor in enumerate(d_states):
@@ -498,8 +499,11 @@ def _matrix_gradients(
     for n, source in enumerate(call.wiring.sources):
         dz = gates.z[n][:steps].flatten(0, 1)
         if wanted.weights[n][0] and source != NO_INPUT:
-            dropped = gates.dropped[n]
-            read = dropped[:steps] if dropped is not None else (x if source == FROM_INPUT else memory.new(source)[0])[window]
+            read = gates.dropped[n]
+            if read is None:
+                read = (x if source == FROM_INPUT else memory.new(source)[0])[window]
+            else:
+                read = read[:steps]
             _add_product(call, found[n], "w_x", dz, read.flatten(0, 1)[:, : call.read[n]], call.hidden[n])
         if wanted.weights[n][1]:
             h_old = memory.old(call, n)[0][window].flatten(0, 1)
@@ -510,7 +514,8 @@ def _add_product(call: Call, found: dict[str, Tensor], name: str, dz: Tensor, re
     """found[name] (4H, K) += dz (N, 4P)^T read (N, K), without the pads."""
     padded = dz.shape[1] // 4
     if call.parts in TILED_OUTER:
-        product = _tiled_outer(call, read, dz).view(-1, 4, padded)[:, :, :hidden].permute(1, 2, 0).reshape(4 * hidden, -1)
+        turned = _tiled_outer(call, read, dz).view(-1, 4, padded)[:, :, :hidden]
+        product = turned.permute(1, 2, 0).reshape(4 * hidden, -1)
         found[name] = found[name].add_(product) if name in found else product
         return
     if padded == hidden:
@@ -602,7 +607,7 @@ def run_window(
     lengths: Tensor | None,
 ) -> tuple[Tensor, States]:
     x = x.contiguous()
-    weights = [CellWeights(*(None if part is None else part.contiguous() for part in w)) for w in weights]
+    weights = [contiguous(w) for w in weights]
     tensors = [*(part for pair in state for part in pair), *(part for w in weights for part in w)]
     grads = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, *tensors))
     if not grads and noise is None and lengths is None and streams(x.shape[1], x.shape[0]):
