@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from fastslow import FSLSTM
-from fastslow.backends.fused.gpu import engine, kernels, options, window
+from fastslow.backends.fused.gpu import engine, kernels, ops, options
 from fastslow.noise import Noise, draw_key
 
 
@@ -48,12 +48,12 @@ def compiling() -> Iterator[list[tuple[str, dict[str, Any], Any]]]:
             seen.add(id(done))
             made.append((kernel, constants, done))
 
-    before, window.launch = window.launch, launch
+    before, ops.launch = ops.launch, launch
     driver.set_active(Target())
     try:
         yield made
     finally:
-        window.launch = before
+        ops.launch = before
 
 
 def compile_training(layer: FSLSTM, T: int = 2, B: int = 2, **changes: Any) -> list[tuple[str, dict[str, Any], Any]]:

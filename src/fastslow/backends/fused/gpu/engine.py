@@ -19,9 +19,10 @@ from torch.autograd.function import once_differentiable
 
 from fastslow.backends.base import Problem, Rates, States
 from fastslow.backends.fused.gpu import options as run_options
-from fastslow.backends.fused.gpu import window
+from fastslow.backends.fused.gpu.backward import Gradients, Wanted, backward
+from fastslow.backends.fused.gpu.forward import forward
 from fastslow.backends.fused.gpu.plan import plan
-from fastslow.backends.fused.gpu.window import Held, Setting, Wanted
+from fastslow.backends.fused.gpu.window import Held, Setting
 from fastslow.cells.lstm import CellWeights
 from fastslow.noise import Noise
 from fastslow.state import LSTMState
@@ -111,7 +112,7 @@ def run(
             y, *final = _Window.apply(setting, key, lengths, x, *leaves, *parameters)  # type: ignore[no-untyped-call]
             return y, tuple(LSTMState(*final[2 * slot : 2 * slot + 2]) for slot in range(len(state)))
         with torch.no_grad():
-            y, new, _ = window.forward(setting, weights, x, state, key, lengths, keep=False)
+            y, new, _ = forward(setting, weights, x, state, key, lengths, keep=False)
         return y, new
 
 
@@ -132,7 +133,7 @@ class _Window(torch.autograd.Function):
         leaves, parameters = tensors[: 2 * slots], tensors[2 * slots :]
         state = tuple(LSTMState(*leaves[2 * slot : 2 * slot + 2]) for slot in range(slots))  # type: ignore[arg-type]
         weights = [CellWeights(*parameters[FIELDS * n : FIELDS * (n + 1)]) for n in range(nodes)]  # type: ignore[arg-type]
-        y, final, held = window.forward(setting, weights, x, state, key, lengths, keep=True)
+        y, final, held = forward(setting, weights, x, state, key, lengths, keep=True)
         ctx.setting, ctx.counts = setting, held.counts()
         ctx.save_for_backward(*held.flat())
         ctx.set_materialize_grads(False)
@@ -154,7 +155,7 @@ class _Window(torch.autograd.Function):
         )
         device = next(z.device for z in held.z if z is not None)
         with torch.autocast(device.type, enabled=False), _on(device):
-            grads = window.backward(setting, held, dy, dfinal, want)
+            grads = backward(setting, held, dy, dfinal, want)
             found: list[Tensor | None] = [grads.x]
             for slot in range(slots):
                 size = next(s.size for s in setting.steps if s.slot == slot)
@@ -165,7 +166,7 @@ class _Window(torch.autograd.Function):
         return (None, None, None, *(grad if needed else None for grad, needed in zip(found, keep, strict=True)))
 
 
-def _parameter_gradients(setting: Setting, grads: window.Gradients, n: int) -> list[Tensor | None]:
+def _parameter_gradients(setting: Setting, grads: Gradients, n: int) -> list[Tensor | None]:
     """Gradients in the order of `CellWeights`' fields, out of the padded ones."""
     s = setting.steps[n]
     found: dict[str, Tensor | None] = dict.fromkeys(CellWeights._fields)
