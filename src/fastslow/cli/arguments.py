@@ -33,6 +33,8 @@ def bind(
         return functools.partial(function, *args, **kwargs)
 
     parse = _with_fields(function, defaults) if defaults else bound
+    # A field that is on in one preset and off in another needs both of its options.
+    markers = (tyro.conf.DisallowNone,) if defaults else (tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff)
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
@@ -40,7 +42,7 @@ def bind(
                 parse,
                 prog=prog,
                 args=list(arguments),
-                config=(tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff),
+                config=markers,
             )
     except SystemExit as exit_:
         if exit_.code in (0, None):
@@ -157,6 +159,8 @@ _PLAINER = [
         (r"Error parsing (\S+): invalid literal for int\(\) with base 10: (.*)", r"\1 takes a whole number; got \2"),
         (r"Error parsing (\S+): could not convert string to float: (.*)", r"\1 takes a number; got \2"),
         (r"Missing from fastslow [\w ]+: (\S+) .*", r"\1 is missing"),
+        (r" takes INT;", " takes a whole number;"),
+        (r" takes FLOAT;", " takes a number;"),
         (r"Missing value for argument '(\w+)'.*", lambda match: f"{match[1].upper()} is missing"),
         (r"Missing value for argument '(--[\w-]+)'.*", r"\1 needs a value"),
         (r"invalid choice ('.*?') for argument '(.*?)'. Expected one of \((.*)\)", r"\2 cannot be \1: it is one of \3"),

@@ -24,7 +24,7 @@ RUNS = Path("runs")
 SMALL_MODEL = 4_000_000
 """Weights up to which a single stream is fastest on a single core."""
 
-Flag = Annotated[bool, tyro.conf.arg(help_behavior_hint="")]
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")]
 """Off unless given."""
 
 Run = Annotated[str | None, tyro.conf.arg(metavar="RUN", help_behavior_hint="(default: the newest in runs/)")]

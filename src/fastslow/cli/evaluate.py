@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -90,18 +89,14 @@ def measure(models: Sequence[CharLM], text: Text, *, streams: int = 1, warm: int
 
 def _runs_and_text(names: Sequence[str]) -> tuple[list[str], str | None]:
     """The runs, and the text if the last name is none of a folder."""
-    *runs, last = names if names else [""]
-    if not last or Path(last).is_dir():
-        runs, text = [name for name in names if name], None
-    else:
-        text = last
+    runs, text = list(names), None
+    if runs and not Path(runs[-1]).is_dir():
+        text = runs.pop()
+        if not runs and not (text == "-" or text in CORPORA or Path(text).exists()):
+            raise OptionError(f"there is no run and no text {text}: name a run's folder, then a file")
     if not runs:
         runs = [str(newest_run())]
         note(f"no model was named: taking the newest, {runs[0]}")
-    if text is not None and text not in CORPORA and text != "-" and not Path(text).exists():
-        # A run that is missing would else be called a text that cannot be read.
-        with suppress(OSError):
-            check_path(text if len(names) == 1 else runs[0])
     return runs, text
 
 

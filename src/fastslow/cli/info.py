@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 from rich.table import Table
 
-from fastslow.cli.common import RUNS, Device, Flag, find_device, output, plural, print_json
+from fastslow.cli.common import RUNS, Device, Flag, check_path, find_device, output, plural, print_json
 from fastslow.data.alphabet import Alphabet
 from fastslow.data.corpora import CORPORA
 from fastslow.lm import files
@@ -21,6 +21,7 @@ from fastslow.training.presets import PRESETS, Preset, find_preset
 if TYPE_CHECKING:
     import torch
 
+    from fastslow.backends.base import Problem
     from fastslow.lm import CharLM
 
 
@@ -62,6 +63,7 @@ def preset_config(preset: Preset) -> LMConfig:
 
 
 def _of_run(name: str) -> tuple[LMConfig, TrainConfig | None, dict[str, Any]]:
+    check_path(name)
     folder = files.find_folder(name)
     config = files.read_config(folder)
     if not (folder / RUN_FILE).is_file():
@@ -125,27 +127,30 @@ def _training_bytes(lm: CharLM, recipe: TrainConfig) -> dict[str, int]:
 
 def _engine(lm: CharLM, device: torch.device, steps: int, rows: int, *, training: bool) -> dict[str, Any]:
     """The engine that would run such a window, and why no faster one would."""
+    from fastslow.backends import choose
+
+    choice = choose(_problem(lm, device, steps, rows, training=training))
+    return {"engine": choice.name, "device": str(device), "refused": choice.refused}
+
+
+def _problem(lm: CharLM, device: torch.device, steps: int, rows: int, *, training: bool) -> Problem:
     import torch
 
-    from fastslow.backends import choose
     from fastslow.backends.base import Problem
 
-    choice = choose(
-        Problem(
-            device=device,
-            dtype=torch.float32,
-            steps=steps,
-            rows=rows,
-            wiring=lm.layer.wiring,
-            hidden_sizes=tuple(weights.hidden_size for weights in lm.layer.weights()),
-            needs_grad=training,
-            training=training,
-            layer_norm=lm.config.layer_norm,
-            autocast=None,
-            traced=False,
-        )
+    return Problem(
+        device=device,
+        dtype=torch.float32,
+        steps=steps,
+        rows=rows,
+        wiring=lm.layer.wiring,
+        hidden_sizes=tuple(weights.hidden_size for weights in lm.layer.weights()),
+        needs_grad=training,
+        training=training,
+        layer_norm=lm.config.layer_norm,
+        autocast=None,
+        traced=False,
     )
-    return {"engine": choice.name, "device": str(device), "refused": choice.refused}
 
 
 # ---------------------------------------------------------------------- this installation
@@ -154,15 +159,15 @@ def _engine(lm: CharLM, device: torch.device, steps: int, rows: int, *, training
 def _installation(device: torch.device) -> dict[str, Any]:
     import torch
 
-    from fastslow.backends import ENGINES
+    from fastslow.backends import ENGINES, engine
     from fastslow.lm import CharLM, parameter_count
     from fastslow.training.folder import machine, versions
 
     preset = PRESETS["demo"]
-    chosen = _engine(
-        CharLM(preset_config(preset), device="meta"), device, preset.train.window, preset.train.batch, training=True
-    )
-    engines = {name: "runs" if name not in chosen["refused"] else f"no: {chosen['refused'][name]}" for name in ENGINES}
+    lm = CharLM(preset_config(preset), device="meta")
+    problem = _problem(lm, device, preset.train.window, preset.train.batch, training=True)
+    refusals = {name: engine(name).refusal(problem) for name in ENGINES}
+    engines = {name: "runs" if reason is None else f"no: {reason}" for name, reason in refusals.items()}
     presets = {
         name: {
             "parameters": parameter_count(preset_config(p)),

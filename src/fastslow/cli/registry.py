@@ -21,7 +21,7 @@ COMMANDS: dict[str, Command] = {
     "compress": Command("fastslow.cli.compress:compress", "compress files losslessly with a model"),
     "decompress": Command("fastslow.cli.compress:decompress", "get the files back"),
     "info": Command("fastslow.cli.info:info", "describe a preset, a model, or this installation"),
-    "bench": Command("fastslow.cli.bench:bench", "measure the engines on this machine"),
+    "bench": Command("fastslow.bench.run:run_bench", "measure the engines on this machine"),
     "data list": Command("fastslow.cli.data:list_data", "the public corpora, and which of them are here"),
     "data fetch": Command("fastslow.cli.data:fetch", "get a public corpus, checked"),
 }

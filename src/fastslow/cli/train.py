@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from fastslow.cli.common import RUNS, Backend, Flag, OptionError, check_backend, print_json
+from fastslow.cli.common import RUNS, Flag, OptionError, check_backend, print_json
 from fastslow.errors import FastslowError
 from fastslow.lm.config import ModelOptions
 from fastslow.training.config import TrainConfig, parse_duration
@@ -48,7 +48,7 @@ def train(
     device: Annotated[
         str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: a GPU if there is one)")
     ] = None,
-    backend: Backend = "auto",
+    backend: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: auto)")] = None,
     json: Flag = False,
     model: ModelOptions | None = None,
     recipe: TrainConfig | None = None,
@@ -70,13 +70,13 @@ def train(
         corpus: train on a public corpus instead of files: ptb, enwik8, text8, or stdlib
         protocol: of the corpus; ptb has raw (the paper's) and char
         alphabet: all 256 bytes (default for files), or the symbols of the training text (default for corpora)
-        device: where to compute, such as cpu or cuda:1
-        backend: the engine, or auto
+        device: where to compute, such as cpu or cuda:1; when resumed, the run's
+        backend: the engine, or auto; when resumed, the run's
         json: print the result as JSON
         model: the network, by default the preset's
         recipe: how it is trained, by default as the preset says
     """
-    check_backend(backend)
+    check_backend(backend or "auto")
     started = find_preset(preset or DEFAULT_PRESET)
     if resume:
         folder = out or _default_out(texts, preset, corpus)
@@ -87,12 +87,12 @@ def train(
         if source is None:
             raise OptionError(f"{folder} was trained on a text that was handed over in Python: resume it there")
         model, recipe = model or record.model, recipe or record.train
-        where = device or record.device
+        where, engine = device or record.device, backend or record.backend
     else:
         source = _source(texts, preset, valid, test, corpus, protocol, alphabet)
         folder = out or _default_out(texts, preset, corpus)
         model, recipe = model or started.model, recipe or started.train
-        where = device or "auto"
+        where, engine = device or "auto", backend or "auto"
 
     from fastslow.cli.progress import TrainingView
     from fastslow.training.loop import train as run
@@ -104,7 +104,7 @@ def train(
             source,
             folder,
             device=where,
-            backend=backend,
+            backend=engine,
             resume=resume,
             progress=view,
             command=shlex.join(["fastslow", *sys.argv[1:]]),

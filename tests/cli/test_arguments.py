@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import io
+import sys
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import pytest
+import tyro
+
+from fastslow.cli.app import UsageError
+from fastslow.cli.arguments import bind, field_help
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Something with options.
+
+    size: how large,
+        and a second line of that.
+    low, high: the bounds. kind: is not a field of its own here.
+
+    Raises nothing.
+    """
+
+    size: int = 1
+    low: float | None = None
+    high: float = 2.0
+    on: bool = True
+
+    def __post_init__(self) -> None:
+        if self.size < 0:
+            raise ValueError("size must not be negative")
+
+
+def command(
+    names: tyro.conf.Positional[tuple[str, ...]] = (),
+    *,
+    word: Annotated[str, tyro.conf.arg(metavar="W")] = "a",
+    options: Options | None = None,
+    kind: Literal["x", "y"] = "x",
+) -> tuple[object, ...]:
+    """Do something.
+
+    Args:
+        names: some names
+        word: a word
+    """
+    return names, word, options, kind
+
+
+def test_a_function_is_bound_and_not_yet_run() -> None:
+    def fail(*, a: int = 1) -> None:
+        raise ValueError(a)
+
+    bound = bind(fail, "p", ["--a", "3"])
+    with pytest.raises(ValueError, match="3"):
+        bound()
+
+
+def test_a_dataclass_is_laid_out_as_options() -> None:
+    preset = Options(size=5, high=9.0)
+    run = bind(command, "p", ["n", "--low", "0.5", "--no-on", "--word=b"], {"options": preset})
+    assert run() == (("n",), "b", Options(size=5, low=0.5, high=9.0, on=False), "x")
+
+
+def test_what_a_dataclass_refuses_is_an_error_of_the_run() -> None:
+    run = bind(command, "p", ["--size", "-1"], {"options": Options()})
+    with pytest.raises(ValueError, match="size must not be negative"):
+        run()
+
+
+def test_the_help_tells_the_fields(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        bind(command, "p", ["--help"], {"options": Options(size=5)})
+    assert exit_.value.code == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "--size N how large, and a second line of that. (default: 5)" in told
+    assert "--low X the bounds." in told
+    assert "(default: none)" in told
+    assert "--on, --no-on (default: on)" in told
+    assert "--word W a word (default: a)" in told
+
+
+def test_field_help() -> None:
+    assert field_help(Options) == {
+        "size": "how large, and a second line of that.",
+        "low": "the bounds. kind: is not a field of its own here.",
+        "high": "the bounds. kind: is not a field of its own here.",
+    }
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--size", "x"], "--size takes a whole number; got 'x'"),
+        (["--low", "x"], "--low takes a number; got 'x'"),
+        (["--low", "None"], "--low takes a number; got 'None'"),
+        (["--kind", "z"], "--kind cannot be 'z': it is one of 'x', 'y'"),
+        (["--kind"], "--kind needs a value"),
+        (["--what"], "there is no option --what"),
+    ],
+)
+def test_errors_are_a_sentence(
+    arguments: list[str], message: str, encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Boxes are drawn with other characters where the terminal has not the usual ones.
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding=encoding))
+    with pytest.raises(UsageError) as error:
+        bind(command, "fastslow do", arguments, {"options": Options()})
+    assert str(error.value) == f"{message}; see `fastslow do --help`"

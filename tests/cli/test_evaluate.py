@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fastslow.data.alphabet import Alphabet
+from fastslow.evaluation import evaluate
+from fastslow.lm import CharLM
+from tests.cli.command import TEXT, TINY, error_of, output_of, save_model
+from tests.lm.models import small_lm
+
+REFERENCE = ("--backend", "reference")
+
+
+def bpc(*folders: Path | str) -> float:
+    return evaluate([CharLM.from_pretrained(folder, backend="reference") for folder in folders], TEXT).bpc
+
+
+def test_a_model_on_a_text(model: Path, text: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = output_of(capsys, "evaluate", model, text, *REFERENCE).splitlines()
+    assert told[0] == f"{bpc(model):.4f} bits per character on {text}"
+    count = f"{len(TEXT) - 1:,} of {len(TEXT):,} symbols"
+    assert told[1] == f"{count}: every symbol but the first, one continuous stream"
+    found = json.loads(output_of(capsys, "evaluate", model, text, "--json", *REFERENCE))
+    assert found["bpc"] == bpc(model)
+    assert found["text"]["bytes"] == len(TEXT)
+    assert found["runs"] == [str(model)]
+    many = json.loads(output_of(capsys, "evaluate", model, text, "--json", "--streams", 8, "--warm", 4))
+    assert (many["streams"], many["warm"], many["symbols"]) == (8, 4, len(TEXT) - 1)
+
+
+def test_several_models_are_an_ensemble(model: Path, text: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small_lm(3, alphabet=Alphabet.bytes()).save_pretrained("other")
+    found = json.loads(output_of(capsys, "evaluate", model, "other", text, "--json", *REFERENCE))
+    assert (found["bpc"], found["models"]) == (bpc(model, "other"), 2)
+    narrow = save_model(Path("narrow"), Alphabet.of(TEXT))
+    assert "different alphabets" in error_of(capsys, "evaluate", model, narrow, text)
+
+
+def test_a_run_is_evaluated_on_the_text_it_kept_aside(text: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "test: " in output_of(capsys, "train", text, *TINY, "--max-updates", 5, "--test-streams", 1)
+    result = json.loads(Path("runs/tables/result.json").read_text())
+    for arguments in (["runs/tables"], []):
+        found = json.loads(output_of(capsys, "evaluate", *arguments, "--json", *REFERENCE))
+        assert found["bpc"] == pytest.approx(result["test"]["bpc"], rel=1e-6)
+    arguments = ["runs/tables", "--part", "valid", "--streams", "64", "--json"]
+    found = json.loads(output_of(capsys, "evaluate", *arguments, *REFERENCE))
+    assert found["bpc"] == pytest.approx(result["best_bpc"], rel=1e-6)
+    text.write_bytes(TEXT + b"more")
+    assert "has changed since it was trained" in error_of(capsys, "evaluate", "runs/tables")
+
+
+def test_standard_input(model: Path, stdin: Callable[[bytes], None], capsys: pytest.CaptureFixture[str]) -> None:
+    stdin(TEXT)
+    assert "bits per character on -" in output_of(capsys, "evaluate", model, "-")
+
+
+def test_bad_input(model: Path, text: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("empty").touch()
+    assert "empty is empty" in error_of(capsys, "evaluate", model, "empty")
+    assert error_of(capsys, "evaluate", model, "gone.txt") == "cannot read gone.txt: no such file or directory"
+    assert "there is no run nothing" in error_of(capsys, "evaluate", "nothing", text)
+    assert "there is no run and no text runs/nothing" in error_of(capsys, "evaluate", "runs/nothing")
+    assert "there is none in runs/" in error_of(capsys, "evaluate")
+    assert "there is none in runs/" in error_of(capsys, "evaluate", text)
+    assert "name a text to evaluate on" in error_of(capsys, "evaluate", model)
+    assert "--streams must be at least 1" in error_of(capsys, "evaluate", model, text, "--streams", 0)
+    assert "--warm must be at least 0" in error_of(capsys, "evaluate", model, text, "--warm", -1)
+    assert "--protocol belongs to a corpus" in error_of(capsys, "evaluate", model, text, "--protocol", "char")
+    narrow = save_model(Path("narrow"), Alphabet(b"abc"))
+    assert "0x30 '0' at offset 0" in error_of(capsys, "evaluate", narrow, text)
