@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastslow import FSLSTM
 from fastslow.state import FSState, LSTMState, map_state, state_tensors
+from fastslow.training.clip import clip_gradients
 from fastslow.training.graphed import GraphedSampling, GraphedStep, Recorded, Rerun, recorder_for, tensor_rates
 
 CPU = torch.device("cpu")
@@ -112,7 +113,7 @@ def _by_hand(
         optimizer.zero_grad()
         value, loss, state = objective(x, targets, state)
         value.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        clip_gradients(model.parameters(), 1.0)
         optimizer.step()
         state = map_state(Tensor.detach, state)
         losses.append(loss.item())

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from fastslow.state import detach_state, map_state, state_tensors
+from fastslow.training.clip import clip_gradients
 
 WARMUP = 3
 """Eager calls of a combination of shapes before it is recorded."""
@@ -214,7 +215,7 @@ class GraphedStep:
         # Without a graph that reaches into the buffer, which is overwritten below.
         objective, loss, new = self.objective(*inputs[:-1], detach_state(state))
         objective.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.clip or float("inf"))
+        norm = clip_gradients(self.parameters, self.clip or 0.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():

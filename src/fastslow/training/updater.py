@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastslow.lm.model import CharLM
 from fastslow.state import detach_state
+from fastslow.training.clip import clip_gradients
 from fastslow.training.config import TrainConfig
 
 
@@ -72,8 +73,7 @@ class Updater:
         return Step(loss.detach(), norm, detach_state(new))
 
     def _clip(self) -> Tensor:
-        limit = self.config.clip or float("inf")
-        return torch.nn.utils.clip_grad_norm_(self.parameters, limit)
+        return clip_gradients(self.parameters, self.config.clip)
 
     def tensors(self) -> dict[str, Tensor]:
         """The optimiser's memory, by name: what a checkpoint keeps of it. Empty before the first update."""
