@@ -418,6 +418,7 @@ def _list_files(asked: _Asked) -> Callable[[str], None]:
 def _list_one(name: str, asked: _Asked) -> None:
     from fastslow.codec.archive import ArchiveReader, describe_model
     from fastslow.codec.container import Mode
+    from fastslow.codec.floating import Environment
     from fastslow.codec.stream import read_index
 
     if name == STANDARD:
@@ -444,9 +445,9 @@ def _list_one(name: str, asked: _Asked) -> None:
         "blocks": f"{len(trailer.entries):,} of at most {header.block_size:,} bytes",
         "SHA-256": trailer.digest.hex(),
     }
-    environment = header.settings.get("environment")
-    if isinstance(environment, dict):
-        lines["made with"] = _shown(", ".join(f"{key} {value}" for key, value in environment.items())[:200])
+    if header.mode != Mode.EXACT:
+        made = Environment.from_json(header.settings.get("environment"))
+        lines["made with"] = _shown(f"{made.versions[:120]}, {made.threads} threads, backend {made.backend[:40]}")
     print(f"{_shown(name)}:")
     for key, value in lines.items():
         print(f"  {key:<15} {value}")

@@ -175,12 +175,12 @@ class _Writer:
     def _float_settings(self) -> dict[str, Any]:
         import torch
 
-        from fastslow.codec.floating import environment
+        from fastslow.codec.floating import Environment
         from fastslow.codec.learning import ONLINE_LEARNING, Learning, Online
 
         device = torch.device("cpu" if self.device is None else self.device)
         backend = "auto" if self.model is None else self.model.lm.layer.backend
-        settings: dict[str, Any] = {"environment": environment(device, backend)}
+        settings: dict[str, Any] = {"environment": list(Environment.here(device, backend))}
         if self.options.mode == Mode.ADAPT:
             settings["learning"] = (self.options.learning or Learning()).to_json()
         elif self.options.mode == Mode.ONLINE:
@@ -435,13 +435,13 @@ class ArchiveReader:
         return self._predictor
 
     def _model(self) -> CodecModel:
-        from fastslow.codec.predictors import backend_of, weight_bits
+        from fastslow.codec.predictors import recorded_backend, weight_bits
 
         header = self.header
         if self._embedded is not None:
             model = model_from_serial(self._embedded, header.mode, header.model_name)
             if header.mode != Mode.EXACT:
-                model.lm.layer.backend = backend_of(header.settings)
+                model.lm.layer.backend = recorded_backend(header.settings)
             return model
         wanted = describe_model(header)
         given = self._given

@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-import fastslow
-from fastslow.codec.errors import ModelError
+from fastslow.codec.errors import FormatError, ModelError
 from fastslow.codec.exact.quantise import start_symbol
 from fastslow.codec.exact.tables import ONE, Ints, standard_tables
 from fastslow.codec.frequencies import MAX_LOGIT, FrequencyModel
 from fastslow.lm import CharLM
 
 PROBE_STEPS = 24
+MAX_THREADS = 1024
 
 
 class FloatPredictor:
@@ -76,14 +76,23 @@ def probe(predictor: Any, lanes: int, steps: int = PROBE_STEPS) -> bytes:
     return digest.digest()[:8]
 
 
-def environment(device: torch.device, backend: str) -> dict[str, Any]:
-    """What float numbers depend on, for the message when they differ; the decoder takes over threads and backend."""
-    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
-    return {
-        "fastslow": fastslow.__version__,
-        "torch": str(torch.__version__),
-        "machine": platform.machine(),
-        "device": f"{device.type} {kind}",
-        "threads": torch.get_num_threads(),
-        "backend": backend,
-    }
+class Environment(NamedTuple):
+    """What float numbers depend on. `versions` is for the message when they differ; the decoder takes over the rest."""
+
+    versions: str
+    threads: int
+    backend: str
+
+    @classmethod
+    def here(cls, device: torch.device, backend: str) -> Environment:
+        cuda = device.type == "cuda"
+        kind = torch.cuda.get_device_name(device) if cuda else torch.backends.cpu.get_cpu_capability()
+        versions = f"torch {torch.__version__}, {platform.machine()}, {device.type} {kind}"
+        return cls(versions, torch.get_num_threads(), backend)
+
+    @classmethod
+    def from_json(cls, value: object) -> Environment:
+        """What an archive's settings say; FormatError for anything that could not be."""
+        if not isinstance(value, list) or list(map(type, value)) != [str, int, str] or not 1 <= value[1] <= MAX_THREADS:
+            raise FormatError("the archive's header is damaged: its environment is not whole")
+        return cls(*value)

@@ -15,7 +15,6 @@ from fastslow.codec.models import CodecModel
 
 _SMALL_STEP = 3_000_000
 """Multiplications in a step below which a second thread costs more than it brings."""
-MAX_THREADS = 1024
 MAX_WINDOW_SYMBOLS = 1 << 17
 """Window times lanes of a learning model: what bounds the memory of an update."""
 
@@ -69,17 +68,17 @@ def probe_of(predictor: Predictor, mode: Mode, settings: dict[str, Any], lanes: 
     return probe(predictor, lanes, steps)
 
 
-def backend_of(settings: dict[str, Any]) -> str:
-    """The engine that a float archive was made with, if there is one of that name."""
+def recorded_backend(settings: dict[str, Any]) -> str:
+    """The engine that a float archive was made with, if there is one of that name; else "auto"."""
     from fastslow.backends import check_name
+    from fastslow.codec.floating import Environment
 
-    recorded = settings.get("environment")
-    name = recorded.get("backend") if isinstance(recorded, dict) else None
+    name = Environment.from_json(settings.get("environment")).backend
     try:
-        check_name(name)  # type: ignore[arg-type]
-    except (ValueError, TypeError):
+        check_name(name)
+    except ValueError:
         return "auto"
-    return str(name)
+    return name
 
 
 def check_probe(
@@ -88,12 +87,11 @@ def check_probe(
     """NumericsError, with what differs, unless this machine's numbers are those of the archive's maker."""
     if probe_of(predictor, header.mode, header.settings, header.lanes) == header.probe:
         return
-    from fastslow.codec.floating import environment
+    from fastslow.codec.floating import Environment
 
-    made = header.settings.get("environment")
-    made = made if isinstance(made, dict) else {}
-    here = environment(torch.device("cpu" if device is None else device), backend)
-    differs = [f"{key} {str(made.get(key))[:60]} there, {here[key]} here" for key in here if made.get(key) != here[key]]
+    made = Environment.from_json(header.settings.get("environment"))
+    here = Environment.here(torch.device("cpu" if device is None else device), backend)
+    differs = [f"{str(there)[:120]} there, {now} here" for there, now in zip(made, here, strict=True) if there != now]
     raise NumericsError(
         "the archive was made with float numerics on a machine whose arithmetic differs from this one's "
         f"({'; '.join(differs) or 'the same versions, but other numbers'}): decompress it where it was made; "
@@ -112,10 +110,9 @@ def threads_for(mode: Mode, settings: dict[str, Any], lanes: int, weights: int) 
     if mode == Mode.EXACT:
         wanted = 1 if lanes * weights < _SMALL_STEP else before
     else:
-        recorded = settings.get("environment")
-        count = recorded.get("threads") if isinstance(recorded, dict) else None
-        if type(count) is int and 1 <= count <= MAX_THREADS:
-            wanted = count
+        from fastslow.codec.floating import Environment
+
+        wanted = Environment.from_json(settings.get("environment")).threads
     if wanted == before:
         yield
         return
