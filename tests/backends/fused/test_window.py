@@ -40,7 +40,7 @@ RECOMPUTE: Any = types.SimpleNamespace(
 @pytest.fixture
 def short_spans(monkeypatch: pytest.MonkeyPatch) -> None:
     """Spans of 4 steps and blocks of 2 at B 3, so that a few steps cross both borders."""
-    monkeypatch.setattr(plan, "SPAN_ROWS", 12)
+    monkeypatch.setattr(plan, "SPAN_ROWS", (12, 12))
     monkeypatch.setattr(plan, "BLOCK_NUMBERS", {"cpu": 2 * 3 * 4 * 11})
     monkeypatch.setitem(PIECE, "cpu", 3 * 11)
 
@@ -230,6 +230,25 @@ def test_scratch_is_shared_by_windows_of_a_kind_and_bounded(monkeypatch: pytest.
     train(5)
     assert sum(room.bytes for room in kept.values()) <= workspace.LIMIT
     assert rooms.isdisjoint(map(id, kept.values()))
+
+
+def test_scratch_of_inference_mode_serves_training() -> None:
+    workspace._kept.workspaces.clear()
+    layer, x = FSLSTM(3, 8, backend="window"), torch.randn(4, 2, 3)
+    with torch.inference_mode():
+        expected, _ = layer(x)
+    y, _ = layer(x)
+    y.sum().backward()
+    torch.testing.assert_close(y, expected)
+
+
+def test_an_empty_batch() -> None:
+    layer = FSLSTM(3, 8, backend="window")
+    y, state = layer(torch.zeros(4, 0, 3))
+    y.sum().backward()
+    assert y.shape == (4, 0, 8)
+    assert state.fast.h.shape == (0, 8)
+    assert all(p.grad is not None and not p.grad.any() for p in layer.parameters())
 
 
 def test_training_follows_the_loop() -> None:

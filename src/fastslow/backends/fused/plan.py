@@ -15,9 +15,11 @@ from fastslow.wiring import Wiring
 
 States = tuple[LSTMState, ...]
 
-SPAN_ROWS = 2048
-BLOCK_NUMBERS = {"cpu": 2**18, "cuda": 2**23}
-"""How many numbers of 4 H a block holds: about half a core's second-level cache, or enough to fill a GPU."""
+SPAN_ROWS = 512, 2048
+"""Least and most rows of a span; between them an eighth of the window, so that scratch stays small beside what is
+saved."""
+BLOCK_NUMBERS = {"cpu": 2**17, "cuda": 2**23}
+"""How many numbers of 4 H a block holds: a part of a core's second-level cache, or enough to fill a GPU."""
 
 
 @dataclass(frozen=True)
@@ -133,8 +135,9 @@ def block_steps(rows: int, sizes: Sequence[int], device: str) -> int:
 
 
 def span_steps(steps: int, rows: int, block: int) -> int:
-    """How many steps a span has: whole blocks, and at least `SPAN_ROWS` rows if there are so many."""
-    wanted = max(block, SPAN_ROWS // max(1, rows))
+    """How many steps a span has: whole blocks, of about `SPAN_ROWS` rows."""
+    least, most = SPAN_ROWS
+    wanted = max(block, min(most, max(least, steps * rows // 8)) // max(1, rows))
     return min(steps, -(-wanted // block) * block)
 
 

@@ -197,7 +197,7 @@ def _backward(
                         zip(
                             zip(*blocks[n].each_step(), strict=True),
                             dzs[n][at].unbind(0),
-                            [step.view(rows, -1) for step in dzs[n][at].unbind(0)],
+                            [step.flatten(1) for step in dzs[n][at].unbind(0)],
                             *(each_step(part, k) for part in parts),
                             strict=True,
                         )
@@ -235,7 +235,7 @@ def _backward(
             dz = dzs[n].view(-1, 4 * nodes[n].size)
             grads[n].add_product("w_h", dz, hs.read[n][s0:s1].reshape(-1, nodes[n].size))
             if value is not None:
-                grads[n].add_product("w_x", dz, value.reshape(len(dz), -1))
+                grads[n].add_product("w_x", dz, value.flatten(0, 1))
             if dx is not None and plan.source[n] == FROM_INPUT:
                 into = torch.mm(dz, w_x[n]).view(s1 - s0, rows, x_size)
                 factor = factors[n]
@@ -291,6 +291,6 @@ def rebuilt(node: Cell, value: Tensor | None, h: Tensor, z: Tensor) -> Tensor:
     if value is None or node.w_x is None:
         node.affine(node.w_h, h2, z2)
     else:
-        node.affine(node.w_x, value.reshape(len(z2), -1), z2)
+        node.affine(node.w_x, value.flatten(0, 1), z2)
         z2.addmm_(h2, node.w_h)
     return z

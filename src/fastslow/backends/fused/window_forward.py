@@ -151,7 +151,7 @@ def _forward(
                 factor = masks.dropout(wiring.input_site(n), t0, t1, room) if plan.source[n] >= 0 else None
                 parts = (
                     z4,
-                    [step.view(rows, -1) for step in z4],
+                    [step.flatten(1) for step in z4],
                     each_step(factor, k),
                     hs.read[n][at].unbind(0),
                     cs.read[n][at].unbind(0),

@@ -34,10 +34,12 @@ class Workspace:
         if view is None:
             size = math.prod(shape)
             buffer = self._buffers.get(name)
-            if buffer is None or buffer.numel() < size:
-                buffer = torch.empty(size, dtype=dtype or self.dtype, device=self.device)
-                self._buffers[name] = buffer
-            view = self._views[name, shape] = buffer[:size].view(shape)
+            # An ordinary tensor even in inference mode, which the next window may not be in.
+            with torch.inference_mode(False):
+                if buffer is None or buffer.numel() < size:
+                    buffer = torch.empty(size, dtype=dtype or self.dtype, device=self.device)
+                    self._buffers[name] = buffer
+                view = self._views[name, shape] = buffer[:size].view(shape)
         return view
 
     @property

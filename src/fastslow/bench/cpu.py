@@ -1,0 +1,127 @@
+"""The CPU's tables: windows of every shape by every engine, and streaming."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+from fastslow.backends import ENGINES, engine
+from fastslow.backends.streaming import Stepper
+from fastslow.bench.check import usable
+from fastslow.bench.probe import LSTM, first_use, memory, window_of
+from fastslow.bench.rivals import lstm_flops, product_floor, vector_floor
+from fastslow.bench.shapes import PTB, SMALL, Shape
+from fastslow.bench.timing import Times, Work, interleave
+
+FLOOR = "matrix products alone"
+LOOP = "reference"
+CPU = torch.device("cpu")
+Say = Callable[[str], None]
+Row = dict[str, Any]
+
+
+def windows(shapes: Sequence[Shape], seconds: float, say: Say, engines: Sequence[str] | None = None) -> Iterator[Row]:
+    """A row for each engine, rival and floor of each shape; about `seconds` of timing a shape."""
+    for shape in shapes:
+        refused = {name: usable(name, shape, CPU) for name in engines or ENGINES}
+        works: dict[str, Work] = {
+            name: window_of(name, shape) for name in [name for name, why in refused.items() if why is None] + [LSTM]
+        }
+        works[FLOOR] = product_floor(shape)
+        say(f"{shape.name}: {', '.join(works)}")
+        times = interleave(works, seconds=seconds)
+        del works
+        flops = {name: lstm_flops(shape) if name == LSTM else shape.flops for name in times}
+        speed = {name: flops[name] / taken.median for name, taken in times.items()}
+        for name, taken in times.items():
+            peak = None if name == FLOOR else memory(name, shape)
+            yield {
+                "shape": shape.name,
+                "rows": shape.rows,
+                "steps": shape.steps,
+                "weights": shape.weights if name != LSTM else lstm_flops(shape) // (6 * shape.symbols),
+                "engine": name,
+                **_measured(taken),
+                "characters_per_second": shape.symbols / taken.median,
+                "gflops_per_second": speed[name] / 1e9,
+                "of_lstm": speed[name] / speed[LSTM],
+                "of_floor": speed[name] / speed[FLOOR],
+                "of_loop": speed[name] / speed[LOOP] if LOOP in speed else None,
+                "peak_bytes": peak,
+                "needed_bytes": None if name in (FLOOR, LSTM) else shape.needed_bytes,
+            }
+        for name, why in refused.items():
+            if why is not None:
+                yield {"shape": shape.name, "engine": name, "refused": why}
+
+
+def first_uses(say: Say, engines: Sequence[str] | None = None) -> Iterator[Row]:
+    """What an engine's first window costs beyond a later one."""
+    for name in engines or ENGINES:
+        if name != LOOP and usable(name, SMALL, CPU) is None:
+            say(f"first use of {name}")
+            found = first_use(name)
+            if found is not None:
+                yield {"engine": name, "new_seconds": found["new"], "known_seconds": found["known"]}
+
+
+def streaming(shapes: Sequence[Shape], seconds: float, say: Say) -> Iterator[Row]:
+    """One step at a time, one row: `layer.step`, int8 weights, the loop, and every matrix times a vector."""
+    for shape in shapes:
+        say(f"streaming, {shape.name}")
+        with torch.no_grad():
+            times = interleave(step_works(shape), seconds=seconds, least=20, most=5000, warmups=3)
+        floor, loop = times["matrix-vector products alone"].median, times[LOOP].median
+        for name, taken in times.items():
+            yield {
+                "shape": shape.name,
+                "engine": name,
+                **_measured(taken),
+                "characters_per_second": 1 / taken.median,
+                "of_floor": floor / taken.median,
+                "of_loop": loop / taken.median,
+            }
+
+
+def step_works(shape: Shape) -> dict[str, Work]:
+    """Steps of one row that follow each other."""
+    layer = shape.layer().eval()
+    x = torch.randn(1, shape.input_size)
+    loop = engine(LOOP)
+    weights, rates = layer.weights(), layer.rates
+    _, start = layer.step(x)
+    carried: dict[str, Any] = dict.fromkeys(("layer", "int8", "loop"), start)
+
+    def layer_step() -> None:
+        _, carried["layer"] = layer.step(x, carried["layer"])
+
+    def loop_step() -> None:
+        _, carried["loop"] = loop.run(shape.wiring, weights, x.unsqueeze(0), carried["loop"], None, rates)
+
+    works: dict[str, Work] = {"layer.step": layer_step, LOOP: loop_step}
+    stepper = Stepper(shape.wiring, weights, rates, quantize="int8")
+    if stepper.compiled:
+
+        def int8_step() -> None:
+            _, carried["int8"] = stepper.step(x, carried["int8"])
+
+        works["int8 weights"] = int8_step
+    works["matrix-vector products alone"] = vector_floor(shape)
+    return works
+
+
+def _measured(times: Times) -> Row:
+    return {"seconds": times.median, "p95_seconds": times.p95, "rounds": len(times.runs)}
+
+
+def measure(
+    shapes: Sequence[Shape], seconds: float, say: Say, engines: Sequence[str] | None = None
+) -> dict[str, list[Row]]:
+    """Everything the CPU's section of the report has."""
+    return {
+        "windows": list(windows(shapes, seconds, say, engines)),
+        "first_use": list(first_uses(say, engines)),
+        "streaming": list(streaming((PTB, SMALL), min(seconds, 10.0), say)),
+    }

@@ -1,0 +1,115 @@
+"""What is measured in a process of its own: peak memory of a window, and the seconds of an engine's first use.
+
+    python -m fastslow.bench.probe ENGINE SHAPE [STEPS]
+
+prints one line of JSON. ENGINE may be `nn.LSTM`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastslow.bench.rivals import lstm_window, training_window
+from fastslow.bench.shapes import SHAPES, SMALL, Shape
+from fastslow.bench.timing import Work
+
+LSTM = "nn.LSTM"
+TIMEOUT_SECONDS = 1800
+
+
+def window_of(engine: str, shape: Shape) -> Work:
+    """One window forward and backward of an engine, or of the LSTM beside it."""
+    if engine == LSTM:
+        return lstm_window(shape)
+    layer = shape.layer(engine)
+    return training_window(layer, shape, layer.output_size)
+
+
+def memory(engine: str, shape: Shape) -> int | None:
+    """Bytes that a window adds to a process at its peak: saved activations, scratch, outputs and gradients.
+
+    In a fresh process; None where the system does not tell.
+    """
+    told = _probe(engine, shape)
+    peak: int | None = None if told is None else told["peak_bytes"]
+    return peak
+
+
+def first_use(engine: str) -> dict[str, float] | None:
+    """Seconds of the first small window of a process: on a machine new to the engine, and on one that has used it."""
+    with tempfile.TemporaryDirectory() as empty:
+        new = _probe(engine, SMALL, FASTSLOW_CACHE=empty)
+        known = _probe(engine, SMALL, FASTSLOW_CACHE=empty)
+    if new is None or known is None:
+        return None
+    return {"new": new["first_s"] - new["later_s"], "known": known["first_s"] - known["later_s"]}
+
+
+def _probe(engine: str, shape: Shape, **environment: str) -> dict[str, Any] | None:
+    command = [sys.executable, "-m", "fastslow.bench.probe", engine, shape.name, str(shape.steps)]
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_SECONDS,
+            check=True,
+            env=os.environ | threads | environment,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def _memory(field: str) -> int | None:
+    """Bytes, from what Linux says of this process: VmRSS now, VmHWM at most."""
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith(field + ":"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return None
+
+
+def _forget_peak() -> None:
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def main(arguments: list[str]) -> None:
+    engine, name, *steps = arguments
+    shape = SHAPES[name]
+    # A short window first: libraries load, kernels compile, and none of it is the window's own memory.
+    work = window_of(engine, replace(shape, steps=2))
+    begin = time.perf_counter()
+    work()
+    first = time.perf_counter() - begin
+    begin = time.perf_counter()
+    work()
+    later = time.perf_counter() - begin
+    del work
+    work = window_of(engine, replace(shape, steps=int(steps[0])) if steps else shape)
+    _forget_peak()
+    before = _memory("VmRSS")
+    work()
+    after = _memory("VmHWM")
+    peak = None if before is None or after is None else after - before
+    print(json.dumps({"peak_bytes": peak, "first_s": first, "later_s": later}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

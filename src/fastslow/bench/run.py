@@ -1,0 +1,79 @@
+"""The whole measurement: `fastslow bench` as a function."""
+
+from __future__ import annotations
+
+import json as json_format
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastslow.bench import cpu, gpu
+from fastslow.bench.machine import machine
+from fastslow.bench.shapes import CPU_SHAPES, GPU_SHAPES, QUICK_CPU_SHAPES, QUICK_GPU_SHAPES
+from fastslow.bench.tables import fill, report
+from fastslow.errors import FastslowError
+
+RESULTS = Path("runs/bench.json")
+SECONDS, QUICK_SECONDS = 60.0, 4.0
+
+
+class BenchError(FastslowError):
+    """A measurement that cannot be made as asked."""
+
+
+def run_bench(
+    quick: bool = False,
+    json: Path | None = None,
+    device: str = "cpu",
+    page: Path | None = None,
+    seconds: float | None = None,
+    engines: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """Measure the engines on this machine, print the tables, and store the results as JSON.
+
+    No engine is timed that disagrees with the loop in a small twin test; the tables then say so instead.
+
+    Args:
+        quick: two shapes, the larger shortened, and few rounds: a minute instead of a quarter of an hour
+        json: where the results go (default: runs/bench.json)
+        device: cpu or cuda
+        page: also put the tables into this Markdown page, between its markers (see `fastslow.bench.tables`)
+        seconds: about how long to time each shape
+        engines: only these (default: all); the loop is always among them, for comparison
+    """
+    where = _device(device)
+    if engines is not None:
+        engines = list(dict.fromkeys([*engines, cpu.LOOP]))
+    budget = seconds if seconds is not None else QUICK_SECONDS if quick else SECONDS
+    results: dict[str, Any] = {"machine": machine(where), "quick": quick}
+    if where.type == "cuda":
+        results["gpu"] = gpu.measure(QUICK_GPU_SHAPES if quick else GPU_SHAPES, budget, where, _say, engines)
+    else:
+        results["cpu"] = cpu.measure(QUICK_CPU_SHAPES if quick else CPU_SHAPES, budget, _say, engines)
+    target = RESULTS if json is None else json
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json_format.dumps(results, indent=1) + "\n", encoding="utf-8")
+    if page is not None:
+        page.write_text(fill(page.read_text(encoding="utf-8"), results), encoding="utf-8")
+    print(report(results), end="")
+    _say(f"stored in {target}")
+    return results
+
+
+def _device(name: str) -> torch.device:
+    try:
+        found = torch.device(name)
+    except RuntimeError:
+        raise BenchError(f"device must be cpu or cuda; got {name!r}") from None
+    if found.type not in ("cpu", "cuda"):
+        raise BenchError(f"device must be cpu or cuda; got {name!r}")
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise BenchError(f"device {name!r} is not here: torch finds no CUDA device; use cpu")
+    return found
+
+
+def _say(line: str) -> None:
+    print(f"bench: {line}", file=sys.stderr, flush=True)

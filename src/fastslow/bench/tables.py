@@ -1,0 +1,179 @@
+"""Results as tables, for the terminal and for `docs/performance.md`, where they stand between markers.
+
+    <!-- bench: cpu -->
+    ...
+    <!-- end -->
+
+`python -m fastslow.bench.tables docs/performance.md RESULTS.json...` writes the tables of stored results into a page.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fastslow.bench.machine import describe
+from fastslow.errors import FastslowError
+
+Row = dict[str, Any]
+
+
+class PageError(FastslowError):
+    """A page without the place that results belong in."""
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table with even columns; the first two columns to the left, numbers to the right."""
+    widths = [max(len(line[i]) for line in (header, *rows)) for i in range(len(header))]
+
+    def line(cells: Sequence[str]) -> str:
+        placed = [c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True))]
+        return "| " + " | ".join(placed) + " |"
+
+    rule = "|" + "|".join("-" * (w + 2) if i < 2 else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|"
+    return "\n".join([line(header), rule, *map(line, rows)])
+
+
+def report(results: Row) -> str:
+    """Every table of the results, with the machine they belong to."""
+    parts = [describe(results["machine"]) + (" (quick run)" if results.get("quick") else "")]
+    if "cpu" in results:
+        parts += _cpu(results["cpu"])
+    if "gpu" in results:
+        parts += _gpu(results["gpu"])
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _cpu(found: Row) -> list[str]:
+    header = (
+        "shape",
+        "engine",
+        "ms",
+        "p95",
+        "characters/s",
+        "GFLOP/s",
+        "of nn.LSTM",
+        "of floor",
+        "x loop",
+        "peak MB",
+        "x needed",
+    )
+    rows = [
+        (
+            f"{row['shape']}, B {row['rows']}, T {row['steps']}",
+            row["engine"],
+            _milliseconds(row["seconds"]),
+            _milliseconds(row["p95_seconds"]),
+            f"{row['characters_per_second']:,.0f}",
+            f"{row['gflops_per_second']:.1f}",
+            _ratio(row["of_lstm"]),
+            _ratio(row["of_floor"]),
+            _ratio(row["of_loop"]),
+            "" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 1e6:,.0f}",
+            _ratio(row["peak_bytes"] and row["needed_bytes"] and row["peak_bytes"] / row["needed_bytes"]),
+        )
+        for row in found["windows"]
+        if "refused" not in row
+    ]
+    first = table(
+        ("engine", "", "new to the machine, s", "used before, s"),
+        [(row["engine"], "", f"{row['new_seconds']:.2f}", f"{row['known_seconds']:.2f}") for row in found["first_use"]],
+    )
+    steps = table(
+        ("shape", "one step, one row", "us", "p95", "characters/s", "of floor", "x loop"),
+        [
+            (
+                row["shape"],
+                row["engine"],
+                f"{1e6 * row['seconds']:,.1f}",
+                f"{1e6 * row['p95_seconds']:,.1f}",
+                f"{row['characters_per_second']:,.0f}",
+                _ratio(row["of_floor"]),
+                _ratio(row["of_loop"]),
+            )
+            for row in found["streaming"]
+        ],
+    )
+    return [
+        "Windows, forward and backward:",
+        table(header, rows),
+        _refusals(found["windows"]),
+        *(["First use:", first] if found["first_use"] else []),
+        "Streaming:",
+        steps,
+    ]
+
+
+def _gpu(found: Row) -> list[str]:
+    ceiling = found["ceilings"]
+    ratios = ("of product", "of copy", "x loop", "of nn.LSTM")
+    header = ("shape", "engine", "ms", "p95", "first s", "characters/s", "us a step", "TFLOP/s", *ratios)
+    rows = [
+        (
+            f"{row['shape']}, B {row['rows']}, T {row['steps']}",
+            f"{row['engine']} {row['precision']}",
+            _milliseconds(row["seconds"]),
+            _milliseconds(row["p95_seconds"]),
+            f"{row['first_seconds']:.1f}",
+            f"{row['characters_per_second']:,.0f}",
+            f"{row['microseconds_a_dependent_step']:.1f}",
+            f"{row['tflops_per_second']:.1f}",
+            f"{row['of_product_ceiling']:.3f}",
+            f"{row['of_copy_ceiling']:.3f}",
+            _ratio(row["of_loop"]),
+            _ratio(row["of_lstm"]),
+        )
+        for row in found["updates"]
+        if "refused" not in row
+    ]
+    return [
+        f"Ceilings: bf16 products {ceiling['bf16_tflops_per_second']:.0f} TFLOP/s, memory copies "
+        f"{ceiling['copy_terabytes_per_second']:.2f} TB/s.",
+        "Training updates:",
+        table(header, rows),
+        _refusals(found["updates"]),
+    ]
+
+
+def _refusals(rows: Sequence[Row]) -> str:
+    lines: dict[str, list[str]] = {}
+    for row in rows:
+        if "refused" in row:
+            name = " ".join(filter(None, (row["engine"], row.get("precision"))))
+            lines.setdefault(f"{name}: {row['refused']}", []).append(row["shape"])
+    return "\n".join(f"- {line} ({len(shapes)} shapes)" for line, shapes in lines.items())
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1e3 * seconds:,.1f}"
+
+
+def _ratio(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def fill(page: str, results: Row) -> str:
+    """The page with these results between the markers of the device they were measured on. PageError without them."""
+    device = "gpu" if "gpu" in results else "cpu"
+    marker = re.compile(rf"(<!-- bench: {device} -->\n).*?(<!-- end -->)", re.DOTALL)
+    if not marker.search(page):
+        raise PageError(
+            f"the page has no lines '<!-- bench: {device} -->' and '<!-- end -->' to put the tables between"
+        )
+    return marker.sub(lambda found: f"{found[1]}\n{report(results)}\n{found[2]}", page)
+
+
+def main(arguments: Sequence[str]) -> None:
+    page, *stored = map(Path, arguments)
+    text = page.read_text(encoding="utf-8")
+    for path in stored:
+        text = fill(text, json.loads(path.read_text(encoding="utf-8")))
+    page.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
