@@ -3,17 +3,21 @@ from __future__ import annotations
 import bz2
 import json
 import lzma
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from fastslow.cli import demo as demo_command
-from fastslow.cli import main
+from fastslow.cli import main, progress
+from fastslow.cli.progress import TrainingView
 from fastslow.data.text import Splits, Text, split_fractions
 from fastslow.lm import ModelOptions
 from fastslow.training import PRESETS, TrainConfig, sources
 from fastslow.training import presets as presets_module
+from fastslow.training.events import Event, Updated
 from tests.cli.command import TINY, error_of, output_of
 
 TEXT = b"def add(a, b):\n    return a + b\n\n\n" * 300
@@ -85,3 +89,19 @@ def test_what_the_demo_did_not_make_it_leaves_alone(capsys: pytest.CaptureFixtur
 def test_the_typing_errors_are_in_the_code_it_reads() -> None:
     assert b"retrun" in demo_command.JUDGED
     assert b"flie" in demo_command.JUDGED
+
+
+def test_an_interrupted_demo_says_how_to_go_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Impatient(TrainingView):
+        def __call__(self, event: Event) -> None:
+            if isinstance(event, Updated) and event.update == 5:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(progress, "TrainingView", Impatient)
+    assert main(["demo"]) == 130
+    told = capsys.readouterr().err
+    assert told == "fastslow: stopped after update 5, saved in runs/demo; `fastslow demo` goes on\n"
+    assert main(["demo", "--out", "d"]) == 130
+    assert "`fastslow demo --out d` goes on" in capsys.readouterr().err

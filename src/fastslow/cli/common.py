@@ -88,14 +88,20 @@ def check_backend(name: str) -> None:
 def load_model(name: str | None, device: str | None = None, backend: str = "auto") -> CharLM:
     """The model called `name` (a run's folder), or the newest in `runs/`. Raises FastslowError."""
     if name is None:
-        name = str(newest_run())
-        note(f"no model was named: taking the newest, {name}")
+        name = newest_model()
     check_path(name)
     check_backend(backend)
     where = find_device(device)
     from fastslow.lm import CharLM
 
     return CharLM.from_pretrained(name, device=where, backend=backend)
+
+
+def newest_model() -> str:
+    """The name of the newest run, told to the reader. Raises OptionError when there is none."""
+    name = str(newest_run())
+    note(f"no model was named: taking the newest, {name}")
+    return name
 
 
 def check_path(name: str) -> None:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text as Line
 
-from fastslow.cli.common import RUNS, note, output
+from fastslow.cli.common import RUNS, note, output, use_few_threads
 from fastslow.cli.registry import COMMANDS
 from fastslow.lm.files import CONFIG_FILE, WEIGHTS_FILE
 from fastslow.training.config import parse_duration
@@ -55,7 +55,7 @@ def demo(
     *,
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = RUNS / "demo",
     max_time: Annotated[str | None, tyro.conf.arg(metavar="TIME", help_behavior_hint="(default: the preset's)")] = None,
-) -> int:
+) -> None:
     """Train a small Fast-Slow LSTM on the source of Python's standard library, and show what it can do.
 
     Within four minutes on two cores, without any download: training, the bits per character on text it has not seen
@@ -70,7 +70,6 @@ def demo(
     from dataclasses import replace
 
     from fastslow.cli.progress import TrainingView
-    from fastslow.cli.train import report
     from fastslow.lm import CharLM
     from fastslow.training.loop import train
 
@@ -95,8 +94,10 @@ def demo(
             command=shlex.join(["fastslow", *sys.argv[1:]]),
         )
     if result.test is None:
-        return report(result)
+        again = "fastslow demo" + ("" if out == RUNS / "demo" else f" --out {shlex.quote(str(out))}")
+        raise KeyboardInterrupt(f"stopped after update {result.updates:,}, saved in {out}; `{again}` goes on")
     lm = CharLM.from_pretrained(out)
+    use_few_threads(lm)
     console.print(
         f"{result.updates:,} updates on {result.characters:,} characters in {result.seconds:.0f} s; "
         f"{lm.num_parameters:,} parameters"
@@ -106,7 +107,6 @@ def demo(
     _sample(console, lm)
     _surprise(console, lm)
     _next(console, out)
-    return 0
 
 
 def _make_room(out: Path) -> bool:

@@ -15,8 +15,7 @@ from fastslow.cli.common import (
     OptionError,
     check_path,
     load_model,
-    newest_run,
-    note,
+    newest_model,
     print_json,
 )
 from fastslow.data.corpora import CORPORA, load_corpus
@@ -95,8 +94,7 @@ def _runs_and_text(names: Sequence[str]) -> tuple[list[str], str | None]:
         if not runs and not (text == "-" or text in CORPORA or Path(text).exists()):
             raise OptionError(f"there is no run and no text {text}: name a run's folder, then a file")
     if not runs:
-        runs = [str(newest_run())]
-        note(f"no model was named: taking the newest, {runs[0]}")
+        runs = [newest_model()]
     return runs, text
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +20,7 @@ from fastslow.cli.common import (
     OutFile,
     Run,
     load_model,
+    newest_model,
     output,
     use_few_threads,
 )
@@ -28,7 +29,7 @@ from fastslow.errors import FastslowError, os_reason
 
 if TYPE_CHECKING:
     from fastslow.lm import CharLM
-    from fastslow.scoring import Line, LineMean, Totals
+    from fastslow.scoring import Line, LineMean, Surprisal, Totals
 
 
 def score(
@@ -69,6 +70,7 @@ def score(
     if html is not None:
         _check_target(html, force)
     source = open_text(text, stdin=True, min_bytes=2)
+    model = model or newest_model()
     lm = load_model(model, device, backend)
     use_few_threads(lm)
     lm.alphabet.check(source.data, name=source.name)
@@ -80,10 +82,23 @@ def score(
         _characters(lm, source, top, json, tsv)
 
 
-def _scored(lm: CharLM, source: Text, totals: Totals) -> Iterator[Line]:
-    from fastslow.scoring import scored_lines, surprisals
+def _surprisals(lm: CharLM, source: Text) -> Iterator[Surprisal]:
+    """The scores of the text, with progress where the results do not show it: on a terminal that they do not go to."""
+    from fastslow.cli.progress import CountingView
+    from fastslow.scoring import surprisals
 
-    for line in scored_lines(surprisals(lm, source.data, name=source.name)):
+    with ExitStack() as stack:
+        view = None if sys.stdout.isatty() else stack.enter_context(CountingView("score", "bytes"))
+        for block in surprisals(lm, source.data, name=source.name):
+            yield block
+            if view is not None:
+                view(block.start + len(block), len(source))
+
+
+def _scored(lm: CharLM, source: Text, totals: Totals) -> Iterator[Line]:
+    from fastslow.scoring import scored_lines
+
+    for line in scored_lines(_surprisals(lm, source)):
         totals.add(line)
         yield line
 
@@ -184,18 +199,16 @@ def _check_target(path: Path, force: bool) -> None:
         raise OptionError(f"{path} exists: name another file, or overwrite it with --force")
 
 
-def _page(lm: CharLM, source: Text, path: Path, model: str | None) -> None:
-    from fastslow.scoring import surprisals
+def _page(lm: CharLM, source: Text, path: Path, model: str) -> None:
     from fastslow.scoring.page import write_page
     from fastslow.scoring.terminal import summary_text
 
     name = "standard input" if source.name == "-" else os.path.basename(source.name)
-    judge = model or "the newest run"
     # A part first: an interrupted page leaves what was there before.
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with open(part, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as out:
-            totals = write_page(out, surprisals(lm, source.data, name=source.name), name=name, model=judge)
+            totals = write_page(out, _surprisals(lm, source), name=name, model=model)
         os.replace(part, path)
     except OSError as error:
         raise FastslowError(f"cannot write the page to {path}: {os_reason(error)}") from error
