@@ -47,7 +47,7 @@ def test_float32(name: str, setting: str, device: torch.device) -> None:
 @pytest.mark.parametrize("name", ROUNDED)
 def test_bfloat16(name: str, setting: str, device: torch.device) -> None:
     with options.using(precision=BF16, **_allowed(setting, device)):
-        check_twin(engine, CASES[name], device=device, tolerance=0.1)
+        check_twin(engine, CASES[name], device=device, tolerance=0.15)  # norms over a few units amplify rounding
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
