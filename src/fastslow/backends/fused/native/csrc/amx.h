@@ -92,24 +92,25 @@ inline __m512 next_part(__m512& v) {
 
 // ---------------------------------------------------------------- left factors
 
-// rows x k of every operand -> `out`, PARTS planes of (rows, depth) bfloat16, each operand's k padded with zeros to STEP.
-// Returns depth.
+// rows x k of every operand -> `out`: for every SIDE rows (the last may be fewer), for every STEP of k (each operand's k
+// padded with zeros), PARTS tiles one after the other. Returns the padded sum of the k's.
 template <int PARTS>
 i64 split(i64 rows, const Operand<float>* operands, int count, u16* out) {
     i64 depth = 0;
     for (int o = 0; o < count; o++) depth += round_up(operands[o].k, STEP);
-    const i64 plane = rows * depth;
+    const i64 side = depth / STEP * PARTS * TILE;
     for (i64 r = 0; r < rows; r++) {
-        u16* line = out + r * depth;
+        u16* line = out + r / SIDE * side + r % SIDE * STEP;
         for (int o = 0; o < count; o++) {
             const float* a = operands[o].a + r * operands[o].ld;
             const i64 k = operands[o].k, padded = round_up(k, STEP);
-            for (i64 i = 0; i < padded; i += SIDE, line += SIDE) {
-                __m512 v = _mm512_maskz_loadu_ps(first_columns(k - i), a + i);
+            for (i64 i = 0; i < padded; i += STEP, line += PARTS * TILE) {
+                __m512 low = _mm512_maskz_loadu_ps(first_columns(k - i), a + i);
+                __m512 high = _mm512_maskz_loadu_ps(first_columns(k - i - SIDE), a + i + SIDE);
                 for (int part = 0; part < PARTS; part++) {
-                    const __m256bh low = _mm512_cvtneps_pbh(v);
-                    _mm256_storeu_si256(reinterpret_cast<__m256i*>(line + part * plane), (__m256i)low);
-                    if (part + 1 < PARTS) next_part(v);
+                    const __m512bh both = _mm512_cvtne2ps_pbh(high, low);
+                    _mm512_storeu_si512(line + part * TILE, (__m512i)both);
+                    if (part + 1 < PARTS) next_part(low), next_part(high);
                 }
             }
         }
@@ -159,10 +160,23 @@ struct Left {
     i64 ld, plane, jump, second;
 };
 
+// What the next product will read of the right factor, two runs of it: fetched into the second cache a part a step.
+struct Ahead {
+    const char *first, *second;
+    i64 bytes;  // of each run, a step
+
+    void fetch(i64 step) const {
+        for (i64 i = step * bytes; i < (step + 1) * bytes; i += 64) {
+            __builtin_prefetch(first + i, 0, 2);
+            __builtin_prefetch(second + i, 0, 2);
+        }
+    }
+};
+
 // Up to 2 x 2 tiles of sums over `blocks` STEPs: rows at left.a and, if two_rows, left.second further; columns b0 and, if
 // two_columns, b1. From one partial product to the next only one factor changes, to load as few tiles as can be.
 template <int PARTS, bool TWO_ROWS, bool TWO_COLUMNS>
-inline void multiply(const Left& left, i64 blocks, const u16* b0, const u16* b1) {
+inline void multiply(const Left& left, i64 blocks, const u16* b0, const u16* b1, const Ahead& ahead) {
     const i64 stride = left.ld * 2;
     const u16* a = left.a;
     auto take_left = [&](i64 part) __attribute__((always_inline)) {
@@ -180,6 +194,7 @@ inline void multiply(const Left& left, i64 blocks, const u16* b0, const u16* b1)
         if (TWO_ROWS && TWO_COLUMNS) { _tile_dpbf16ps(3, 5, 7); }
     };
     for (i64 j = 0; j < blocks; j++, a += left.jump, b0 += PARTS * TILE, b1 += PARTS * TILE) {
+        ahead.fetch(j);
         take_right(0);
         if (PARTS == 3) { take_left(2); add_products(); }
         if (PARTS >= 2) { take_left(1); add_products(); }
@@ -194,11 +209,12 @@ inline void multiply(const Left& left, i64 blocks, const u16* b0, const u16* b1)
 }
 
 template <int PARTS>
-inline void multiply(const Left& left, i64 blocks, const u16* b0, const u16* b1, bool two_rows, bool two_columns) {
-    if (two_rows && two_columns) multiply<PARTS, true, true>(left, blocks, b0, b1);
-    else if (two_rows) multiply<PARTS, true, false>(left, blocks, b0, b1);
-    else if (two_columns) multiply<PARTS, false, true>(left, blocks, b0, b1);
-    else multiply<PARTS, false, false>(left, blocks, b0, b1);
+inline void multiply(const Left& left, i64 blocks, const u16* b0, const u16* b1, bool two_rows, bool two_columns,
+                     const Ahead& ahead) {
+    if (two_rows && two_columns) multiply<PARTS, true, true>(left, blocks, b0, b1, ahead);
+    else if (two_rows) multiply<PARTS, true, false>(left, blocks, b0, b1, ahead);
+    else if (two_columns) multiply<PARTS, false, true>(left, blocks, b0, b1, ahead);
+    else multiply<PARTS, false, false>(left, blocks, b0, b1, ahead);
 }
 
 inline void load_sums(int index, const Tile<float>& tile, i64 row) {
@@ -227,35 +243,44 @@ inline void store_sums(int index, const Tile<float>& tile, i64 row) {
     }
 }
 
+constexpr i64 SLICE = 40;            // steps of k walked before the next columns: rows' and columns' slices stay in cache
+constexpr i64 CACHED = 1 << 20;      // a right factor of so many bytes stays there from product to product
+
 // As gemm.h's product, for vectors first .. last-1 of a factor packed by `pack`; left factors as `split` leaves them.
 template <int PARTS>
 void product(i64 rows, const u16* left, i64 depth, const u16* packed, const Target<float>& target, i64 first, i64 last) {
-    const i64 blocks = depth / STEP;
+    const i64 blocks = depth / STEP, side = blocks * PARTS * TILE, slices = (blocks + SLICE - 1) / SLICE;
+    // While two columns of tiles are multiplied, the next two are fetched: a share a block of rows and step.
+    const i64 pairs_of_rows = (rows + 2 * SIDE - 1) / (2 * SIDE);
+    const i64 fetched = (last - first) * side * 2 > CACHED ? round_up(PARTS * TILE * 2 / pairs_of_rows, 64) : 0;
     Shape shape;
-    for (i64 v = first; v < last; v += 2) {
-        const bool two_columns = v + 1 < last;
-        Tile<float> home[2];
-        for (i64 c = 0; c < 2; c++) {
-            const i64 column = v + c;
-            home[c] = column < target.split
-                          ? Tile<float>{target.first + column * SIDE, target.first_ld, target.first_add}
-                          : Tile<float>{target.second + (column - target.split) * SIDE, target.second_ld, target.second_add};
-        }
-        const u16* b = packed + v * blocks * PARTS * TILE;
-        for (i64 m = 0; m < rows; m += 2 * SIDE) {
-            const i64 upper = rows - m < SIDE ? rows - m : SIDE, rest = rows - m - upper;
-            const i64 lower = rest < SIDE ? rest : SIDE;
-            shape.set(upper, lower);
-            const bool two_rows = lower > 0;
-            for (int c = 0; c < 1 + two_columns; c++) {
-                load_sums(c, home[c], m);
-                if (two_rows) load_sums(2 + c, home[c], m + SIDE);
+    for (i64 s = 0; s < slices; s++) {
+        const i64 from = blocks * s / slices, steps = blocks * (s + 1) / slices - from;
+        for (i64 v = first; v < last; v += 2) {
+            const bool two_columns = v + 1 < last;
+            Tile<float> home[2];
+            for (i64 c = 0; c < 2; c++) {
+                const bool near = v + c < target.split;
+                const i64 column = (near ? v + c : v + c - target.split) * SIDE;
+                home[c] = near ? Tile<float>{target.first + column, target.first_ld, target.first_add || s > 0}
+                               : Tile<float>{target.second + column, target.second_ld, target.second_add || s > 0};
             }
-            const Left block{left + m * depth, depth, rows * depth, STEP, SIDE * depth};
-            multiply<PARTS>(block, blocks, b, b + blocks * PARTS * TILE, two_rows, two_columns);
-            for (int c = 0; c < 1 + two_columns; c++) {
-                store_sums(c, home[c], m);
-                if (two_rows) store_sums(2 + c, home[c], m + SIDE);
+            const u16* b = packed + v * side + from * PARTS * TILE;
+            for (i64 m = 0; m < rows; m += 2 * SIDE) {
+                const i64 upper = rows - m < SIDE ? rows - m : SIDE, rest = rows - m - upper;
+                const bool two_rows = rest > 0;
+                shape.set(upper, rest < SIDE ? rest : SIDE);
+                for (int c = 0; c < 1 + two_columns; c++) {
+                    load_sums(c, home[c], m);
+                    if (two_rows) load_sums(2 + c, home[c], m + SIDE);
+                }
+                const Left block{left + m / SIDE * side + from * PARTS * TILE, STEP, TILE, PARTS * TILE, side};
+                const char* next = reinterpret_cast<const char*>(b + 2 * side) + m / (2 * SIDE) * fetched * steps;
+                multiply<PARTS>(block, steps, b, b + side, two_rows, two_columns, {next, next + 2 * side, fetched});
+                for (int c = 0; c < 1 + two_columns; c++) {
+                    store_sums(c, home[c], m);
+                    if (two_rows) store_sums(2 + c, home[c], m + SIDE);
+                }
             }
         }
     }
@@ -329,7 +354,7 @@ void outer(i64 rows, const float* a, i64 lda, i64 m, const float* b, i64 ldb, i6
                     if (two_rows) load_sums(2 + c, sums[c], SIDE);
                 }
                 const Left block{lefts + s * side, STEP, TILE, PARTS * TILE, side};
-                multiply<PARTS>(block, blocks, rights, rights + side, two_rows, two_columns);
+                multiply<PARTS>(block, blocks, rights, rights + side, two_rows, two_columns, {nullptr, nullptr, 0});
                 for (int c = 0; c < 1 + two_columns; c++) {
                     store_sums(c, sums[c], 0);
                     if (two_rows) store_sums(2 + c, sums[c], SIDE);

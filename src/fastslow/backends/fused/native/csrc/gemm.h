@@ -41,9 +41,10 @@ struct Tile {
     bool add;
 };
 
-// tiles[v] (M, W) (+)= a (M, k) b (k, NV vectors).
+// tiles[v] (M, W) (+)= a (M, k) b (k, NV vectors). Fetches `stride` bytes a k from `ahead` into the second cache: what the
+// next slice will read.
 template <class T, int M, int NV>
-void micro(i64 k, const T* __restrict a, i64 lda, const T* __restrict b, const Tile<T>* tiles) {
+void micro(i64 k, const T* __restrict a, i64 lda, const T* __restrict b, const Tile<T>* tiles, const char* ahead, i64 stride) {
     constexpr int W = Simd<T>::W;
     Vec<T> acc[M][NV];
 #pragma GCC unroll 3
@@ -54,6 +55,7 @@ void micro(i64 k, const T* __restrict a, i64 lda, const T* __restrict b, const T
     }
 #pragma GCC unroll 4
     for (i64 i = 0; i < k; i++) {
+        __builtin_prefetch(ahead + i * stride, 0, 2);
         Vec<T> line[NV];
 #pragma GCC unroll 3
         for (int v = 0; v < NV; v++) line[v] = load(b + (i * NV + v) * W);
@@ -71,7 +73,7 @@ void micro(i64 k, const T* __restrict a, i64 lda, const T* __restrict b, const T
 }
 
 template <class T>
-using Micro = void (*)(i64, const T*, i64, const T*, const Tile<T>*);
+using Micro = void (*)(i64, const T*, i64, const T*, const Tile<T>*, const char*, i64);
 
 template <class T, int NV>
 Micro<T> micro_of_rows(i64 rows) {
@@ -111,10 +113,13 @@ void product(i64 rows, const Operand<T>* operands, int count, const T* packed, i
             const i64 slices = (x.k + DEPTH - 1) / DEPTH;
             for (i64 s = 0; s < slices; s++) {
                 const i64 k0 = x.k * s / slices, k1 = x.k * (s + 1) / slices;
+                // The slice after this one, as long as it, in shares for the blocks of rows.
+                const char* next = reinterpret_cast<const char*>(b + (k1 - k0) * width * W);
+                const i64 stride = (width * W * static_cast<i64>(sizeof(T)) + blocks - 1) / blocks, share = stride * (k1 - k0);
                 for (i64 j = 0; j < blocks; j++) {
                     const i64 r0 = rows * j / blocks, r1 = rows * (j + 1) / blocks;
                     for (i64 v = 0; v < width; v++) tiles[v] = {home[v].at + r0 * home[v].ld, home[v].ld, home[v].add};
-                    choose_micro<T>(r1 - r0, width)(k1 - k0, x.a + r0 * x.ld + k0, x.ld, b, tiles);
+                    choose_micro<T>(r1 - r0, width)(k1 - k0, x.a + r0 * x.ld + k0, x.ld, b, tiles, next + j * share, stride);
                 }
                 b += (k1 - k0) * width * W;
                 for (i64 v = 0; v < width; v++) home[v].add = true;
