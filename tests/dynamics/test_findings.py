@@ -23,10 +23,13 @@ def test_everything_holds_where_everything_is_as_in_the_paper() -> None:
     assert found[0].verdict == "holds on the mean; in 3 of 3 seeds"
     by = {f.test: f.measured for f in found}
     assert (
-        "0.0826 in the slow of the FS-LSTM-2"
+        "0.0826 in the slow cell of FS-LSTM-2"
         in by["at the longest lag the slow cell's norm is the largest of all memories"]
     )
-    assert "0.0011 a step in the slow" in by["its mean squared change a step is the smallest of all memories"]
+    assert (
+        "0.0011 a step in the slow cell of FS-LSTM-2, 0.055 in layer 1 of stacked LSTM-2"
+        in by["its mean squared change a step is the smallest of all memories"]
+    )
     assert "0.800 to 0.867" in by["its loss is below the stack's at each of the positions 4 to 8"]
 
 
@@ -72,12 +75,12 @@ def test_sentences_say_what_the_numbers_are() -> None:
     groups = group(everything())
     gradients = gradient_sentences(groups)
     assert gradients[0] == (
-        "FS-LSTM-2: at lag 20 the norm is largest in slow (0.0818, after a fall by a factor of 1.21 since lag 1) and "
-        "smallest in fast 2 (0.00115, a factor of 69.4)."
+        "FS-LSTM-2: at lag 20 the norm is largest in the slow cell (0.0818, after a fall by a factor of 1.21 since lag 1) "
+        "and smallest in fast 2 (0.00115, a factor of 69.4)."
     )
     changes = change_sentences(groups)
     assert changes[0] == (
-        "Of all memories slow of the FS-LSTM-2 changes least (0.001 a step, mean over its units) and cell 2 of the "
+        "Of all memories the slow cell of FS-LSTM-2 changes least (0.001 a step, mean over its units) and cell 2 of "
         "sequential LSTM-2 most (0.5)."
     )
     assert changes[2] == "stacked LSTM-2: layer 1 0.05, layer 2 0.1."
@@ -95,7 +98,7 @@ def test_gradients_that_vanish_altogether() -> None:
 
 @pytest.mark.parametrize(
     ("value", "told"),
-    [(0, "0"), (1.23456, "1.23"), (0.001, "0.001"), (1234.5, "1230"), (3.21e-7, "3.2 × 10^-7"), (1e5, "1.0 × 10^5")],
+    [(0, "0"), (1.23456, "1.23"), (0.001, "0.001"), (1234.5, "1230"), (3.21e-7, "3.2 × 10⁻⁷"), (1e5, "1.0 × 10⁵")],
 )
 def test_numbers(value: float, told: str) -> None:
     assert number(value) == told

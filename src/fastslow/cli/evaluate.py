@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -13,9 +15,11 @@ from fastslow.cli.common import (
     Device,
     Flag,
     OptionError,
+    OutFile,
     check_path,
     load_model,
     newest_model,
+    note,
     print_json,
 )
 from fastslow.data.corpora import CORPORA, load_corpus
@@ -24,6 +28,7 @@ from fastslow.errors import FastslowError
 
 if TYPE_CHECKING:
     from fastslow.evaluation import Evaluation
+    from fastslow.evaluation.dynamic import DynamicEvaluation, Trial
     from fastslow.lm import CharLM
 
 Part = Literal["train", "valid", "test"]
@@ -38,6 +43,12 @@ def evaluate(
     protocol: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None,
     streams: Annotated[int, tyro.conf.arg(metavar="N")] = 1,
     warm: Annotated[int, tyro.conf.arg(metavar="N")] = 0,
+    dynamic: Flag = False,
+    rate: Annotated[float | None, tyro.conf.arg(metavar="X", help_behavior_hint="(default: tuned)")] = None,
+    decay: Annotated[float | None, tyro.conf.arg(metavar="X", help_behavior_hint="(default: tuned)")] = None,
+    segment: Annotated[int, tyro.conf.arg(metavar="N")] = 50,
+    per_symbol: OutFile = None,
+    against: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None,
     json: Flag = False,
     device: Device = None,
     backend: Backend = "auto",
@@ -54,6 +65,12 @@ def evaluate(
         protocol: of a corpus; ptb has raw (the paper's) and char
         streams: cut the text in N pieces that run side by side: faster, and a little worse for the cold starts
         warm: symbols that each piece reads before its own, unscored
+        dynamic: let the weights learn from the text as they go, each symbol after it was scored (Krause et al. 2018)
+        rate: of --dynamic; by default tuned, like --decay, on the run's validation text, once
+        decay: of --dynamic, back to the trained weights
+        segment: of --dynamic, the symbols scored before they are learned from
+        per_symbol: save the loss of each symbol, in nats, as a NumPy file (.npy)
+        against: losses that --per-symbol saved of another model: print the difference with its interval
         json: print the result as JSON
         device: where to compute, such as cpu or cuda:1
         backend: the engine, or auto
@@ -61,29 +78,97 @@ def evaluate(
     for name, value, least in (("--streams", streams, 1), ("--warm", warm, 0)):
         if value < least:
             raise OptionError(f"{name} must be at least {least}; got {value}")
+    if not dynamic and (rate is not None or decay is not None):
+        raise OptionError("--rate and --decay belong to --dynamic: give that too, or leave them out")
+    if (rate is None) != (decay is None):
+        raise OptionError("give both --rate and --decay, or neither: then both are tuned on validation text")
+    if dynamic and (streams, warm) != (1, 0):
+        raise OptionError("--dynamic reads the text in one stream: leave out --streams and --warm")
+
+    from fastslow.evaluation.compare import compare, load_nats, save_nats
+
+    other = None if against is None else load_nats(against)
     runs, named = _runs_and_text(runs_and_text)
     for run in runs:
         check_path(run)
     text = _own_text(runs[0], part) if named is None else _text(named, part, protocol)
     models = [load_model(run, device, backend) for run in runs]
-    result = measure(models, text, streams=min(streams, max(1, len(text) - 1)), warm=warm)
+    kept = per_symbol is not None or other is not None
+    result: Evaluation
+    if dynamic:
+        result = measure_dynamic(models, runs, text, rate=rate, decay=decay, segment=segment, per_symbol=kept)
+    else:
+        streams = min(streams, max(1, len(text) - 1))
+        result = measure(models, text, streams=streams, warm=warm, per_symbol=kept)
+    if per_symbol is not None:
+        save_nats(per_symbol, result)
+    difference = None if other is None else compare(result, other)
     if json:
-        print_json({"runs": runs, "text": text.describe(), **result.to_json()})
+        found = {"runs": runs, "text": text.describe(), **result.to_json()}
+        print_json(found if difference is None else {**found, "difference": asdict(difference)})
         return
     print(f"{result.bpc:.4f} bits per character on {text.name}")
     print(f"{result.symbols:,} of {len(text):,} symbols: {result.protocol}")
     if result.char is not None:
         print(f"char protocol: {result.char.bpc:.4f} bits per character over {result.char.symbols:,} symbols")
+    if difference is not None:
+        better = "better" if difference.value_bpc < 0 else "worse"
+        sure = "" if difference.excludes_zero else ": no difference that could be told from chance"
+        print(f"{better} than {against} by {difference}{sure}")
     print(f"{result.seconds:.1f} s, {result.symbols / max(result.seconds, 1e-9):,.0f} characters a second")
 
 
-def measure(models: Sequence[CharLM], text: Text, *, streams: int = 1, warm: int = 0) -> Evaluation:
+def measure(
+    models: Sequence[CharLM], text: Text, *, streams: int = 1, warm: int = 0, per_symbol: bool = False
+) -> Evaluation:
     """`evaluation.evaluate` with its progress on a terminal."""
     from fastslow.cli.progress import CountingView
     from fastslow.evaluation import evaluate as run
 
     with CountingView("evaluate") as view:
-        return run(models, text, streams=streams, warm=warm, on_window=view)
+        return run(models, text, streams=streams, warm=warm, per_symbol=per_symbol, on_window=view)
+
+
+def measure_dynamic(
+    models: Sequence[CharLM],
+    runs: Sequence[str],
+    text: Text,
+    *,
+    rate: float | None = None,
+    decay: float | None = None,
+    segment: int = 50,
+    per_symbol: bool = False,
+) -> DynamicEvaluation:
+    """`evaluation.dynamic.evaluate_dynamic` with statistics and settings of each run, made once and kept there."""
+    if segment < 1:
+        raise OptionError(f"--segment must be at least 1; got {segment}")
+    from fastslow.cli.progress import CountingView
+    from fastslow.evaluation import dynamic
+
+    statistics, hows = [], []
+    for lm, run in zip(models, runs, strict=True):
+        train = _own_text(run, "train", "the gradient statistics of its training text")
+        streams = max(1, min(32, (len(train) - 1) // segment))
+        with CountingView(f"statistics of {run}", unit="windows") as view:
+            statistics.append(
+                dynamic.cached_statistics(Path(run), lm, train, streams=streams, segment=segment, on_window=view)
+            )
+        if rate is not None and decay is not None:
+            how = dynamic.DynamicSettings(rate=rate, decay=decay, segment=segment)
+        else:
+            valid = _own_text(run, "valid", "settings tuned on its validation text (or give --rate and --decay)")
+            how = dynamic.cached_tuning(
+                Path(run), lm, valid, statistics[-1], segment=segment, on_trial=partial(_tried, run)
+            ).settings
+        hows.append(how)
+        note(f"{run}: rate {how.rate:.3g}, decay {how.decay:.3g}, segments of {how.segment} symbols")
+    with CountingView("evaluate") as view:
+        return dynamic.evaluate_dynamic(models, text, statistics, hows, per_symbol=per_symbol, on_segment=view)
+
+
+def _tried(run: str, trial: Trial) -> None:
+    s = trial.settings
+    note(f"{run}: tuning: {trial.bpc:.4f} bits per character at rate {s.rate:.3g}, decay {s.decay:.3g}")
 
 
 def _runs_and_text(names: Sequence[str]) -> tuple[list[str], str | None]:
@@ -106,25 +191,26 @@ def _text(name: str, part: Part, protocol: str | None) -> Text:
     return open_text(name, stdin=True)
 
 
-def _own_text(run: str, part: Part) -> Text:
-    """A part of the text a run was trained on, the one it kept aside by default."""
+def _own_text(run: str, part: Part, what: str | None = None) -> Text:
+    """A part of the text a run was trained on. Errors say that `what` needs it, by default a text to evaluate on."""
     from fastslow.training.folder import read_record
 
+    need = "name a text to evaluate on" if what is None else f"--dynamic needs {what}"
     try:
         record = read_record(run)
     except FastslowError as error:
-        raise OptionError(f"name a text to evaluate on: {error}") from error
+        raise OptionError(f"{need}: {error}") from error
     if record.source is None:
-        raise OptionError(f"name a text to evaluate on: that of {run} was handed over in Python")
-    text = _part(record.source.open(), part, run)
+        raise OptionError(f"{need}: that of {run} was handed over in Python")
+    text = _part(record.source.open(), part, run, need)
     recorded = record.data.get(part)
     if not isinstance(recorded, dict) or recorded.get("sha256") != text.sha256:
-        raise OptionError(f"the text of {run} has changed since it was trained: name the text to evaluate on")
+        raise OptionError(f"{need}: the text of {run} has changed since it was trained")
     return text
 
 
-def _part(splits: Splits, part: Part, where: str) -> Text:
+def _part(splits: Splits, part: Part, where: str, need: str = "name a text to evaluate on") -> Text:
     text: Text | None = getattr(splits, part)
     if text is None:
-        raise OptionError(f"{where} has no {part} part: name a text to evaluate on")
+        raise OptionError(f"{need}: {where} has no {part} part")
     return text

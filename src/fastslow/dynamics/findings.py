@@ -67,7 +67,11 @@ class _Place(NamedTuple):
 
     @property
     def name(self) -> str:
-        return f"{self.cell.name} of the {self.group.label}"
+        return f"{_called(self.cell)} of {self.group.label}"
+
+
+def _called(cell: Cell) -> str:
+    return "the slow cell" if cell.slot == "slow" else cell.name
 
 
 def _places(groups: Sequence[Group]) -> list[_Place]:
@@ -79,6 +83,9 @@ def _slow(trio: _Trio) -> _Place:
     return next(place for place in _places([fs]) if place.cell.slot == "slow")
 
 
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
 def number(value: float) -> str:
     """Three significant digits, as people write them."""
     if value == 0 or not np.isfinite(value):
@@ -86,7 +93,7 @@ def number(value: float) -> str:
     if 1e-3 <= abs(value) < 1e4:
         return np.format_float_positional(value, precision=3, fractional=False, trim="-")
     mantissa, exponent = f"{value:.1e}".split("e")
-    return f"{mantissa} × 10^{int(exponent)}"
+    return f"{mantissa} × 10{str(int(exponent)).translate(_RAISED)}"
 
 
 def _last(place: _Place) -> float:
@@ -108,7 +115,7 @@ def _slow_is_largest(trio: _Trio) -> tuple[bool, str]:
     others = [p for p in _places(trio.every) if p != slow]
     best = max(others, key=_last)
     lags = slow.group.gradients.shape[1] - 1
-    text = f"at lag {lags}: {number(_last(slow))} in the {slow.name}, {number(_last(best))} in the {best.name}, "
+    text = f"at lag {lags}: {number(_last(slow))} in {slow.name}, {number(_last(best))} in {best.name}, "
     return _last(slow) > _last(best), text + "the largest of the others"
 
 
@@ -117,8 +124,8 @@ def _slow_falls_least(trio: _Trio) -> tuple[bool, str]:
     others = [p for p in _places(trio.every) if p != slow]
     best = min(others, key=_fall)
     lags = slow.group.gradients.shape[1] - 1
-    text = f"from lag 1 to {lags} it falls {number(_fall(slow))} times in the {slow.name}, "
-    return _fall(slow) < _fall(best), f"{text}{number(_fall(best))} times in the {best.name}, the least of the others"
+    text = f"from lag 1 to {lags} it falls {number(_fall(slow))} times in {slow.name}, "
+    return _fall(slow) < _fall(best), f"{text}{number(_fall(best))} times in {best.name}, the least of the others"
 
 
 def _bottom_vanishes(trio: _Trio) -> tuple[bool, str]:
@@ -126,14 +133,14 @@ def _bottom_vanishes(trio: _Trio) -> tuple[bool, str]:
     others = [p for p in _places(trio.every) if p != bottom]
     least = min(others, key=_last)
     lags = bottom.group.gradients.shape[1] - 1
-    text = f"at lag {lags}: {number(_last(bottom))} in the {bottom.name}, {number(_last(least))} in the {least.name}, "
+    text = f"at lag {lags}: {number(_last(bottom))} in {bottom.name}, {number(_last(least))} in {least.name}, "
     return _last(bottom) < _last(least), text + "the smallest of the others"
 
 
 def _slow_changes_least(trio: _Trio) -> tuple[bool, str]:
     slow = _slow(trio)
     least = min((p for p in _places(trio.every) if p != slow), key=_change)
-    text = f"{number(_change(slow))} a step in the {slow.name}, {number(_change(least))} in the {least.name}, "
+    text = f"{number(_change(slow))} a step in {slow.name}, {number(_change(least))} in {least.name}, "
     return _change(slow) < _change(least), text + "the least of the others"
 
 
@@ -269,11 +276,11 @@ def gradient_sentences(groups: Sequence[Group]) -> list[str]:
         ordered = sorted(places, key=_last, reverse=True)
         top, low = ordered[0], ordered[-1]
         text = (
-            f"{g.label}: at lag {lags} the norm is largest in {top.cell.name} ({number(_last(top))}, after a fall by a "
-            f"factor of {number(_fall(top))} since lag 1)"
+            f"{g.label}: at lag {lags} the norm is largest in {_called(top.cell)} ({number(_last(top))}, "
+            f"after a fall by a factor of {number(_fall(top))} since lag 1)"
         )
         if low is not top:
-            text += f" and smallest in {low.cell.name} ({number(_last(low))}, a factor of {number(_fall(low))})"
+            text += f" and smallest in {_called(low.cell)} ({number(_last(low))}, a factor of {number(_fall(low))})"
         said.append(text + ".")
     return said
 
