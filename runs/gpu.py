@@ -249,13 +249,10 @@ def update_of(updater: Any, shape: Shape) -> Callable[[], Any]:
 
 def check_twin_first(**changes: Any) -> None:
     """AssertionError unless the engine, so set, agrees with the loop in bfloat16."""
-    import torch
-    from tests.backends.twins import CASES, check_twin
+    from tests.backends.fused.gpu.rounded import check_rounded
+    from tests.backends.twins import CASES
 
-    from fastslow.backends.fused.gpu import engine, options
-
-    with options.using(precision=torch.bfloat16, **changes):
-        check_twin(engine, CASES["fs2-odd"], device="cuda", tolerance=0.1)
+    check_rounded(CASES["fs2-odd"], "cuda", **changes)
 
 
 def kernels_of(run: Callable[[], Any]) -> list[dict[str, Any]] | str:

@@ -10,6 +10,7 @@ import torch
 from fastslow import FSLSTM, StackedLSTM
 from fastslow.backends.fused.gpu import engine, options
 from fastslow.noise import Noise, random_bits
+from tests.backends.fused.gpu.rounded import brief, check_rounded
 from tests.backends.twins import CASES, Case, check_repeatable, check_twin
 
 pytestmark = pytest.mark.gpu
@@ -46,8 +47,7 @@ def test_float32(name: str, setting: str, device: torch.device) -> None:
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("name", ROUNDED)
 def test_bfloat16(name: str, setting: str, device: torch.device) -> None:
-    with options.using(precision=BF16, **_allowed(setting, device)):
-        check_twin(engine, CASES[name], device=device, tolerance=0.15)  # norms over a few units amplify rounding
+    check_rounded(brief(CASES[name]), device, **_allowed(setting, device))
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
@@ -56,8 +56,7 @@ def test_the_papers_sizes(name: str, setting: str, device: torch.device) -> None
     changes = _allowed(setting, device)
     with options.using(**changes):
         check_twin(engine, PAPER[name], device=device)
-    with options.using(precision=BF16, **changes):
-        check_twin(engine, PAPER[name], device=device, tolerance=0.1)
+    check_rounded(PAPER[name], device, **changes)
 
 
 @pytest.mark.parametrize("units", [1, 2, 8, 16])

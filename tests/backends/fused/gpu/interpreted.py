@@ -14,9 +14,8 @@ from fastslow import FSLSTM
 from fastslow.backends.fused.gpu import engine, options
 from fastslow.noise import Noise, random_bits
 from fastslow.state import state_tensors
+from tests.backends.fused.gpu.rounded import brief, check_rounded
 from tests.backends.twins import CASES, Case, check_repeatable, check_twin
-
-BF16 = torch.bfloat16
 
 
 def small(name: str, T: int = 2, B: int = 2, **changes: object) -> Case:
@@ -59,15 +58,15 @@ def test_long_twin(name: str) -> None:
 
 
 def test_bfloat16_twin() -> None:
-    with options.using(precision=BF16):
-        check_twin(engine, small("fs2"), tolerance=5e-2)
+    check_rounded(small("fs2"))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["fs2-odd", "fs2-lengths", "stacked3", "two-readers"])
+@pytest.mark.parametrize(
+    "name", ["fs2", "fs2-odd", "fs2-no-norm", "fs2-lengths", "fs4", "stacked3", "two-readers", "two-inputs"]
+)
 def test_more_bfloat16_twins(name: str) -> None:
-    with options.using(precision=BF16):
-        check_twin(engine, CASES[name], tolerance=0.15)
+    check_rounded(brief(CASES[name]))
 
 
 def test_repeatable() -> None:
