@@ -77,6 +77,7 @@ class ExactEngine:
         self._head_bias = _held(model.head_bias, self.device) + 0.5
         self.begin(1)
 
+    @torch.inference_mode()
     def begin(self, lanes: int) -> None:
         """Zero state for S lanes."""
         self._h = [torch.zeros(lanes, size, dtype=torch.float64, device=self.device) for size in self.model.slots]
@@ -89,7 +90,7 @@ class ExactEngine:
     def _empty(self, *shape: int) -> Tensor:
         return torch.empty(*shape, dtype=torch.float64, device=self.device)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def step(self, symbols: Ints) -> Ints:
         """symbols (S,) -> logits of the next ones (S, V), int64 in units of 2^-15."""
         model = self.model
