@@ -75,8 +75,8 @@ def test_sentences_say_what_the_numbers_are() -> None:
     groups = group(everything())
     gradients = gradient_sentences(groups)
     assert gradients[0] == (
-        "FS-LSTM-2: at lag 20 the norm is largest in the slow cell (0.0818, after a fall by a factor of 1.21 since lag 1) "
-        "and smallest in fast 2 (0.00115, a factor of 69.4)."
+        "FS-LSTM-2: at lag 20 the norm is largest in the slow cell (0.0818, after a fall by a factor of 1.21 since "
+        "lag 1) and smallest in fast 2 (0.00115, a fall by a factor of 69.4)."
     )
     changes = change_sentences(groups)
     assert changes[0] == (
@@ -90,10 +90,15 @@ def test_sentences_say_what_the_numbers_are() -> None:
     assert len(words) == 3
 
 
+def test_gradients_that_explode() -> None:
+    (said,) = gradient_sentences(group([made("stacked", decay=(1.0, 2.0))]))
+    assert "layer 2 (1.0 × 10⁵, after a rise by a factor of 5.2 × 10⁵ since lag 1)" in said
+
+
 def test_gradients_that_vanish_altogether() -> None:
     groups = group([made("stacked", decay=(0.0, 0.5))])
     (said,) = gradient_sentences(groups)
-    assert said.endswith("smallest in layer 1 (0, a factor of inf).")
+    assert said.endswith("smallest in layer 1 (0, a fall by a factor of inf).")
 
 
 @pytest.mark.parametrize(

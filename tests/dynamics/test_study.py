@@ -60,7 +60,7 @@ def test_models_of_one_network_are_a_group() -> None:
     assert fs.bpc_deviation == pytest.approx(0.001)
     np.testing.assert_allclose(fs.change, np.array([0.2, 0.001, 0.25]) * 1.1)
     np.testing.assert_allclose(fs.change_range[1], np.array([0.2, 0.001, 0.25]) * 1.2)
-    np.testing.assert_allclose(fs.gradients[1], 0.101 * 0.99 ** np.arange(21))
+    np.testing.assert_allclose(fs.gradients[1], 0.1 * (1.01 * 1.02) ** (1 / 3) * 0.99 ** np.arange(21))
     np.testing.assert_allclose(fs.gradients_range[0][1], 0.1 * 0.99 ** np.arange(21))
     assert fs.words[4] == pytest.approx(1.3)
     assert baseline_of(groups).architecture == "stacked"

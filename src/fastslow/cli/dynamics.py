@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -72,7 +73,7 @@ def dynamics(
     from fastslow.dynamics.study import StudySettings, group, write_data
 
     settings = StudySettings(lags=lags, streams=streams, windows=windows, targets=targets, steps=steps)
-    measures = [_measured(run, text, settings, device, backend) for run in _names(runs)]
+    measures = [_measured(run, name, text, settings, device, backend) for run, name in _names(runs).items()]
     groups = group(measures)
     found = findings(groups)
     write_data(out, groups, text, settings, [finding.to_json() for finding in found])
@@ -81,11 +82,13 @@ def dynamics(
     print(f"\n{out / 'dynamics.html'}: the figures, and what they show")
 
 
-def _names(runs: Sequence[str]) -> list[str]:
+def _names(runs: Sequence[str]) -> dict[str, str]:
+    """What each run is called in data and page: its folder's name, or all of its path where that is not enough."""
     twice = sorted({run for run in runs if runs.count(run) > 1})
     if twice:
         raise OptionError(f"{twice[0]} is named twice: name each run once")
-    return list(runs)
+    short = {run: Path(run).resolve().name for run in runs}
+    return short if len(set(short.values())) == len(runs) else {run: run for run in runs}
 
 
 def _check_out(out: Path, force: bool) -> None:
@@ -104,10 +107,11 @@ def _text(name: str) -> Text:
         return text
     if Path(name).is_dir():
         raise OptionError(f"{name} is a folder: the last name is that of the text")
-    return open_text(name)
+    opened = open_text(name)
+    return replace(opened, name=Path(name).name)  # a page that is passed on tells nobody's folders
 
 
-def _measured(run: str, text: Text, settings: StudySettings, device: str | None, backend: str) -> Measures:
+def _measured(run: str, name: str, text: Text, settings: StudySettings, device: str | None, backend: str) -> Measures:
     from fastslow.dynamics.study import measure
 
     lm = load_model(run, device, backend)
@@ -117,7 +121,7 @@ def _measured(run: str, text: Text, settings: StudySettings, device: str | None,
         print(f"\r\x1b[K{run}: {what} {done:,}/{total:,}", end="", file=sys.stderr, flush=True)
 
     try:
-        measured = measure(run, lm, text, settings, on_progress=show if live else None)
+        measured = measure(name, lm, text, settings, on_progress=show if live else None)
     finally:
         if live:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)

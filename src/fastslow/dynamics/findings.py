@@ -106,6 +106,11 @@ def _fall(place: _Place) -> float:
     return float(norms[1] / norms[-1]) if norms[-1] > 0 else float("inf")
 
 
+def _course(place: _Place) -> str:
+    fall = _fall(place)
+    return f"fall by a factor of {number(fall)}" if fall >= 1 else f"rise by a factor of {number(1 / fall)}"
+
+
 def _change(place: _Place) -> float:
     return float(place.group.change[place.row])
 
@@ -124,8 +129,8 @@ def _slow_falls_least(trio: _Trio) -> tuple[bool, str]:
     others = [p for p in _places(trio.every) if p != slow]
     best = min(others, key=_fall)
     lags = slow.group.gradients.shape[1] - 1
-    text = f"from lag 1 to {lags} it falls {number(_fall(slow))} times in {slow.name}, "
-    return _fall(slow) < _fall(best), f"{text}{number(_fall(best))} times in {best.name}, the least of the others"
+    text = f"from lag 1 to {lags} a {_course(slow)} in {slow.name}, a {_course(best)} in {best.name}"
+    return _fall(slow) < _fall(best), f"{text}, the least of the others"
 
 
 def _bottom_vanishes(trio: _Trio) -> tuple[bool, str]:
@@ -277,10 +282,10 @@ def gradient_sentences(groups: Sequence[Group]) -> list[str]:
         top, low = ordered[0], ordered[-1]
         text = (
             f"{g.label}: at lag {lags} the norm is largest in {_called(top.cell)} ({number(_last(top))}, "
-            f"after a fall by a factor of {number(_fall(top))} since lag 1)"
+            f"after a {_course(top)} since lag 1)"
         )
         if low is not top:
-            text += f" and smallest in {_called(low.cell)} ({number(_last(low))}, a factor of {number(_fall(low))})"
+            text += f" and smallest in {_called(low.cell)} ({number(_last(low))}, a {_course(low)})"
         said.append(text + ".")
     return said
 

@@ -46,7 +46,7 @@ def page(
     several = any(len(g.members) > 1 for g in groups)
     name = escape(visible_text(text.name))
     first = groups[0].members[0]
-    spread = " Shaded: the range over models of one network." if several else ""
+    spread = " Line: the mean over models of one network; shaded: their range." if several else ""
     zoned = [g.label for g in groups if g.members[0].options.zoneout_c > 0]
     parts = [
         "<!doctype html>\n<html lang=en><head><meta charset=utf-8>",
@@ -62,7 +62,8 @@ def page(
             svg,
             "The norm of the gradient of the loss at step t by a cell's memory c at step t − j, averaged over "
             f"{first.gradients.samples:,} steps t, in log scale. A line that stays high to the right is a memory that "
-            "still matters long after. Thick: the cell whose memory its state carries into the next step." + spread,
+            "still matters long after. Thick: the cell whose memory its state carries into the next step."
+            + spread.replace("mean", "geometric mean"),
             gradient_sentences(groups),
             _of("gradients", found),
         ),

@@ -189,8 +189,10 @@ class Group:
 
     @property
     def gradients(self) -> Array:
-        """(N, J + 1), the mean over models."""
-        mean: Array = self._stack(lambda m: m.gradients.mean).mean(axis=0)
+        """(N, J + 1), the geometric mean over models: norms of models may differ by powers of ten."""
+        with np.errstate(divide="ignore"):
+            logarithms = np.log(self._stack(lambda m: m.gradients.mean))
+        mean: Array = np.exp(logarithms.mean(axis=0))
         return mean
 
     @property
