@@ -5,6 +5,7 @@ import torch
 
 from fastslow import FSLSTM
 from fastslow.backends import ENGINES, Choice, choose, engine
+from fastslow.backends.fused.native.build import BuildError, compiler
 
 
 def test_the_reference_runs_everything_and_comes_last() -> None:
@@ -29,6 +30,16 @@ def test_a_named_backend_runs_or_raises_with_the_reason() -> None:
         half = FSLSTM(3, 4, backend=name, dtype=torch.float16)
         with pytest.raises(RuntimeError, match=f"backend '{name}' cannot run this: .+"):
             half(torch.zeros(2, 1, 3, dtype=torch.float16))
+
+
+def test_a_machine_with_a_compiler_has_the_native_engine() -> None:
+    try:
+        compiler()
+    except BuildError as error:
+        pytest.skip(str(error))
+    layer = FSLSTM(3, 4)
+    assert engine("native").refusal(layer._problem(torch.zeros(2, 1, 3))) is None
+    assert layer.backend_for(torch.zeros(2, 1, 3)) == Choice("native")
 
 
 def test_unknown_names() -> None:
