@@ -112,9 +112,8 @@ def evaluate(
     if result.char is not None:
         print(f"char protocol: {result.char.bpc:.4f} bits per character over {result.char.symbols:,} symbols")
     if difference is not None:
-        better = "better" if difference.value_bpc < 0 else "worse"
         sure = "" if difference.excludes_zero else ": no difference that could be told from chance"
-        print(f"{better} than {against} by {difference}{sure}")
+        print(f"less {against} (below zero: better): {difference}{sure}")
     print(f"{result.seconds:.1f} s, {result.symbols / max(result.seconds, 1e-9):,.0f} characters a second")
 
 
