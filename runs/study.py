@@ -35,8 +35,8 @@ from fastslow.results.records import Record, record_of_runs, write_record
 from fastslow.training import DataSource, TrainConfig, find_preset, train
 
 PRESETS = ("study-small-fs-lstm-4", "study-small-stacked-lstm-5", "study-small-sequential-lstm-5")
-DYNAMICS_SECONDS = 90.0
-"""Of each model, measured on one busy core with the options' defaults."""
+DYNAMICS_SECONDS = 30.0
+"""Of each model: 11 seconds of one core, with the options' defaults, and room."""
 
 
 def main(arguments: list[str] | None = None) -> int:
