@@ -42,6 +42,8 @@ TILE_DEPTH = 32
 """Sums on the tile unit are padded to a multiple of this."""
 TILED_OUTER = (1, 2)
 """Parts with which the gradients of the matrices are made on the tile unit; for 3 the library's product is as fast."""
+TILE_SIDE = 16
+"""Rows of a tile."""
 TILE_ROWS = 4
 """A window of fewer rows does without the tile unit, which would read more for a weight than it saves."""
 
@@ -351,7 +353,8 @@ class Arguments:
         call, widest = self.call, max(self.call.padded)
         # bfloat16 numbers, two of which take a float32's place
         tiled = [sum(-(-k // TILE_DEPTH) * TILE_DEPTH for k in parts) * call.parts for parts in depths]
-        split = max(tiled) * -(-call.rows // call.groups)
+        group = -(-call.rows // call.groups)
+        split = max(tiled) * -(-group // TILE_SIDE) * TILE_SIDE  # whole tiles, however few rows
         shapes: list[tuple[int, ...]] = [(n * sum(parts),) for n, parts in zip(columns, depths, strict=True)]
         shapes += [(n * k // 2,) for n, k in zip(columns, tiled, strict=True)]
         shapes += [(VECTORS * size,) for size in call.padded]
