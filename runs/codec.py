@@ -32,7 +32,7 @@ from fastslow.errors import FastslowError
 from fastslow.lm.store import read_json, write_atomic, write_json
 from fastslow.training import DataSource, find_preset, train
 
-RATES, WINDOWS, DECAYS = (0.0003, 0.001, 0.003), (10, 20, 50), (0.0, 0.001)
+RATES, WINDOWS, DECAYS = (0.0001, 0.0002, 0.0003, 0.0006), (20, 50, 100), (0.0, 0.001)
 TUNE_BYTES = 100_000
 ALPHABETS: dict[str, Any] = {"ptb": "text", "book": "bytes"}
 BENCH = Path(__file__).parents[1] / "benchmarks" / "codec.py"

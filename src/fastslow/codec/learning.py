@@ -42,10 +42,13 @@ class Learning:
 
     rate: of an update. window: symbols a lane between updates. beta: memory of the squared gradients.
     decay: pull towards the first weights at each update. clip: largest norm of a gradient.
+
+    The defaults were the best of a dozen on 98 kB of Penn Treebank's validation text, with a small model trained on its
+    training text: 1.948 bits a character frozen, 1.908 learning.
     """
 
-    rate: float = 0.001
-    window: int = 20
+    rate: float = 0.0003
+    window: int = 50
     beta: float = 0.999
     decay: float = 0.0
     clip: float = 1.0
