@@ -66,6 +66,24 @@ def test_twin_without_tiles(case: Case, monkeypatch: pytest.MonkeyPatch) -> None
     check_twin(native, case, tolerance=1e-4)
 
 
+@pytest.fixture
+def precision() -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize(("setting", "tolerance"), [("highest", 1e-4), ("high", 1e-3), ("medium", 0.2)])
+@pytest.mark.parametrize("what", ["all", "states"])
+def test_matmul_precision(setting: str, tolerance: float, what: window.Saving, precision: None) -> None:
+    """Where there is a tile unit, PyTorch's setting decides how exact it is; else every setting is exact."""
+    torch.set_float32_matmul_precision(setting)
+    wide = Case(sizes={"fast": 261, "slow": 19}, input_size=37, T=3, B=19)
+    with native.saving(what):
+        for case in (wide, WIDE, CASES["fs2-63x5"]):
+            check_twin(native, case, tolerance=tolerance)
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("tiles", ["0", "1"])
 def test_any_number_of_threads(threads: int, tiles: str, all_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,12 +226,12 @@ def test_blocks_are_used_again_and_bounded() -> None:
     pool.give(again)
     pool.give(second)
     pool.give(other)
-    assert sum(block.numel() for block in pool._free) <= pool._most
+    assert 0 < pool.free <= pool._most
     larger = pool.take(1 << 21)
     assert larger.numel() >= 1 << 21
     pool.give(larger)
     pool.clear()
-    assert not pool._free
+    assert pool.free == 0
 
 
 def test_a_lease_cuts_one_block(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,21 +245,30 @@ def test_a_lease_cuts_one_block(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [tensor.unique().item() for tensor in lease.tensors] == [0.0, 1.0, 2.0]
 
 
+def test_writing_past_the_end_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTSLOW_POISON", "1")
+    lease = Lease([(16,), (16,)], torch.float32)
+    lease.tensors[0].as_strided((17,), (1,))[16] = 0.0
+    with pytest.raises(RuntimeError, match=r"past the end of tensors \[0\] of a lease"):
+        lease.__del__()
+    del lease.block
+
+
 def test_a_graph_that_is_gone_gives_its_memory_back() -> None:
     layer = FSLSTM(5, 64, 32, backend="native")
     x = torch.randn(10, 8, 5)
     layer(x)[0].sum().backward()
     gc.collect()
-    before = POOL._taken
+    before = POOL.taken
     y, _ = layer(x)
     y2, _ = layer(x)
-    held = POOL._taken
+    held = POOL.taken
     assert held > before
     y2.sum().backward()
     y.sum().backward()
     del y, y2, _
     gc.collect()
-    assert POOL._taken == before
+    assert POOL.taken == before
 
 
 def test_saved_states_take_less_memory() -> None:
@@ -249,9 +276,9 @@ def test_saved_states_take_less_memory() -> None:
     x = torch.randn(40, 8, 5)
 
     def held() -> int:
-        before = POOL._taken
+        before = POOL.taken
         y, _ = layer(x)
-        taken = POOL._taken - before
+        taken = POOL.taken - before
         y.sum().backward()
         return taken
 

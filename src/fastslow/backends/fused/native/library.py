@@ -63,8 +63,10 @@ class OuterArgs(Structure):
     """`fs_outer`."""
 
     _fields_ = (
-        *((name, c_int64) for name in ("rows", "m", "n", "lda", "ldb", "parts", "threads")),
-        *((name, c_void_p) for name in ("a", "b", "out", "scratch")),
+        *((name, c_int64) for name in ("rows", "m", "hidden", "padded", "lda", "ldb")),
+        *((name, c_int64) for name in ("parts", "threads", "chunk", "add")),
+        *((name, c_void_p) for name in ("a", "b", "out", "sums", "scratch")),
+        ("scratch_size", c_int64),
     )
 
 
@@ -111,12 +113,11 @@ class Library:
         self.backward = {dtype: handle[f"fs_backward_{name}"] for dtype, name in types.items()}
         for function in (*self.forward.values(), *self.backward.values()):
             function.argtypes, function.restype = (POINTER(WindowArgs), c_int64), None
-        handle.fs_tiles.restype = handle.fs_outer_scratch.restype = c_int64
+        handle.fs_tiles.restype = c_int64
         self.tiles = bool(handle.fs_tiles())
         """Whether products of float32 can run on the processor's tile unit (AMX)."""
-        self.outer, self.outer_scratch = handle.fs_outer_float, handle.fs_outer_scratch
+        self.outer = handle.fs_outer_float
         self.outer.argtypes, self.outer.restype = (POINTER(OuterArgs),), None
-        self.outer_scratch.argtypes = (POINTER(OuterArgs),)
         self.step = {dtype: handle[f"fs_step_{name}"] for dtype, name in types.items()}
         self.step_scratch = {dtype: handle[f"fs_step_scratch_{name}"] for dtype, name in types.items()}
         for function in self.step.values():

@@ -6,9 +6,11 @@ gives it back when its graph is gone. What lies free is bounded by the most that
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import threading
+from collections import deque
 from collections.abc import Sequence
 
 import torch
@@ -16,7 +18,9 @@ from torch import Tensor
 
 ALIGNMENT = 64
 POISON = "FASTSLOW_POISON"
-"""Environment variable for tests: if 1, every block is handed out filled with NaN."""
+"""Environment variable for tests: if 1, every block is handed out filled with NaN, and what is written past a tensor's
+end shows."""
+POISON_BYTE = 255  # every float of such bytes is NaN
 
 
 class Pool:
@@ -24,37 +28,59 @@ class Pool:
 
     def __init__(self) -> None:
         self._free: list[Tensor] = []
-        self._taken = self._most = 0
+        self._returned: deque[Tensor] = deque()
+        self.taken = 0
+        """Bytes that are in use."""
+        self._most = 0
         self._lock = threading.Lock()
 
     def take(self, size: int) -> Tensor:
         """A block of at least `size` bytes, at a multiple of 64: (size,) uint8."""
         with self._lock:
+            self._settle()
             fitting = [i for i, block in enumerate(self._free) if size <= block.numel() <= 2 * size + 4096]
             best = min(fitting, key=lambda i: self._free[i].numel(), default=None)
-            block = None if best is None else self._free.pop(best)
-        if block is None:
-            block = _fresh(size)
-        with self._lock:
-            self._taken += block.numel()
-            self._most = max(self._most, self._taken)
-        fills = torch.are_deterministic_algorithms_enabled() and torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
-        if fills or os.environ.get(POISON) == "1":
-            block.fill_(255)  # every float of these bytes is NaN
+            block = _fresh(size) if best is None else self._free.pop(best)
+            self.taken += block.numel()
+            self._most = max(self._most, self.taken)
+        if poisoned():
+            block.fill_(POISON_BYTE)
         return block
 
     def give(self, block: Tensor) -> None:
-        with self._lock:
-            self._taken -= block.numel()
-            self._free.append(block)
-            while sum(b.numel() for b in self._free) + self._taken > self._most:
-                self._free.pop(0)
+        """Return a block that `take` gave. May be called anywhere, also by the garbage collector inside `take`."""
+        self._returned.append(block)
+        if self._lock.acquire(blocking=False):
+            try:
+                self._settle()
+            finally:
+                self._lock.release()
 
     def clear(self) -> None:
         """Give what lies free back to the system."""
         with self._lock:
+            self._settle()
             self._free.clear()
-            self._most = self._taken
+            self._most = self.taken
+
+    @property
+    def free(self) -> int:
+        """Bytes that wait to be used again."""
+        return sum(block.numel() for block in self._free)
+
+    def _settle(self) -> None:
+        while self._returned:
+            block = self._returned.popleft()
+            self.taken -= block.numel()
+            self._free.append(block)
+        while self._free and self.free + self.taken > self._most:
+            self._free.pop(0)
+
+
+def poisoned() -> bool:
+    """Whether fresh memory is to be filled with NaN, as tests ask by `POISON` or by PyTorch's deterministic mode."""
+    filled = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    return os.environ.get(POISON) == "1" or (torch.are_deterministic_algorithms_enabled() and filled)
 
 
 def _fresh(size: int) -> Tensor:
@@ -75,13 +101,15 @@ class Lease:
     """
 
     def __init__(self, shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> None:
+        self._guards: list[int] = []
+        guard = ALIGNMENT if poisoned() else 0
         offsets, total = [], 0
         for shape in shapes:
             offsets.append(total)
-            count = 1
-            for size in shape:
-                count *= size
-            total += -(-count * dtype.itemsize // ALIGNMENT) * ALIGNMENT
+            total += -(-math.prod(shape) * dtype.itemsize // ALIGNMENT) * ALIGNMENT
+            if guard:
+                self._guards.append(total)
+                total += guard
         self.block = POOL.take(total)
         numbers = self.block[: self.block.numel() // 8 * 8].view(dtype)
         self.tensors: list[Tensor] = []
@@ -93,5 +121,9 @@ class Lease:
             self.tensors.append(numbers.as_strided(shape, strides[::-1], offset // dtype.itemsize))
 
     def __del__(self) -> None:
-        if hasattr(self, "block"):
-            POOL.give(self.block)
+        if not hasattr(self, "block"):
+            return
+        torn = [n for n, at in enumerate(self._guards) if (self.block[at : at + ALIGNMENT] != POISON_BYTE).any()]
+        POOL.give(self.block)
+        if torn:
+            raise RuntimeError(f"something was written past the end of tensors {torn} of a lease")

@@ -40,10 +40,16 @@ TILES = "FASTSLOW_TILES"
 """Environment variable: 0 keeps products off the tile unit."""
 TILE_DEPTH = 32
 """Sums on the tile unit are padded to a multiple of this."""
-TILED_OUTER = (1, 2)
-"""Parts with which the gradients of the matrices are made on the tile unit; for 3 the library's product is as fast."""
 TILE_SIDE = 16
 """Rows of a tile."""
+SIDE = 32
+"""Sizes that the gradients of the matrices are rounded up to on the tile unit,"""
+OUTER_CACHE = 500_000
+"""and bytes of a core's cache that a chunk of rows of what a node read may take there, in parts,"""
+MOST_CHUNKS = 32
+"""with no more than this times `SIDE` rows."""
+WIDE = 256
+"""With three parts, factors narrower than this are multiplied as fast by the library."""
 TILE_ROWS = 4
 """A window of fewer rows does without the tile unit, which would read more for a weight than it saves."""
 
@@ -361,7 +367,9 @@ class Arguments:
         lease = Lease([*shapes, (call.threads, split // 2), (call.threads, SCRATCH * widest)], call.dtype)
         for node, tensor in zip(self.nodes, lease.tensors[2 * len(columns) :], strict=False):
             node.vectors = tensor.data_ptr()
-        self.window.parts, self.window.split, self.window.split_size = call.parts, lease.tensors[-2].data_ptr(), split
+        self.window.parts = call.parts
+        if split > self.window.split_size:  # a pass that runs forward again has the room of both
+            self.window.split, self.window.split_size = lease.tensors[-2].data_ptr(), split
         self.window.scratch, self.window.scratch_size = lease.tensors[-1].data_ptr(), SCRATCH * widest
         return lease
 
@@ -516,40 +524,46 @@ def _matrix_gradients(
 def _add_product(call: Call, found: dict[str, Tensor], name: str, dz: Tensor, read: Tensor, hidden: int) -> None:
     """found[name] (4H, K) += dz (N, 4P)^T read (N, K), without the pads."""
     padded = dz.shape[1] // 4
-    if call.parts in TILED_OUTER:
-        turned = _tiled_outer(call, read, dz).view(-1, 4, padded)[:, :, :hidden]
-        product = turned.permute(1, 2, 0).reshape(4 * hidden, -1)
-        found[name] = found[name].add_(product) if name in found else product
-        return
-    if padded == hidden:
-        product = torch.mm(dz.t(), read) if name not in found else torch.addmm(found[name], dz.t(), read)
-        found[name] = product
-        return
-    if name not in found:
-        found[name] = dz.new_zeros((4 * hidden, read.shape[1]))
-    for q in range(4):
-        found[name][q * hidden : (q + 1) * hidden].addmm_(dz[:, q * padded : q * padded + hidden].t(), read)
+    if call.parts and (call.parts < 3 or read.shape[1] >= WIDE):
+        _add_tiled_product(call, found, name, dz, read, hidden)
+    elif padded == hidden:
+        found[name] = torch.addmm(found[name], dz.t(), read) if name in found else torch.mm(dz.t(), read)
+    else:
+        if name not in found:
+            found[name] = dz.new_zeros((4 * hidden, read.shape[1]))
+        for q in range(4):
+            found[name][q * hidden : (q + 1) * hidden].addmm_(dz[:, q * padded : q * padded + hidden].t(), read)
 
 
-def _tiled_outer(call: Call, a: Tensor, b: Tensor) -> Tensor:
-    """a (N, m)^T b (N, n), on the tile unit: (m, n)."""
-    out = a.new_empty(a.shape[1], b.shape[1])
+def _add_tiled_product(call: Call, found: dict[str, Tensor], name: str, dz: Tensor, read: Tensor, hidden: int) -> None:
+    """`_add_product` on the tile unit."""
+    add = name in found
+    if not add:
+        found[name] = dz.new_empty((4 * hidden, read.shape[1]))
+    size, columns = (-(-width // SIDE) * SIDE for width in (read.shape[1], dz.shape[1]))
+    row = 2 * call.parts * (size + SIDE)
+    chunk = min(max(OUTER_CACHE // row // SIDE, 2), MOST_CHUNKS, -(-read.shape[0] // SIDE)) * SIDE
+    scratch = Lease([(size * columns * dz.itemsize,), (call.threads, chunk * row)], torch.uint8)
+    sums, own = scratch.tensors
     args = OuterArgs(
-        rows=a.shape[0],
-        m=a.shape[1],
-        n=b.shape[1],
-        lda=a.stride(0),
-        ldb=b.stride(0),
+        rows=read.shape[0],
+        m=read.shape[1],
+        hidden=hidden,
+        padded=dz.shape[1] // 4,
+        lda=read.stride(0),
+        ldb=dz.stride(0),
         parts=call.parts,
-        threads=torch.get_num_threads(),
-        a=a.data_ptr(),
-        b=b.data_ptr(),
-        out=out.data_ptr(),
+        threads=call.threads,
+        chunk=chunk,
+        add=add,
+        a=read.data_ptr(),
+        b=dz.data_ptr(),
+        out=found[name].data_ptr(),
+        sums=sums.data_ptr(),
+        scratch=own.data_ptr(),
+        scratch_size=own.stride(0),
     )
-    scratch = Lease([(compiled().outer_scratch(args),)], torch.uint8)
-    args.scratch = scratch.tensors[0].data_ptr()
     compiled().outer(args)
-    return out
 
 
 def _vector_gradients(call: Call, node: int, sums: Tensor) -> dict[str, Tensor]:

@@ -288,80 +288,85 @@ void product(i64 rows, const u16* left, i64 depth, const u16* packed, const Targ
 
 // ---------------------------------------------------------------- sums over rows
 
-// out (m, n) (+)= sum over r < rows of a[r, :m]^T b[r, :n]: a weight's gradient. This call makes columns first * SIDE ..
-// last * SIDE - 1. a (rows, lda), b (rows, ldb), out (m, ldo). `scratch`: outer_scratch<PARTS>(m) entries, a thread's own.
-constexpr i64 CHUNK = 256;  // rows whose left factor stays in a core's cache while all columns pass
-
-template <int PARTS>
-i64 outer_scratch(i64 m) {
-    return PARTS * CHUNK * (round_up(m, SIDE) + 2 * SIDE);
-}
-
-// Columns column .. column + 15 of a row of `columns`; zeros past the last column or row.
-inline __m512 line(const float* base, i64 ld, i64 row, i64 rows, i64 column, i64 columns) {
-    return row < rows ? _mm512_maskz_loadu_ps(first_columns(columns - column), base + row * ld + column) : _mm512_setzero_ps();
-}
-
-// STEP rows of 16 columns -> the left factor's tiles, transposed: 16 rows of 32 bfloat16, a tile a part.
-template <int PARTS>
-void transpose(const float* a, i64 ld, i64 row, i64 rows, i64 column, i64 columns, u16* tiles) {
-    const __m512i place = _mm512_setr_epi32(0, 16, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240);
-    for (i64 r = 0; r < STEP; r += 2) {
-        alignas(64) u16 pairs[PARTS * TILE];
-        pair_lines<PARTS>(line(a, ld, row + r, rows, column, columns), line(a, ld, row + r + 1, rows, column, columns), pairs);
-        for (int part = 0; part < PARTS; part++)
-            _mm512_i32scatter_epi32(tiles + part * TILE + r, place, _mm512_load_si512(pairs + part * TILE), 4);
+// out (16, 16) = in (16, 16)^T, rows in_ld and out_ld numbers apart.
+inline void transpose_square(const float* in, i64 in_ld, float* out, i64 out_ld) {
+    __m512i a[16], b[16];
+    for (int r = 0; r < 16; r++) a[r] = _mm512_loadu_si512(in + r * in_ld);
+    // Within every fourth of a vector: pairs of rows, then fours of rows; then fourths change places.
+    for (int r = 0; r < 16; r += 2) {
+        b[r] = _mm512_unpacklo_epi32(a[r], a[r + 1]);
+        b[r + 1] = _mm512_unpackhi_epi32(a[r], a[r + 1]);
+    }
+    for (int r = 0; r < 16; r += 4)
+        for (int i = 0; i < 2; i++) {
+            a[r + 2 * i] = _mm512_unpacklo_epi64(b[r + i], b[r + 2 + i]);
+            a[r + 2 * i + 1] = _mm512_unpackhi_epi64(b[r + i], b[r + 2 + i]);
+        }
+    // a[4 g + c] holds, in fourth f, column 4 f + c of rows 4 g .. 4 g + 3.
+    for (int c = 0; c < 4; c++) {
+        const __m512i low_01 = _mm512_shuffle_i32x4(a[c], a[4 + c], 0x44), high_01 = _mm512_shuffle_i32x4(a[c], a[4 + c], 0xEE);
+        const __m512i low_23 = _mm512_shuffle_i32x4(a[8 + c], a[12 + c], 0x44);
+        const __m512i high_23 = _mm512_shuffle_i32x4(a[8 + c], a[12 + c], 0xEE);
+        _mm512_storeu_si512(out + c * out_ld, _mm512_shuffle_i32x4(low_01, low_23, 0x88));
+        _mm512_storeu_si512(out + (4 + c) * out_ld, _mm512_shuffle_i32x4(low_01, low_23, 0xDD));
+        _mm512_storeu_si512(out + (8 + c) * out_ld, _mm512_shuffle_i32x4(high_01, high_23, 0x88));
+        _mm512_storeu_si512(out + (12 + c) * out_ld, _mm512_shuffle_i32x4(high_01, high_23, 0xDD));
     }
 }
 
+// STEP rows of 16 columns of a (rows, ld) -> the left factor's tiles, transposed: 16 rows of 32 bfloat16, a tile a part.
+// Zeros stand in for rows and columns past the last.
 template <int PARTS>
-void outer(i64 rows, const float* a, i64 lda, i64 m, const float* b, i64 ldb, i64 n, float* out, i64 ldo, bool add, i64 first,
-           i64 last, u16* scratch) {
-    const i64 sides = round_up(m, SIDE) / SIDE;
-    u16 *lefts = scratch, *rights = scratch + PARTS * CHUNK * sides * SIDE;
-    alignas(64) float edge[2 * SIDE][2 * SIDE];
+void transpose(const float* a, i64 ld, i64 row, i64 rows, i64 column, i64 columns, u16* tiles) {
+    alignas(64) u16 pairs[PARTS * TILE];
+    const __mmask16 mask = first_columns(columns - column);
+    const float* at = a + row * ld + column;
+    for (i64 r = 0; r < STEP; r += 2, at += 2 * ld) {
+        const __m512 even = row + r < rows ? _mm512_maskz_loadu_ps(mask, at) : _mm512_setzero_ps();
+        const __m512 odd = row + r + 1 < rows ? _mm512_maskz_loadu_ps(mask, at + ld) : _mm512_setzero_ps();
+        pair_lines<PARTS>(even, odd, pairs + r / 2 * STEP);
+    }
+    for (int part = 0; part < PARTS; part++)  // pairs are moved whole, as if they were floats
+        transpose_square(reinterpret_cast<const float*>(pairs + part * TILE), SIDE,
+                         reinterpret_cast<float*>(tiles + part * TILE), SIDE);
+}
+
+// sums = a^T b, the sum over rows of a (rows, lda), m numbers a row, and b (rows, ldb), n numbers a row, for vectors
+// first .. last-1 of b, `chunk` rows at a time. sums: 32 columns after 32 columns, each (m rounded up to 32, 32). left: 2 *
+// PARTS bytes for every number of a chunk of a, its columns rounded up to 32; right: for 32 columns of b.
+template <int PARTS>
+void outer(i64 rows, i64 chunk, const float* a, i64 lda, i64 m, const float* b, i64 ldb, i64 n, float* sums, i64 first,
+           i64 last, u16* left, u16* right) {
+    const i64 sides = round_up(m, 2 * SIDE) / SIDE;
     Shape shape;
-    for (i64 r0 = 0; r0 < rows; r0 += CHUNK) {
-        const i64 blocks = round_up(rows - r0 < CHUNK ? rows - r0 : CHUNK, STEP) / STEP, side = blocks * PARTS * TILE;
-        const bool adding = add || r0 > 0;
+    shape.set(SIDE, SIDE);
+    for (i64 r0 = 0; r0 < rows; r0 += chunk) {
+        const i64 blocks = round_up(rows - r0 < chunk ? rows - r0 : chunk, STEP) / STEP, side = blocks * PARTS * TILE;
         for (i64 s = 0; s < sides; s++)
             for (i64 j = 0; j < blocks; j++)
-                transpose<PARTS>(a, lda, r0 + j * STEP, rows, s * SIDE, m, lefts + s * side + j * PARTS * TILE);
+                transpose<PARTS>(a, lda, r0 + j * STEP, rows, s * SIDE, m, left + s * side + j * PARTS * TILE);
         for (i64 v = first; v < last; v += 2) {
-            const bool two_columns = v + 1 < last;
-            for (i64 j = 0; j < blocks; j++)
-                for (i64 r = 0; r < STEP; r += 2)
-                    for (i64 c = 0; c < 1 + two_columns; c++) {
-                        const i64 row = r0 + j * STEP + r, column = (v + c) * SIDE;
-                        pair_lines<PARTS>(line(b, ldb, row, rows, column, n), line(b, ldb, row + 1, rows, column, n),
-                                          rights + c * side + j * PARTS * TILE + r / 2 * STEP);
+            for (i64 c = 0; c < 2; c++) {
+                const __mmask16 mask = first_columns(v + c < last ? n - (v + c) * SIDE : 0);
+                const float* at = b + r0 * ldb + (v + c) * SIDE;
+                u16* out = right + c * side;
+                for (i64 j = 0; j < blocks; j++, out += PARTS * TILE)
+                    for (i64 r = 0; r < STEP; r += 2, at += 2 * ldb) {
+                        const i64 row = r0 + j * STEP + r;
+                        const __m512 even = row < rows ? _mm512_maskz_loadu_ps(mask, at) : _mm512_setzero_ps();
+                        const __m512 odd = row + 1 < rows ? _mm512_maskz_loadu_ps(mask, at + ldb) : _mm512_setzero_ps();
+                        pair_lines<PARTS>(even, odd, out + r / 2 * STEP);
                     }
-            const i64 wide = n - v * SIDE, width = wide < (1 + two_columns) * SIDE ? wide : (1 + two_columns) * SIDE;
-            for (i64 s = 0; s < sides; s += 2) {
-                const bool two_rows = s + 1 < sides;
-                const i64 high = m - s * SIDE, height = high < (1 + two_rows) * SIDE ? high : (1 + two_rows) * SIDE;
-                float* home = out + s * SIDE * ldo + v * SIDE;
-                // Sums at the edge of `out` are made beside it.
-                const bool whole = height == (1 + two_rows) * SIDE && width == (1 + two_columns) * SIDE;
-                if (!whole && adding)
-                    for (i64 y = 0; y < height; y++)
-                        for (i64 x = 0; x < width; x++) edge[y][x] = home[y * ldo + x];
-                const Tile<float> sums[2] = {{whole ? home : edge[0], whole ? ldo : 2 * SIDE, adding},
-                                             {(whole ? home : edge[0]) + SIDE, whole ? ldo : 2 * SIDE, adding}};
-                shape.set(SIDE, SIDE);
-                for (int c = 0; c < 1 + two_columns; c++) {
-                    load_sums(c, sums[c], 0);
-                    if (two_rows) load_sums(2 + c, sums[c], SIDE);
-                }
-                const Left block{lefts + s * side, STEP, TILE, PARTS * TILE, side};
-                multiply<PARTS>(block, blocks, rights, rights + side, two_rows, two_columns, {nullptr, nullptr, 0});
-                for (int c = 0; c < 1 + two_columns; c++) {
-                    store_sums(c, sums[c], 0);
-                    if (two_rows) store_sums(2 + c, sums[c], SIDE);
-                }
-                if (!whole)
-                    for (i64 y = 0; y < height; y++)
-                        for (i64 x = 0; x < width; x++) home[y * ldo + x] = edge[y][x];
+            }
+            float* home = sums + v * SIDE * sides * SIDE;
+            for (i64 s = 0; s < sides; s += 2, home += 4 * SIDE * SIDE) {
+                const Tile<float> near{home, 2 * SIDE, r0 > 0}, far{home + SIDE, 2 * SIDE, r0 > 0};
+                load_sums(0, near, 0), load_sums(1, far, 0), load_sums(2, near, SIDE), load_sums(3, far, SIDE);
+                const Left block{left + s * side, STEP, TILE, PARTS * TILE, side};
+                const char* next = reinterpret_cast<const char*>(home + 4 * SIDE * SIDE);
+                const i64 fetched = round_up(2 * SIDE * SIDE * 4 / blocks, 64);
+                multiply<PARTS, true, true>(block, blocks, right, right + side, {next, next + 2 * SIDE * SIDE * 4, fetched});
+                store_sums(0, near, 0), store_sums(1, far, 0), store_sums(2, near, SIDE), store_sums(3, far, SIDE);
             }
         }
     }

@@ -8,14 +8,69 @@ extern "C" {
 
 #define FS_PUBLIC __attribute__((visibility("default")))
 
-// out (m, n) = a^T b for a (rows, lda), b (rows, ldb): the sum over rows, on the tile unit, float32 as `parts` bfloat16.
-// `scratch`: fs_outer_scratch bytes. Only where fs_tiles() says so.
+// A weight's gradient on the tile unit, only where fs_tiles() says so: out (4 hidden, m) (+)= b^T a, the sum over rows of
+// a (rows, lda), what the node read, m numbers a row, and b (rows, ldb), the gradients of its products, 4 gates of `padded`
+// numbers.
 struct fs_outer {
-    std::int64_t rows, m, n, lda, ldb, parts, threads;
+    std::int64_t rows, m, hidden, padded, lda, ldb;
+    std::int64_t parts;    // float32 as that many bfloat16
+    std::int64_t threads;
+    std::int64_t chunk;    // rows at a time, a multiple of 32
+    std::int64_t add;
     const float *a, *b;
     float* out;
-    void* scratch;
+    float* sums;    // (4 padded rounded up to 32, m rounded up to 32): scratch
+    char* scratch;  // (threads, scratch_size) bytes: scratch
+    std::int64_t scratch_size;
 };
+
+}  // extern "C"
+
+#ifdef FASTSLOW_AMX
+namespace {
+
+struct Outer {
+    const fs_outer& o;
+    i64 vectors() const { return 4 * o.padded / amx::SIDE; }
+    i64 side() const { return amx::round_up(o.m, 2 * amx::SIDE); }
+
+    void multiply(int thread, int threads) const {
+        const Range pairs = share((vectors() + 1) / 2, thread, threads);
+        const i64 last = 2 * pairs.last < vectors() ? 2 * pairs.last : vectors();
+        amx::with_parts(o.parts, [&](auto parts) {
+            amx::u16* left = reinterpret_cast<amx::u16*>(o.scratch + thread * o.scratch_size);
+            amx::u16* right = left + side() * o.chunk * parts.value;
+            amx::outer<parts.value>(o.rows, o.chunk, o.a, o.lda, o.m, o.b, o.ldb, 4 * o.padded, o.sums, 2 * pairs.first, last,
+                                    left, right);
+        });
+    }
+
+    // The sums, turned round, without the pads.
+    void finish(int thread, int threads) const {
+        constexpr i64 S = amx::SIDE;
+        const Range mine = share(vectors(), thread, threads);
+        float turned[S * S];
+        for (i64 v = mine.first; v < mine.last; v++) {
+            const i64 gate = v * S / o.padded, unit = v * S % o.padded, units = o.hidden - unit < S ? o.hidden - unit : S;
+            const float* from = o.sums + v / 2 * 2 * S * side() + v % 2 * S;
+            for (i64 c = 0; c < o.m; c += S) {
+                const i64 columns = o.m - c < S ? o.m - c : S;
+                amx::transpose_square(from + c * 2 * S, 2 * S, turned, S);
+                for (i64 u = 0; u < units; u++) {
+                    float *at = o.out + (gate * o.hidden + unit + u) * o.m + c, *row = turned + u * S;
+                    if (o.add)
+                        for (i64 i = 0; i < columns; i++) row[i] += at[i];
+                    std::memcpy(at, row, sizeof(float) * columns);
+                }
+            }
+        }
+    }
+};
+
+}  // namespace
+#endif
+
+extern "C" {
 
 // What this build is: checked after loading, so that a foreign file is not used.
 FS_PUBLIC std::int64_t fs_abi() {
@@ -67,28 +122,12 @@ FS_PUBLIC std::int64_t fs_tiles() {
 #endif
 }
 
-FS_PUBLIC std::int64_t fs_outer_scratch(const fs_outer* o) {
-#ifdef FASTSLOW_AMX
-    return o->threads * o->parts * amx::outer_scratch<1>(o->m) * 2;
-#else
-    (void)o;
-    return 0;
-#endif
-}
-
 FS_PUBLIC void fs_outer_float(const fs_outer* o) {
 #ifdef FASTSLOW_AMX
-    parallel(
-        [](void* p, int thread, int threads) {
-            const fs_outer& o = *static_cast<const fs_outer*>(p);
-            const Range columns = share((o.n + amx::SIDE - 1) / amx::SIDE, thread, threads);
-            amx::with_parts(o.parts, [&](auto parts) {
-                amx::u16* scratch = static_cast<amx::u16*>(o.scratch) + thread * amx::outer_scratch<parts.value>(o.m);
-                amx::outer<parts.value>(o.rows, o.a, o.lda, o.m, o.b, o.ldb, o.n, o.out, o.n, false, columns.first,
-                                        columns.last, scratch);
-            });
-        },
-        const_cast<fs_outer*>(o), static_cast<int>(o->threads));
+    Outer outer{*o};
+    const int threads = static_cast<int>(o->threads);
+    parallel([](void* p, int thread, int count) { static_cast<Outer*>(p)->multiply(thread, count); }, &outer, threads);
+    parallel([](void* p, int thread, int count) { static_cast<Outer*>(p)->finish(thread, count); }, &outer, threads);
 #else
     (void)o;
 #endif

@@ -422,18 +422,29 @@ struct Window {
         }
     }
 
-    Place place(int thread, int threads) {
-        const i64 groups = w.groups < threads ? w.groups : threads;
-        const i64 group = static_cast<i64>(thread) * groups / threads;
-        // The first thread of group g is the least t with t * groups / threads == g.
-        const i64 first = (group * threads + groups - 1) / groups, next = ((group + 1) * threads + groups - 1) / groups;
-        return {share(w.rows, group, groups), thread - first, next - first, thread, &barriers[group]};
+    // The first thread of a group: the least t with t * groups / threads == group.
+    i64 first_thread(i64 group, int threads) const { return (group * threads + w.groups - 1) / w.groups; }
+
+    // How many threads a group has; with fewer threads than groups each thread runs several groups by itself.
+    i64 members(i64 group, int threads) const {
+        return threads < w.groups ? 1 : first_thread(group + 1, threads) - first_thread(group, threads);
     }
 
     void reset_barriers(int threads) {
-        const i64 groups = w.groups < threads ? w.groups : threads;
-        for (i64 g = 0; g < groups; g++)
-            barriers[g].reset(static_cast<int>(((g + 1) * threads + groups - 1) / groups - (g * threads + groups - 1) / groups));
+        for (i64 g = 0; g < w.groups; g++) barriers[g].reset(static_cast<int>(members(g, threads)));
+    }
+
+    void run(int thread, int threads, bool backward) {
+        Range groups = share(w.groups, thread, threads);
+        i64 member = 0;
+        if (threads >= w.groups) {
+            groups.first = static_cast<i64>(thread) * w.groups / threads, groups.last = groups.first + 1;
+            member = thread - first_thread(groups.first, threads);
+        }
+        for (i64 g = groups.first; g < groups.last; g++) {
+            const Place place{share(w.rows, g, w.groups), member, members(g, threads), thread, &barriers[g]};
+            backward ? this->backward(place) : forward(place);
+        }
     }
 };
 
@@ -457,8 +468,7 @@ struct Call {
         } else {
             while (call.state.load(std::memory_order_acquire) != 2) sched_yield();
         }
-        const Place place = call.window.place(thread, threads);
-        call.backward ? call.window.backward(place) : call.window.forward(place);
+        call.window.run(thread, threads, call.backward);
     }
 };
 
