@@ -279,6 +279,14 @@ def test_verbose_and_progress(here: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert "left" in shown
 
 
+def test_online_says_what_it_is(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "short.txt").write_bytes(b"short")
+    assert main(["compress", "--online", "short.txt"]) == 0
+    assert "experimental" in capsys.readouterr().err
+    assert main(["decompress", "-f", "short.txt.fsz"]) == 0
+    assert (here / "short.txt").read_bytes() == b"short"
+
+
 def test_it_is_a_function_too(here: Path) -> None:
     assert compress_command(("a.txt",), model="model", lanes=20) == 0
     assert (here / "a.txt.fsz").exists()

@@ -112,6 +112,8 @@ def compress(
         return _for_each(files, asked, lambda name: _test_one(name, asked))
     if decompress:
         return _for_each(files, asked, lambda name: _decompress_one(name, asked))
+    if online and not quiet:
+        note("--online is experimental: for files of less than some MB ppmd is smaller, and far faster")
     options = _options(float_, adapt, online, embed_model, lanes, block_size, weight_bits, rate, window, decay)
     return _for_each(files, asked, lambda name: _compress_one(name, asked, options))
 

@@ -127,7 +127,7 @@ class Online:
         return lm.to(device)
 
 
-ONLINE_LEARNING = Learning(rate=0.003, window=20, beta=0.9999, decay=0.0, clip=1e6)
+ONLINE_LEARNING = Learning(rate=0.006, window=20, beta=0.9999, decay=0.0, clip=1e6)
 """Online mode's defaults: no momentum and a long memory of squared gradients."""
 
 
