@@ -14,6 +14,7 @@ three networks are three wirings; every engine runs any wiring.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 INPUT = "x"
 FROM_INPUT = -1
@@ -119,19 +120,19 @@ class Wiring:
                     f"node {node.name!r} reaches neither the output {self.output!r} nor its state; remove it"
                 )
 
-    @property
+    @cached_property
     def slot_of(self) -> tuple[int, ...]:
         """Index into `slots`, one a node."""
         return tuple(self.slots.index(node.slot) for node in self.nodes)
 
-    @property
+    @cached_property
     def sources(self) -> tuple[int, ...]:
         """What each node reads: the index of an earlier node, `FROM_INPUT` or `NO_INPUT`."""
         index = {node.name: i for i, node in enumerate(self.nodes)}
         index[INPUT] = FROM_INPUT
         return tuple(NO_INPUT if node.input is None else index[node.input] for node in self.nodes)
 
-    @property
+    @cached_property
     def output_index(self) -> int:
         return [node.name for node in self.nodes].index(self.output)
 

@@ -75,6 +75,17 @@ FS_INLINE T sum(Vec<T> v) {
     return total[0];
 }
 
+#if defined(__AVX512F__)
+template <>
+FS_INLINE float sum<float>(Vec<float> v) {
+    return _mm512_reduce_add_ps((__m512)v);  // by halves too, without leaving the registers
+}
+template <>
+FS_INLINE double sum<double>(Vec<double> v) {
+    return _mm512_reduce_add_pd((__m512d)v);
+}
+#endif
+
 // 0, 1, 2, ...
 template <class T>
 FS_INLINE typename Simd<T>::U lane_numbers() {
@@ -97,6 +108,21 @@ FS_INLINE Vec<T> keep_lanes(Ints<T> lanes, Vec<T> v) {
 }
 
 // ---------------------------------------------------------------- functions
+
+// x, but no less than low and no more than high; NaN stays NaN.
+template <class T>
+FS_INLINE Vec<T> clamp(Vec<T> x, T low, T high) {
+    x = x > splat(high) ? splat(high) : x;
+    return x < splat(low) ? splat(low) : x;
+}
+
+#if defined(__AVX512F__)
+template <>
+FS_INLINE Vec<float> clamp<float>(Vec<float> x, float low, float high) {
+    // These instructions return their second operand if either is NaN.
+    return (Vec<float>)_mm512_max_ps(_mm512_set1_ps(low), _mm512_min_ps(_mm512_set1_ps(high), (__m512)x));
+}
+#endif
 
 template <class T>
 FS_INLINE Vec<T> reciprocal(Vec<T> d) {
@@ -125,9 +151,7 @@ template <>
 FS_INLINE Exponent<float> exponent<float>(Vec<float> x) {
     typedef Vec<float> V;
     typedef Ints<float> I;
-    const V high = splat(88.0f), low = splat(-87.0f);
-    x = x > high ? high : x;  // NaN passes both
-    x = x < low ? low : x;
+    x = clamp<float>(x, -87.0f, 88.0f);
     const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to the nearest integer
     V t = x * 1.44269504088896341f + magic;
     V n = t - magic;
@@ -146,9 +170,7 @@ template <>
 FS_INLINE Exponent<double> exponent<double>(Vec<double> x) {
     typedef Vec<double> V;
     typedef Ints<double> I;
-    const V high = splat(709.0), low = splat(-708.0);
-    x = x > high ? high : x;
-    x = x < low ? low : x;
+    x = clamp<double>(x, -708.0, 709.0);
     const double magic = 6755399441055744.0;  // 1.5 * 2^52
     V t = x * 1.4426950408889634074 + magic;
     V n = t - magic;
