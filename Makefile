@@ -3,16 +3,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test test-slow test-gpu lint types format bench clean
+.PHONY: demo test test-slow test-gpu lint types format bench bench-codec clean
 
 demo: $(STAMP)  ## train, evaluate and sample a small Fast-Slow LSTM; about four minutes on two cores
 	$(BIN)/fastslow demo --out runs/demo
 
 test: $(STAMP)  ## all fast tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 test-slow: $(STAMP)  ## the tests that take minutes
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n auto -m slow
 
 test-gpu: $(STAMP)  ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
@@ -30,6 +30,10 @@ format: $(STAMP)
 
 bench: $(STAMP)  ## one table: engines against torch.nn.LSTM and the floors, on this machine
 	$(BIN)/fastslow bench
+
+bench-codec: $(STAMP)  ## archives beside other compressors; ARGS="--help" tells what it needs
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python benchmarks/codec.py $(ARGS)
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

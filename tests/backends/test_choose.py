@@ -43,7 +43,7 @@ def test_a_machine_with_a_compiler_has_the_native_engine() -> None:
 
 
 def test_unknown_names() -> None:
-    with pytest.raises(ValueError, match="backend must be 'auto' or one of .*'reference'; got 'quick'"):
+    with pytest.raises(ValueError, match=r"backend must be 'auto' or one of .*'reference'; got 'quick'"):
         FSLSTM(3, 4, backend="quick")
     with pytest.raises(ValueError, match="got 'quick'"):
         choose(FSLSTM(3, 4)._problem(torch.zeros(1, 1, 3)), "quick")
