@@ -63,7 +63,7 @@ def test_twin_when_only_states_are_saved(case: Case) -> None:
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_twin_without_tiles(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(window.TILES, "0")
-    check_twin(native, case, tolerance=1e-4)
+    check_twin(native, case)
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_any_number_of_threads(threads: int, tiles: str, all_threads: None, monk
     monkeypatch.setenv(window.TILES, tiles)
     torch.set_num_threads(threads)
     for case in (CASES["fs2-odd"], CASES["fs2-lengths"], CASES["two-readers"], WIDE):
-        check_twin(native, case, tolerance=1e-4)
+        check_twin(native, case)
 
 
 @pytest.mark.parametrize("tiles", ["0", "1"])
