@@ -13,7 +13,7 @@ An engine is a module with
     state    S LSTMState, leaves (B, H of the slot): the state before the window
     noise    the masks of training, or None: no dropout, and zoneout's expectation
     rates    the drop probabilities and the forget gate's constant
-    lengths  (B,) int64 on the CPU, or None: row b stops after lengths[b] steps; it keeps its state, and its outputs are 0
+    lengths  (B,) int64 on the CPU, or None: row b stops after lengths[b] steps, keeps its state, and puts out zeros
     y        (T, B, H of the output node), after the output's dropout
     state    S LSTMState: the state after the window
 
