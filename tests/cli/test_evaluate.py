@@ -32,6 +32,18 @@ def test_a_model_on_a_text(model: Path, text: Path, capsys: pytest.CaptureFixtur
     assert (many["streams"], many["warm"], many["symbols"]) == (8, 4, len(TEXT) - 1)
 
 
+def test_matrices_of_8_bits(model: Path, text: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lm = CharLM.from_pretrained(model, backend="reference")
+    lm.layer.round_to_int8_()
+    rounded = evaluate([lm], TEXT).bpc
+    found = json.loads(output_of(capsys, "evaluate", model, text, "--json", "--int8", *REFERENCE))
+    assert found["bpc"] == pytest.approx(rounded, rel=1e-6)
+    assert found["bpc_before_rounding"] == bpc(model) != rounded
+    told = output_of(capsys, "evaluate", model, text, "--int8", *REFERENCE)
+    assert f"8 bits; {bpc(model):.4f} before, so the rounding costs {rounded - bpc(model):+.5f}" in told
+    assert "give one of them" in error_of(capsys, "evaluate", model, text, "--int8", "--dynamic")
+
+
 def test_several_models_are_an_ensemble(model: Path, text: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small_lm(3, alphabet=Alphabet.bytes()).save_pretrained("other")
     found = json.loads(output_of(capsys, "evaluate", model, "other", text, "--json", *REFERENCE))

@@ -384,3 +384,30 @@ def test_func_transforms_and_compile_see_plain_torch() -> None:
     layer(x)[0].sum().backward()
     for name, p in layer.named_parameters():
         torch.testing.assert_close(grads[name], p.grad, atol=1e-5, rtol=1e-4)
+
+
+@layers
+def test_matrices_of_8_bits(make) -> None:
+    torch.manual_seed(0)
+    layer = make().eval()
+    x, before = torch.randn(6, 2, X), {name: p.clone() for name, p in layer.named_parameters()}
+    with torch.no_grad():
+        exact, _ = layer(x)
+        layer.step(x[0])  # prepares steps that the rounding must make stale
+        layer.round_to_int8_()
+        rounded, end = layer(x)
+        state = None
+        for t in range(6):
+            y, state = layer.step(x[t], state)
+            torch.testing.assert_close(y, rounded[t], atol=5e-3, rtol=0)  # a norm over five gates magnifies
+        for got, want in zip(state_tensors(state), state_tensors(end), strict=True):
+            torch.testing.assert_close(got, want, atol=5e-3, rtol=0)
+    assert not torch.equal(rounded, exact)
+    assert (rounded - exact).abs().median() < 0.05
+    for name, p in layer.named_parameters():
+        if name.endswith(("weight_ih", "weight_hh")):
+            step = before[name].abs().amax(1, keepdim=True) / 127
+            assert bool(((p - before[name]).abs() <= 0.5001 * step).all())
+            assert not torch.equal(p, before[name])
+        else:
+            assert torch.equal(p, before[name])

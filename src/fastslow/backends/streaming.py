@@ -62,12 +62,7 @@ class Stepper:
         self.inputs = reader.w_x.shape[1]
         self._quantized: list[tuple[Quantized | None, Quantized]] | None = None
         if quantize is not None:
-            made: dict[int, Quantized] = {}
-
-            def of(weight: Tensor) -> Quantized:
-                return made.setdefault(weight.data_ptr(), Quantized(weight))
-
-            self._quantized = [(None if w.w_x is None else of(w.w_x), of(w.w_h)) for w in self.weights]
+            self._quantized = quantized_matrices(self.weights)
             self.weights = [
                 w._replace(
                     w_x=None if q_x is None else q_x.dequantized().to(self.dtype), w_h=q_h.dequantized().to(self.dtype)
@@ -129,6 +124,19 @@ class Stepper:
         return y, state
 
 
+def quantized_matrices(weights: Sequence[CellWeights]) -> list[tuple[Quantized | None, Quantized]]:
+    """(w_x, w_h) of each node in 8 bits; a matrix that several nodes share is made once."""
+    made: dict[int, Quantized] = {}
+
+    def of(weight: Tensor) -> Quantized:
+        address = weight.data_ptr()
+        if address not in made:
+            made[address] = Quantized(weight)
+        return made[address]
+
+    return [(None if w.w_x is None else of(w.w_x), of(w.w_h)) for w in weights]
+
+
 class Layer(Protocol):
     """What `LayerSteps` asks of a layer."""
 
@@ -137,6 +145,7 @@ class Layer(Protocol):
     zoneout_h: float
     zoneout_c: float
     forget_bias: float
+    steps_in_int8: bool
 
     def weights(self) -> tuple[CellWeights, ...]: ...
 
@@ -156,7 +165,7 @@ class LayerSteps:
         self._values: list[Any] = []
         self._tensors: list[Tensor] = []
         self._addresses: list[int] = []
-        self._steps: dict[tuple[int, float, float, float], Steps] = {}
+        self._steps: dict[tuple[int, float, float, float, bool], Steps] = {}
         self._sizes: list[int] = []
         self._dtype: torch.dtype | None = None
         """Of parameters that steps can be prepared for; None if they are of another kind."""
@@ -188,11 +197,12 @@ class LayerSteps:
                     if part.device.type != "cpu":
                         return None
                     before.append(part.contiguous())
-        key = (rows, layer.zoneout_h, layer.zoneout_c, layer.forget_bias)
+        key = (rows, layer.zoneout_h, layer.zoneout_c, layer.forget_bias, layer.steps_in_int8)
         steps = self._steps.get(key)
         if steps is None:
-            rates = Rates(0.0, *key[1:])
-            steps = self._steps[key] = Steps(layer.wiring, layer.weights(), rates, rows, layer.input_size)
+            rates, weights = Rates(0.0, *key[1:4]), layer.weights()
+            quantized = quantized_matrices(weights) if layer.steps_in_int8 else None
+            steps = self._steps[key] = Steps(layer.wiring, weights, rates, rows, layer.input_size, quantized)
         after = [torch.empty_like(part) for part in before]
         x_t = x_t.contiguous()
         y = torch.empty((rows, steps.output_size) if batched else (steps.output_size,), dtype=self._dtype)

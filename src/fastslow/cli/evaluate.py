@@ -47,6 +47,7 @@ def evaluate(
     rate: Annotated[float | None, tyro.conf.arg(metavar="X", help_behavior_hint="(default: tuned)")] = None,
     decay: Annotated[float | None, tyro.conf.arg(metavar="X", help_behavior_hint="(default: tuned)")] = None,
     segment: Annotated[int, tyro.conf.arg(metavar="N")] = 50,
+    int8: Flag = False,
     per_symbol: OutFile = None,
     against: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None,
     json: Flag = False,
@@ -69,6 +70,7 @@ def evaluate(
         rate: of --dynamic; by default tuned, like --decay, on the run's validation text, once
         decay: of --dynamic, back to the trained weights
         segment: of --dynamic, the symbols scored before they are learned from
+        int8: with the layer's matrices rounded to 8 bits, and what that costs
         per_symbol: save the loss of each symbol, in nats, as a NumPy file (.npy)
         against: losses that --per-symbol saved of another model: print the difference with its interval
         json: print the result as JSON
@@ -82,6 +84,8 @@ def evaluate(
         raise OptionError("--rate and --decay belong to --dynamic: give that too, or leave them out")
     if (rate is None) != (decay is None):
         raise OptionError("give both --rate and --decay, or neither: then both are tuned on validation text")
+    if dynamic and int8:
+        raise OptionError("--int8 rounds weights that --dynamic would train: give one of them")
     if dynamic and (streams, warm) != (1, 0):
         raise OptionError("--dynamic reads the text in one stream: leave out --streams and --warm")
 
@@ -95,6 +99,11 @@ def evaluate(
     models = [load_model(run, device, backend) for run in runs]
     kept = per_symbol is not None or other is not None
     result: Evaluation
+    exact_bpc = None
+    if int8:
+        exact_bpc = measure(models, text, streams=min(streams, max(1, len(text) - 1)), warm=warm).bpc
+        for lm in models:
+            lm.layer.round_to_int8_()
     if dynamic:
         result = measure_dynamic(models, runs, text, rate=rate, decay=decay, segment=segment, per_symbol=kept)
     else:
@@ -105,12 +114,16 @@ def evaluate(
     difference = None if other is None else compare(result, other)
     if json:
         found = {"runs": runs, "text": text.describe(), **result.to_json()}
+        if exact_bpc is not None:
+            found |= {"int8": True, "bpc_before_rounding": exact_bpc}
         print_json(found if difference is None else {**found, "difference": asdict(difference)})
         return
     print(f"{result.bpc:.4f} bits per character on {text.name}")
     print(f"{result.symbols:,} of {len(text):,} symbols: {result.protocol}")
     if result.char is not None:
         print(f"char protocol: {result.char.bpc:.4f} bits per character over {result.char.symbols:,} symbols")
+    if exact_bpc is not None:
+        print(f"with matrices of 8 bits; {exact_bpc:.4f} before, so the rounding costs {result.bpc - exact_bpc:+.5f}")
     if difference is not None:
         sure = "" if difference.excludes_zero else ": no difference that could be told from chance"
         print(f"less {against} (below zero: better): {difference}{sure}")
