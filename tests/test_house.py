@@ -13,7 +13,7 @@ import fastslow
 
 ROOT = Path(fastslow.__file__).parent
 FLOORS = [
-    {"errors", "printable", "wiring", "state", "noise"},
+    {"lazy", "errors", "printable", "wiring", "state", "noise"},
     {"cells"},
     {"backends"},
     {"layers"},

@@ -12,8 +12,9 @@ bytes. Nothing is imported until it is used.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from fastslow.lazy import lazy_names
 
 if TYPE_CHECKING:
     from fastslow.codec.archive import ArchiveReader, Options, Summary, compress_stream, decompress_stream
@@ -25,23 +26,23 @@ if TYPE_CHECKING:
     from fastslow.codec.stream import open
 
 _HOMES = {
-    "compress": "buffers",
-    "decompress": "buffers",
-    "open": "stream",
-    "compress_stream": "archive",
-    "decompress_stream": "archive",
-    "ArchiveReader": "archive",
-    "Options": "archive",
-    "Summary": "archive",
-    "Mode": "container",
-    "Learning": "learning",
-    "Online": "learning",
-    "CodecModel": "models",
-    "export_model": "models",
-    "CodecError": "errors",
-    "FormatError": "errors",
-    "ModelError": "errors",
-    "NumericsError": "errors",
+    "compress": "fastslow.codec.buffers",
+    "decompress": "fastslow.codec.buffers",
+    "open": "fastslow.codec.stream",
+    "compress_stream": "fastslow.codec.archive",
+    "decompress_stream": "fastslow.codec.archive",
+    "ArchiveReader": "fastslow.codec.archive",
+    "Options": "fastslow.codec.archive",
+    "Summary": "fastslow.codec.archive",
+    "Mode": "fastslow.codec.container",
+    "Learning": "fastslow.codec.learning",
+    "Online": "fastslow.codec.learning",
+    "CodecModel": "fastslow.codec.models",
+    "export_model": "fastslow.codec.models",
+    "CodecError": "fastslow.codec.errors",
+    "FormatError": "fastslow.codec.errors",
+    "ModelError": "fastslow.codec.errors",
+    "NumericsError": "fastslow.codec.errors",
 }
 
 __all__ = [
@@ -65,11 +66,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module 'fastslow.codec' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"fastslow.codec.{home}"), name)
+__getattr__ = lazy_names(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

@@ -5,8 +5,9 @@ Nothing is imported until it is used: presets and configurations are there witho
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from fastslow.lazy import lazy_names
 
 if TYPE_CHECKING:
     from fastslow.lm.config import LMConfig, ModelOptions
@@ -39,11 +40,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module 'fastslow.lm' has no attribute {name!r}")
-    return getattr(importlib.import_module(home), name)
+__getattr__ = lazy_names(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

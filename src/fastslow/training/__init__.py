@@ -5,8 +5,9 @@ Nothing is imported until it is used: presets and recipes are there without torc
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from fastslow.lazy import lazy_names
 
 if TYPE_CHECKING:
     from fastslow.training.config import TrainConfig, parse_duration
@@ -50,11 +51,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module 'fastslow.training' has no attribute {name!r}")
-    return getattr(importlib.import_module(home), name)
+__getattr__ = lazy_names(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

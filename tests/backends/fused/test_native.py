@@ -11,7 +11,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
 
 from fastslow import FSLSTM
 from fastslow.backends.fused import native
@@ -22,7 +21,6 @@ from tests.backends.twins import (
     CASES,
     GRADCHECKS,
     Case,
-    assert_close,
     check_gradients,
     check_repeatable,
     check_twin,
@@ -182,30 +180,6 @@ def test_it_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = make_inputs(case, torch.float32)
     with pytest.raises(RuntimeError, match="the native engine cannot run: it is switched off"):
         native.run(case.wiring, inputs.weights, inputs.xs[0], inputs.state, None, case.rates)
-
-
-def test_training_follows_the_loop() -> None:
-    def losses(backend: str) -> Tensor:
-        torch.manual_seed(0)
-        layer = FSLSTM(8, 20, 12, dropout=0.1, zoneout_h=0.1, zoneout_c=0.3, backend=backend)
-        head = torch.nn.Linear(20, 8)
-        parameters = [*layer.parameters(), *head.parameters()]
-        optimiser = torch.optim.Adam(parameters, lr=1e-3)
-        generator = torch.Generator().manual_seed(1)
-        state, found = None, []
-        for _ in range(30):
-            symbols = torch.randint(0, 8, (9, 4), generator=generator).cumsum(0) % 8
-            y, state = layer(torch.nn.functional.one_hot(symbols[:-1], 8).float(), state)
-            loss = torch.nn.functional.cross_entropy(head(y).flatten(0, 1), symbols[1:].flatten())
-            optimiser.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimiser.step()
-            state = type(state)(*(type(pair)(*(part.detach() for part in pair)) for pair in state))
-            found.append(loss.detach())
-        return torch.stack(found)
-
-    assert_close("losses", losses("native"), losses("reference"), 1e-4)
 
 
 # ---------------------------------------------------------------------- memory
