@@ -1,5 +1,14 @@
 """What `fastslow bench` measures: engines beside the loop, beside `torch.nn.LSTM` and beside the floor."""
 
-from fastslow.bench.run import run_bench
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fastslow.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from fastslow.bench.run import run_bench
 
 __all__ = ["run_bench"]
+
+__getattr__ = lazy_names(__name__, {"run_bench": "fastslow.bench.run"})
