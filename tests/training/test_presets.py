@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from fastslow.data.alphabet import Alphabet
 from fastslow.data.corpora import CORPORA
 from fastslow.errors import UnknownNameError
-from fastslow.lm import MODELS
+from fastslow.lm import MODELS, parameter_count
 from fastslow.training import PRESETS, find_preset
 
 # The paper's table of hyper-parameters:
@@ -47,7 +50,9 @@ def test_each_preset(name: str) -> None:
     assert preset.name == name
     assert preset.model == MODELS[name]
     assert preset.corpus in (*CORPORA, "stdlib")
-    if name.startswith("ptb"):
+    if name.startswith("ptb-cpu"):
+        assert preset.train == find_preset("ptb-cpu").train
+    elif name.startswith("ptb"):
         assert (preset.train.schedule, preset.train.decay_epoch, preset.train.decay) == ("step", 181, 0.1)
     if name.startswith("enwik8"):
         assert (preset.train.schedule, preset.train.patience, preset.train.decay) == ("plateau", 2, 0.1)
@@ -58,6 +63,19 @@ def test_baselines_are_trained_as_their_fs_lstm() -> None:
         ours = find_preset(f"{corpus}-fs-lstm-2")
         for kind in ("stacked", "sequential"):
             assert find_preset(f"{corpus}-{kind}-lstm-2").train == ours.train
+
+
+def test_the_cpus_networks_have_as_many_weights() -> None:
+    alphabet = Alphabet(bytes(range(50)))
+    ours = parameter_count(MODELS["ptb-cpu"].with_alphabet(alphabet))
+    assert 1_000_000 < ours < 1_100_000
+    for kind in ("stacked", "sequential"):
+        model = MODELS[f"ptb-cpu-{kind}"]
+        counts = {
+            size: parameter_count(replace(model, hidden_size=size).with_alphabet(alphabet))
+            for size in range(model.hidden_size - 2, model.hidden_size + 3)
+        }
+        assert min(counts, key=lambda size: abs(counts[size] - ours)) == model.hidden_size
 
 
 def test_unknown_names_get_the_nearest() -> None:
