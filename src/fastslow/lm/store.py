@@ -6,6 +6,8 @@ complete the old one stays. Nothing here unpickles.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import math
@@ -50,7 +52,8 @@ def write_atomic(path: Path, fill: Callable[[IO[bytes]], None], *, what: str | N
                 os.fsync(file.fileno())
             os.replace(temporary, path)
         except BaseException:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # it must not hide what went wrong
+                temporary.unlink(missing_ok=True)
             raise
         sync_folder(path.parent)
     except OSError as error:
@@ -64,6 +67,9 @@ def sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems know no such thing
+            raise
     finally:
         os.close(descriptor)
 
@@ -147,6 +153,7 @@ def _dtype_names() -> dict[torch.dtype, str]:
         torch.float16: "F16",
         torch.int64: "I64",
         torch.int32: "I32",
+        torch.int16: "I16",
         torch.uint8: "U8",
         torch.bool: "BOOL",
     }

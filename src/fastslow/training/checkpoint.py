@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastslow.lm.files import WEIGHTS_FILE
 from fastslow.lm.model import CharLM
 from fastslow.lm.store import (
     ModelError,
@@ -115,9 +116,18 @@ class Checkpoint:
 
 
 def read_checkpoint(folder: Path, lm: CharLM, batch: int) -> Checkpoint | None:
-    """The checkpoint in `folder`, checked against the model it is for; None if there is none yet. Raises ModelError."""
+    """The checkpoint in `folder`, checked against the model it is for; None if there is none yet. Raises ModelError.
+
+    A run has no other weights before its first checkpoint: without one they are of a run that cannot go on, and are
+    not written over.
+    """
     path = folder / CHECKPOINT_FILE
     if not path.exists():
+        if (folder / WEIGHTS_FILE).exists():
+            raise ModelError(
+                f"the run {folder} cannot go on: it has its best weights but no {CHECKPOINT_FILE}; use them as they "
+                f"are, or {RESUME_REMEDY}"
+            )
         return None
     where = f"the checkpoint {path}"
     like_state = lm.initial_state(batch)

@@ -1,36 +1,78 @@
-"""Curves for TensorBoard, where it is installed."""
+"""Curves for TensorBoard, where it is installed.
+
+Its records are written in this thread: the library's own writer has one of its own, whose failure on a full disk would
+be a traceback and not an error.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fastslow.errors import os_reason
+from fastslow.lm.store import StorageError
+
+FOLDER = "tensorboard"
+
 
 class Curves:
-    """Scalars in `tensorboard/` of a run folder; does nothing where TensorBoard is not wanted or not installed."""
+    """Scalars in `tensorboard/` of a run folder; does nothing where TensorBoard is not wanted or not installed.
+
+    Every method but `close` raises StorageError where the system refuses.
+    """
 
     def __init__(self, folder: Path, update: int, wanted: bool) -> None:
-        self._writer: Any = None
+        self._records: Any = None
         if not wanted:
             return
         try:
-            from torch.utils.tensorboard import SummaryWriter
+            from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+            from tensorboard.compat.proto.summary_pb2 import Summary
+            from tensorboard.summary.writer.record_writer import RecordWriter
         except ImportError:
             return
+        self._event, self._summary = Event, Summary
+        self._folder = folder / FOLDER
+        seconds, rest = divmod(time.time_ns(), 10**9)  # the viewer reads files in the order of their names
+        try:
+            self._folder.mkdir(exist_ok=True)
+            name = self._folder / f"events.out.tfevents.{seconds:010d}.{rest:09d}"
+            self._records = RecordWriter(open(name, "xb"))  # noqa: SIM115 - closed by close()
+        except OSError as error:
+            raise self._refused(error) from error
+        self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
         # Points of a lost future, after the checkpoint a run goes on from, are purged by the viewer.
-        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=update + 1 if update else None)
+        start = SessionLog(status=SessionLog.START)
+        self._write(Event(wall_time=time.time(), step=update + 1, session_log=start))
+        self.flush()
 
     def add(self, update: int, values: Mapping[str, float]) -> None:
         """One point of each curve."""
-        if self._writer is not None:
-            for name, value in values.items():
-                self._writer.add_scalar(name, value, update)
+        if self._records is not None:
+            points = [self._summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+            self._write(self._event(wall_time=time.time(), step=update, summary=self._summary(value=points)))
 
     def flush(self) -> None:
-        if self._writer is not None:
-            self._writer.flush()
+        if self._records is not None:
+            try:
+                self._records.flush()
+            except OSError as error:
+                raise self._refused(error) from error
 
     def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
+        if self._records is not None:
+            # A point that could not be written fails again here, and has been reported.
+            with contextlib.suppress(OSError):
+                self._records.close()
+
+    def _write(self, event: Any) -> None:
+        try:
+            self._records.write(event.SerializeToString())
+        except OSError as error:
+            raise self._refused(error) from error
+
+    def _refused(self, error: OSError) -> StorageError:
+        return StorageError(f"cannot write curves to {self._folder}: {os_reason(error)}")

@@ -40,6 +40,8 @@ LOCK_FILE = ".lock"
 
 RUN_FORMAT = "fastslow-run"
 RUN_FORMAT_VERSION = 1
+MAX_SESSIONS = 200
+"""Sessions that a record keeps: a job that is restarted every minute for weeks must not outgrow what is read."""
 
 
 class RunError(FastslowError):
@@ -51,7 +53,8 @@ class RunRecord:
     """What `run.json` holds.
 
     source: where the text came from, or None if it was handed over in Python. data: name, bytes and SHA-256 of its
-    parts. sessions: one entry for each process that worked on the run: when, which command, versions, machine, engine.
+    parts. sessions: one entry for each process that worked on the run: when, which command, versions, machine, engine;
+    the first and the latest of very many.
     """
 
     model: ModelOptions
@@ -117,7 +120,7 @@ def read_record(folder: str | os.PathLike[str]) -> RunRecord:
 class RunFolder:
     """A run folder held by this process; a context manager. Made by `create` or `open`."""
 
-    def __init__(self, path: Path, lock: IO[str]) -> None:
+    def __init__(self, path: Path, lock: IO[bytes]) -> None:
         self.path = path
         self._lock = lock
 
@@ -130,7 +133,7 @@ class RunFolder:
         make_folder(path)
         folder = cls(path, _lock(path))
         try:
-            remove_parts(path)
+            folder._tidy()
             there = {entry.name for entry in path.iterdir()} - {LOCK_FILE}
             if RUN_FILE in there:
                 raise RunError(f"{path} already holds a run: resume it (--resume), or choose another output folder")
@@ -149,11 +152,18 @@ class RunFolder:
             read_record(path)  # says what is missing
         folder = cls(path, _lock(path))
         try:
-            remove_parts(path)
-        except OSError as error:
+            folder._tidy()
+        except BaseException:
             folder.close()
-            raise StorageError(f"cannot write to {path}: {os_reason(error)}") from error
+            raise
         return folder
+
+    def _tidy(self) -> None:
+        """Remove what a killed process left half written."""
+        try:
+            remove_parts(self.path)
+        except OSError as error:
+            raise StorageError(f"cannot write to {self.path}: {os_reason(error)}") from error
 
     def close(self) -> None:
         """Let others have the folder."""
@@ -168,13 +178,16 @@ class RunFolder:
         self.close()
 
     def write_record(self, record: RunRecord) -> None:
+        """Write `run.json`. Of very many sessions the first and the latest are kept, so that it can always be read."""
+        del record.sessions[1 : 1 - MAX_SESSIONS]
         write_json(self.path / RUN_FILE, record.to_json(), what="the run's record")
 
 
-def _lock(path: Path) -> IO[str]:
+def _lock(path: Path) -> IO[bytes]:
     """Hold the folder for this process. The system lets go of the lock when the process ends, even if it is killed."""
     try:
-        file = open(path / LOCK_FILE, "a+", encoding="utf-8")  # noqa: SIM115 - held until the run ends
+        # Not buffered: what a full disk refuses must not be tried again when the file is closed.
+        file = open(path / LOCK_FILE, "a+b", buffering=0)  # noqa: SIM115 - held until the run ends
     except OSError as error:
         raise StorageError(f"cannot write to {path}: {os_reason(error)}") from error
     try:
@@ -185,15 +198,15 @@ def _lock(path: Path) -> IO[str]:
         file.seek(0)
         owner = file.read(20).strip()
         file.close()
-        who = f"process {owner}" if owner.isdigit() else "another process"
+        who = f"process {owner.decode()}" if owner.isdigit() else "another process"
         raise RunError(f"{path} is in use: {who} is training there; wait for it, or choose another folder") from error
-    file.truncate(0)
-    file.write(f"{os.getpid()}\n")
-    file.flush()
+    with contextlib.suppress(OSError):  # the number is a courtesy, and a full disk is better reported by what needs it
+        file.truncate(0)
+        file.write(b"%d\n" % os.getpid())
     return file
 
 
-def _hold(file: IO[str]) -> None:
+def _hold(file: IO[bytes]) -> None:
     if sys.platform == "win32":
         import msvcrt
 
@@ -210,8 +223,12 @@ class Metrics:
     def __init__(self, folder: Path, length: int) -> None:
         self.path = folder / METRICS_FILE
         try:
-            self._file = open(self.path, "ab")  # noqa: SIM115 - closed by close()
-            if self._file.tell() > length:
+            self._file = open(self.path, "a+b")  # noqa: SIM115 - closed by close()
+            there = self._file.seek(0, os.SEEK_END)
+            if there < length:  # cut short by someone else: at least its lines stay whole
+                self._file.seek(0)
+                length = self._file.read().rfind(b"\n") + 1
+            if there > length:
                 self._file.truncate(length)
                 self._file.seek(length)
         except OSError as error:

@@ -134,6 +134,8 @@ def train(
         if resume:
             folder = stack.enter_context(RunFolder.open(out))
             record, changed = _continued(read_record(out), record, folder.path)
+            if not (folder.path / files.CONFIG_FILE).exists():  # killed between the record and it: as it was meant
+                files.write_config(folder.path, model.with_alphabet(make_alphabet(kind, splits)))
             stored = files.read_config(folder.path)
             if stored.options != model:
                 raise ModelError(f"{out} is damaged: its configuration is not that of its record")
@@ -143,8 +145,8 @@ def train(
         symbols = make_alphabet(kind, splits)
         session = {"command": command, "engine": _engine(model, symbols, config, backend, record.device)}
         folder = stack.enter_context(RunFolder.create(out))
+        folder.write_record(record)  # first: from here on the run can be resumed
         files.write_config(folder.path, model.with_alphabet(symbols))
-        folder.write_record(record)
         return _run(folder, record, splits, symbols, progress, session)
 
 
