@@ -1,4 +1,4 @@
-"""Compiling the engine's C++ at first use, once a machine.
+"""Compiling C++ at first use, once a machine: the engine's own, or another `Unit`.
 
 The library lies in `$FASTSLOW_CACHE`, or `~/.cache/fastslow`, under a name that hashes the sources, the compiler, its
 flags and the processor: another version, compiler or machine that shares the folder builds its own. A library is taken
@@ -17,8 +17,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fvisibility=hidden", "-ffp-contract=fast", "-fno-math-errno")
@@ -33,8 +34,26 @@ class BuildError(RuntimeError):
     """Why there is no library, in words."""
 
 
+CSRC = Path(__file__).parent / "csrc"
+
+
 def sources() -> list[Path]:
-    return sorted((Path(__file__).parent / "csrc").iterdir())
+    return sorted(CSRC.iterdir())
+
+
+class Unit(NamedTuple):
+    """What becomes one library: one .cpp among `sources()`, which are all that it includes, and the compiler's flags.
+
+    It answers 1 to `fs_self_test()` where its instructions run.
+    """
+
+    name: str
+    what: str
+    sources: Callable[[], list[Path]]
+    flags: tuple[str, ...] = FLAGS
+
+
+ENGINE = Unit("native", "the native engine", lambda: sources())
 
 
 def cache_dir() -> Path:
@@ -70,27 +89,27 @@ def _processor() -> str:
     return "\n".join(dict.fromkeys(line for line in lines if line.startswith(wanted))) + platform.machine()
 
 
-def library_path(program: str) -> Path:
+def library_path(program: str, unit: Unit = ENGINE) -> Path:
     """Where the library of these sources, this compiler and this processor belongs."""
     stat = os.stat(program)
-    made = [os.path.realpath(program), str(stat.st_size), str(stat.st_mtime_ns), repr((FLAGS, NATIVE_FLAGS))]
+    made = [os.path.realpath(program), str(stat.st_size), str(stat.st_mtime_ns), repr((unit.flags, NATIVE_FLAGS))]
     digest = hashlib.sha256("\0".join([*made, _processor()]).encode())
-    for path in sources():
+    for path in unit.sources():
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    return cache_dir() / f"native-{digest.hexdigest()[:24]}.so"
+    return cache_dir() / f"{unit.name}-{digest.hexdigest()[:24]}.so"
 
 
-def ensure(*, rebuild: bool = False) -> Path:
+def ensure(unit: Unit = ENGINE, *, rebuild: bool = False) -> Path:
     """The compiled library, built now if need be. BuildError says why it cannot be."""
     program = compiler()
-    path = library_path(program)
+    path = library_path(program, unit)
     if not rebuild and _intact(path):
         return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(path.with_suffix(".lock")):
             if rebuild or not _intact(path):
-                _build(program, path)
+                _build(program, path, unit)
     except OSError as error:
         reason = f"the cache {path.parent} cannot be written ({error.strerror}); set $FASTSLOW_CACHE"
         raise BuildError(reason) from error
@@ -122,14 +141,14 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _build(program: str, path: Path) -> None:
-    log.info("compiling the native engine with %s, once; it is kept in %s", program, path.parent)
+def _build(program: str, path: Path, unit: Unit) -> None:
+    log.info("compiling %s with %s, once; it is kept in %s", unit.what, program, path.parent)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         made = Path(folder) / path.name
-        unit = next(source for source in sources() if source.suffix == ".cpp")
+        source = next(path for path in unit.sources() if path.suffix == ".cpp")
         complaint = ""
         for native in NATIVE_FLAGS:
-            result = _run([program, *FLAGS, *native, str(unit), "-o", str(made), "-pthread"])
+            result = _run([program, *unit.flags, *native, str(source), "-o", str(made), "-pthread"])
             if result.returncode == 0:
                 check = "import ctypes, sys; sys.exit(ctypes.CDLL(sys.argv[1]).fs_self_test() != 1)"
                 if _run([sys.executable, "-c", check, str(made)]).returncode == 0:

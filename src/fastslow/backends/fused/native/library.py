@@ -125,10 +125,10 @@ class Library:
         for function in self.step_scratch.values():
             function.argtypes, function.restype = (c_void_p,), c_int64
         handle.fs_use_openmp.argtypes, handle.fs_use_openmp.restype = (c_void_p,) * 3, None
-        _share_openmp(handle)
+        share_openmp(handle)
 
 
-def _share_openmp(handle: ctypes.CDLL) -> None:
+def share_openmp(handle: ctypes.CDLL) -> None:
     """Hand the library the entry points of the OpenMP runtime that PyTorch has loaded, if it is GNU's."""
     for path in _loaded("libgomp"):
         try:
