@@ -1,4 +1,4 @@
-"""A language model's folder: `config.json` and `model.safetensors`."""
+"""A language model's folder: `config.json` and `model.safetensors`, its weights in floats or in fixed point."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastslow.errors import os_reason
+from fastslow.lm import fixed
 from fastslow.lm.config import ConfigError, LMConfig
+from fastslow.lm.packaged import CONFIG_FILE as CONFIG_FILE
+from fastslow.lm.packaged import WEIGHTS_FILE as WEIGHTS_FILE
+from fastslow.lm.packaged import packaged, packaged_models
 from fastslow.lm.store import (
     FLOATS,
     ModelError,
@@ -23,9 +27,6 @@ from fastslow.lm.store import (
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
 
 
 def make_folder(path: Path) -> None:
@@ -46,11 +47,23 @@ def write_weights(folder: Path, weights: Mapping[str, Tensor], metadata: Mapping
     write_tensors(folder / WEIGHTS_FILE, weights, metadata or {}, what="the model's weights")
 
 
-def find_folder(name: str | os.PathLike[str]) -> Path:
-    """The folder called `name`, or that of the model `owner/name` fetched from the Hugging Face hub.
+def write_fixed_weights(
+    folder: Path, weights: Mapping[str, fixed.Fixed], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write `model.safetensors` in fixed point. Raises ModelError for weights that are too large for it."""
+    tensors, bits = fixed.stored(weights)
+    write_tensors(folder / WEIGHTS_FILE, tensors, {**(metadata or {}), **bits}, what="the model's weights")
 
-    Raises ModelError where there is neither.
+
+def find_folder(name: str | os.PathLike[str]) -> Path:
+    """The folder called `name`, or that of the packaged model of this name (`lm.packaged` has the rule), or that of the
+    model `owner/name` fetched from the Hugging Face hub.
+
+    Raises ModelError where there is none.
     """
+    in_the_box = packaged(name)
+    if in_the_box is not None:
+        return in_the_box
     path = Path(name)
     if path.is_dir():
         return path
@@ -59,7 +72,8 @@ def find_folder(name: str | os.PathLike[str]) -> Path:
     text = os.fspath(name)
     if re.fullmatch(r"[\w.-]+/[\w.-]+", text) and not path.parent.is_dir():
         return _fetch(text)
-    raise ModelError(f"there is no model {text}: name a run's folder, such as runs/demo")
+    known = "".join(f", or {model}, which comes with fastslow" for model in packaged_models())
+    raise ModelError(f"there is no model {text}: name a run's folder, such as runs/demo{known}")
 
 
 def _fetch(name: str) -> Path:
@@ -93,16 +107,25 @@ def read_config(folder: Path) -> LMConfig:
 
 
 def read_weights(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The weights in `folder`, on the CPU, of the type they were stored in; and their metadata. Raises ModelError."""
+    """The weights in `folder`, on the CPU, of the type they were stored in (float32 for those in fixed point); and
+    their metadata. Raises ModelError."""
     path = folder / WEIGHTS_FILE
     if not path.exists():
         raise ModelError(
             f"{folder} holds no weights: it has no {WEIGHTS_FILE}; if it is a run, it was stopped before its first "
             "validation, and can be resumed"
         )
-    specs = {name: TensorSpec(shape, FLOATS) for name, shape in shapes.items()}
-    weights, metadata = read_tensors(path, lambda metadata: specs, what="the weights file")
+    where = f"the weights file {path}"
+
+    def expected(metadata: dict[str, str]) -> Mapping[str, TensorSpec]:
+        if fixed.BITS in metadata:
+            return fixed.specs(metadata, shapes, where)
+        return {name: TensorSpec(shape, FLOATS) for name, shape in shapes.items()}
+
+    weights, metadata = read_tensors(path, expected, what="the weights file")
+    if fixed.BITS in metadata:
+        return fixed.to_float(weights, fixed.read_bits(metadata, shapes, where)), metadata
     types = {str(weight.dtype).removeprefix("torch.") for weight in weights.values()}
     if len(types) > 1:
-        raise ModelError(f"the weights file {path} mixes the types {', '.join(sorted(types))}: a model has one")
+        raise ModelError(f"{where} mixes the types {', '.join(sorted(types))}: a model has one")
     return weights, metadata

@@ -1,0 +1,124 @@
+"""From a trained model to one that can be packaged: the integers of exact compression, as the model's weights.
+
+`codec.exact` rounds weights to integers; those integers are what is stored here. Loaded again in floats, the model is
+the one that exact compression runs, and rounding it once more gives the same integers: both forms have one name.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastslow.codec.exact.model import SHIFT_BITS, ExactCell, ExactModel
+from fastslow.codec.exact.quantise import quantise
+from fastslow.codec.exact.tables import ONE_BITS, Ints
+from fastslow.lm import CharLM, ModelError, files
+from fastslow.lm.fixed import Fixed, stored, to_float
+
+MAX_BYTES = 4_000_000
+"""What a packaged model may take, its configuration included."""
+
+ID = "archive_id"
+"""The entry of the file's metadata that has the name archives give the model, in hex."""
+
+
+class Made(NamedTuple):
+    """What was written: the bytes of both files, the number of weights, and the SHA-256 by which archives name it."""
+
+    size: int
+    parameters: int
+    id: bytes
+
+
+def exact_model(lm: CharLM) -> ExactModel:
+    """The model in integers of 16 bits that compresses for `lm`."""
+    return quantise(lm.alphabet.symbols, lm.embedding.weight, lm.layer, lm.head.weight, lm.head.bias)
+
+
+def fixed_weights(lm: CharLM) -> dict[str, Fixed]:
+    """The weights of `lm` by name, rounded to the integers that exact compression uses."""
+    exact, config = exact_model(lm), lm.config
+    weights = {
+        "embedding.weight": _int16(exact.embedding, exact.embedding_bits),
+        "head.weight": _int16(exact.head, exact.head_bits),
+        "head.bias": _int32(exact.head_bias, ONE_BITS),
+    }
+    for node, run in zip(lm.layer.wiring.nodes, exact.nodes, strict=True):
+        cell = exact.cells[run.cell]
+        for name, weight in _cell_weights(cell, config.forget_bias).items():
+            weights[f"layer.{node.cell_name}.{name}"] = weight
+    return weights
+
+
+def _cell_weights(cell: ExactCell, forget_bias: float) -> dict[str, Fixed]:
+    """The parameters of a cell. The forget gate's constant, which the integers have in a bias, is taken out of it."""
+    constant = np.zeros(4 * cell.hidden)
+    constant[cell.hidden : 2 * cell.hidden] = forget_bias
+    weights = {"weight_hh": _int16(cell.weight[:, cell.input :], cell.bits)}
+    if cell.embedded:
+        weights["weight_ih"] = _int16(cell.embed_weight, cell.embed_bits)
+    elif cell.input:
+        weights["weight_ih"] = _int16(cell.weight[:, : cell.input], cell.bits)
+    if not cell.norm:
+        weights["bias"] = _int32(cell.bias - _rounded(constant, cell.z_bits), cell.z_bits)
+        return weights
+    weights["bias"] = _int32(cell.bias, cell.z_bits)
+    weights["gate_norm.weight"] = _int16(cell.gate_gain, cell.gate_bits)
+    weights["gate_norm.bias"] = _int32(cell.gate_shift - _rounded(constant, SHIFT_BITS), SHIFT_BITS)
+    weights["cell_norm.weight"] = _int16(cell.cell_gain, cell.cell_bits)
+    weights["cell_norm.bias"] = _int32(cell.cell_shift, SHIFT_BITS)
+    return weights
+
+
+def _rounded(values: np.ndarray, bits: int) -> Ints:
+    return np.rint(values * 2.0**bits).astype(np.int64)
+
+
+def _int16(values: Ints, bits: int) -> Fixed:
+    return Fixed(torch.from_numpy(values.astype(np.int16)), bits)
+
+
+def _int32(values: Ints, bits: int) -> Fixed:
+    return Fixed(torch.from_numpy(values.astype(np.int32)), bits)
+
+
+def rounded(lm: CharLM) -> tuple[CharLM, dict[str, Fixed]]:
+    """`lm` with its weights in fixed point, as float32, on the CPU; and those weights.
+
+    Raises ModelError unless rounding the result again gives the same integers.
+    """
+    weights = fixed_weights(lm)
+    tensors, _ = stored(weights)
+    result = CharLM(lm.config, backend=lm.layer.backend, device="meta")
+    floats: dict[str, Tensor] = to_float(tensors, {name: weight.bits for name, weight in weights.items()})
+    result.load_state_dict(floats, assign=True)
+    result.eval()
+    if exact_model(result).id != exact_model(lm).id:
+        raise ModelError("the model's integers do not come back from the weights they stand for: it cannot be packaged")
+    return result, weights
+
+
+def make(lm: CharLM, folder: str | os.PathLike[str]) -> Made:
+    """Write `lm` to `folder` in fixed point, made if need be.
+
+    Raises ModelError for a model of more than `MAX_BYTES`, or one whose weights do not fit; StorageError where the
+    system refuses.
+    """
+    result, weights = rounded(lm)
+    size = sum(weight.values.nbytes for weight in weights.values())
+    if size > MAX_BYTES:
+        raise ModelError(f"the model takes {size:,} bytes; a packaged one may take {MAX_BYTES:,}: make it smaller")
+    path = Path(folder)
+    files.make_folder(path)
+    files.write_config(path, result.config)
+    name = exact_model(result).id
+    files.write_fixed_weights(path, weights, {ID: name.hex()})
+    size = sum((path / name).stat().st_size for name in (files.CONFIG_FILE, files.WEIGHTS_FILE))
+    if size > MAX_BYTES:
+        raise ModelError(f"{path} takes {size:,} bytes; a packaged model may take {MAX_BYTES:,}: make it smaller")
+    return Made(size, result.num_parameters, name)

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from fastslow.errors import FastslowError
+from fastslow.lm import CharLM, ModelError, fixed
+from fastslow.lm.files import write_config, write_fixed_weights
+from fastslow.lm.fixed import Fixed
+
+from .models import small_lm
+
+
+def integers(seed: int = 0) -> dict[str, Fixed]:
+    """A whole model's weights, drawn as integers."""
+    torch.manual_seed(seed)
+    weights = {}
+    for number, (name, weight) in enumerate(sorted(small_lm().state_dict().items())):
+        kind, top = (torch.int16, 32767) if weight.dim() == 2 else (torch.int32, 1 << 24)
+        values = torch.randint(-top, top + 1, weight.shape, dtype=kind)
+        weights[name] = Fixed(values, 12 + number % 9)
+    return weights
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    write_config(tmp_path, small_lm().config)
+    write_fixed_weights(tmp_path, integers(), {"made": "here"})
+    return tmp_path
+
+
+def message(folder: Path) -> str:
+    with pytest.raises(FastslowError) as caught:
+        CharLM.from_pretrained(folder)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_every_weight_is_its_integer_exactly(saved: Path) -> None:
+    lm = CharLM.from_pretrained(saved)
+    for name, weight in lm.state_dict().items():
+        values, bits = integers()[name]
+        assert weight.dtype == torch.float32
+        assert torch.equal(weight.double() * 2.0**bits, values.double()), name
+    assert not lm.training
+    assert all(p.requires_grad for p in lm.parameters())
+    assert {p.dtype for p in CharLM.from_pretrained(saved, dtype=torch.float64).parameters()} == {torch.float64}
+
+
+def test_the_file_is_the_librarys_format_and_always_the_same(saved: Path, tmp_path: Path) -> None:
+    weights = load_file(saved / "model.safetensors")
+    assert {str(value.dtype) for value in weights.values()} == {"torch.int16", "torch.int32"}
+    before = (saved / "model.safetensors").read_bytes()
+    write_fixed_weights(saved, dict(reversed(integers().items())), {"made": "here"})
+    assert (saved / "model.safetensors").read_bytes() == before
+
+
+def test_weights_that_float32_cannot_hold_are_not_written(tmp_path: Path) -> None:
+    for values, bits in ((torch.tensor([(1 << 24) + 1], dtype=torch.int32), 0), (torch.tensor([1]), 31)):
+        with pytest.raises(ModelError, match="a has weights too large for fixed point"):
+            write_fixed_weights(tmp_path, {"a": Fixed(values, bits)})
+    assert not list(tmp_path.iterdir())
+
+
+def test_floats_in_a_file_of_fixed_point_are_refused(saved: Path) -> None:
+    tensors, metadata = fixed.stored(integers())
+    tensors["head.bias"] = tensors["head.bias"].float()
+    save_file(tensors, saved / "model.safetensors", metadata)
+    assert "head.bias must be I16 or I32 (28,); got F32 (28,)" in message(saved)
+
+
+def test_integers_in_a_file_of_floats_are_refused(saved: Path) -> None:
+    tensors, _ = fixed.stored(integers())
+    save_file(tensors, saved / "model.safetensors")
+    assert "does not fit its configuration" in message(saved)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda bits: {}, "its entry fixed_point has other names than the weights"),
+        (lambda bits: bits | {"x": 3}, "its entry fixed_point has other names than the weights"),
+        (lambda bits: bits | {"head.bias": 31}, "fixed_point of head.bias must be from -8 to 30; got 31"),
+        (lambda bits: bits | {"head.bias": 1.5}, "fixed_point of head.bias must be from -8 to 30; got 1.5"),
+        (lambda bits: bits | {"head.bias": True}, "fixed_point of head.bias must be from -8 to 30; got True"),
+        (lambda bits: [1], "it holds no JSON object but list"),
+    ],
+)
+def test_bits_that_are_none(saved: Path, change: object, said: str) -> None:
+    tensors, metadata = fixed.stored(integers())
+    assert callable(change)
+    changed = {"fixed_point": json.dumps(change(json.loads(metadata["fixed_point"])))}
+    save_file(tensors, saved / "model.safetensors", changed)
+    assert said in message(saved)
+
+
+def test_a_changed_weight_is_seen(saved: Path) -> None:
+    file = saved / "model.safetensors"
+    data = file.read_bytes()
+    file.write_bytes(data[:-5] + bytes([data[-5] ^ 1]) + data[-4:])
+    assert "its bytes do not have the checksum" in message(saved)
+
+
+def test_sizes_are_checked_before_memory_is_taken(saved: Path) -> None:
+    value = json.loads((saved / "config.json").read_text())
+    (saved / "config.json").write_text(json.dumps({**value, "hidden_size": 65536}))
+    assert "does not fit its configuration" in message(saved)
