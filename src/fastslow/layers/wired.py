@@ -85,6 +85,8 @@ class WiredLSTM(nn.Module):
         self.backend = backend
         self.first_row = 0
         """Number of this process's first row: a rank of a distributed job draws the masks of its own rows."""
+        self.noise_key: Tensor | None = None
+        """The key of the masks, () int64, for windows that are parts of one; None: a fresh one each window."""
         self.steps_in_int8 = False
         """Whether `step`, without gradients, reads 8-bit copies of the matrices: see `round_to_int8_`."""
         for path, (x_size, size) in self._cell_sizes().items():
@@ -222,7 +224,10 @@ class WiredLSTM(nn.Module):
                 raise ValueError(f"RNN input dtype ({x.dtype}) does not match weight dtype ({problem.dtype})")
             x = x.to(problem.dtype)
         rates = self.rates
-        noise = Noise(draw_key(x.device), 0, self.first_row) if self.training and rates.random else None
+        noise = None
+        if self.training and rates.random:
+            key = draw_key(x.device) if self.noise_key is None else self.noise_key
+            noise = Noise(key, 0, self.first_row)
         run = engine(choose(problem, self.backend).name).run
         return run(self.wiring, self.weights(), x, state, noise, rates, lengths)
 

@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fastslow.lm.model import CharLM, TokenNats
 from fastslow.state import map_state
 from fastslow.training.config import TrainConfig
+from fastslow.training.distributed import Ranks
 from fastslow.training.graphed import GraphedStep, Recorded, Recorder, recorder_for, tensor_rates
 from fastslow.training.updater import Step, Updater, Updating
 
@@ -23,8 +23,10 @@ class GraphedUpdater(Updater):
     The state it returns is a buffer of its own that the next update overwrites; whoever keeps it copies it.
     """
 
-    def __init__(self, lm: CharLM, config: TrainConfig, *, recorder: Recorder | None = None) -> None:
-        super().__init__(lm, config)
+    def __init__(
+        self, lm: CharLM, config: TrainConfig, ranks: Ranks | None = None, *, recorder: Recorder | None = None
+    ) -> None:
+        super().__init__(lm, config, ranks)
         device = lm.device
         if device.type == "cuda":
             self.optimizer = torch.optim.Adam(
@@ -35,16 +37,9 @@ class GraphedUpdater(Updater):
                 fused=True,
                 capturable=True,
             )
-        self.recorded = GraphedStep(self._objective, self.optimizer, device, clip=config.clip, recorder=recorder)
-
-    def _objective(self, inputs: Tensor, targets: Tensor, state: Any) -> tuple[Tensor, Tensor, Any]:
-        bf16 = self.config.precision == "bf16"
-        # Autocast is entered and left inside the recording, and so is its cache of cast weights.
-        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=bf16):
-            logits, new = self.lm(inputs, state)
-        logits = logits.float() if logits.dtype != torch.float64 else logits
-        loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
-        return loss / inputs.shape[1], loss, new
+        self.recorded = GraphedStep(
+            self._objective, self.optimizer, device, clip=config.clip, reduction=self.reduction, recorder=recorder
+        )
 
     def step(self, inputs: Tensor, targets: Tensor, state: Any, rate: float) -> Step:
         if state is None:
@@ -58,9 +53,9 @@ class GraphedUpdater(Updater):
         self.recorded.reset()  # Adam's memory is now elsewhere
 
 
-def make_updater(lm: CharLM, config: TrainConfig) -> Updating:
+def make_updater(lm: CharLM, config: TrainConfig, ranks: Ranks | None = None) -> Updating:
     """The fastest updater of the model's device."""
-    return GraphedUpdater(lm, config) if lm.device.type == "cuda" else Updater(lm, config)
+    return GraphedUpdater(lm, config, ranks) if lm.device.type == "cuda" else Updater(lm, config, ranks)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ CHANGEABLE = (
     "max_time",
     "rate",
     "clip",
+    "accumulate",
     "log_every",
     "checkpoint_every",
     "checkpoint_seconds",
@@ -28,6 +29,9 @@ CHANGEABLE = (
     "tensorboard",
 )
 """What may differ when a run is resumed; the rest would make it another run."""
+
+ADDED = ("accumulate", "average_from", "jitter", "reset")
+"""Fields that recipes stored by earlier versions lack: they meant the default."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +43,8 @@ class TrainConfig:
 
     batch: streams, B.
     window: steps of truncated backpropagation, T.
+    accumulate: parts of the batch, each of some of its streams, that go forward and back one after another in each
+        update. The update is that of the whole batch, but for rounding; the memory is that of one part.
     epochs: passes over the training text.
     max_updates: stop after this many updates in all (default: when the epochs are done).
     max_time: stop after this many seconds of this process, saved and resumable (see `parse_duration` for "90m").
@@ -55,7 +61,12 @@ class TrainConfig:
     clip: global norm the gradient is clipped to; 0 for none.
     beta1, beta2, epsilon: Adam's.
     average: decay of an exponential average of the weights, which is then what is validated, kept and tested; 0: none.
+    average_from: in place of `average`, a uniform one of the weights after every update from this fraction of the run
+        on (before it, the latest weights serve); 0: none.
     random_offset: start each epoch at another common offset below `window`, so that windows have other edges.
+    jitter: in each epoch move each edge between two windows by a random number of steps, at most this many either way,
+        so that windows differ in length. On the CPU: a GPU's recorded updates are of one length.
+    reset: before each update each stream's state is zeroed with this probability.
     precision: "fp32", or "bf16" for autocast.
     seed: of the initial weights and the masks.
     validate_every: updates between validations; 0: at the end of each epoch only.
@@ -68,6 +79,7 @@ class TrainConfig:
 
     batch: int = 128
     window: int = 150
+    accumulate: int = 1
     epochs: int = 200
     max_updates: int | None = None
     max_time: float | None = None
@@ -85,7 +97,10 @@ class TrainConfig:
     beta2: float = 0.999
     epsilon: float = 1e-8
     average: float = 0.0
+    average_from: float = 0.0
     random_offset: bool = False
+    jitter: int = 0
+    reset: float = 0.0
     precision: Precision = "fp32"
     seed: int = 1
     validate_every: int = 0
@@ -103,6 +118,7 @@ class TrainConfig:
                 raise ConfigError(f"{name} must be one of {known}; got {str(getattr(self, name))[:40]!r}")
         for name in ("batch", "window", "epochs", "patience", "valid_streams", "test_streams", "log_every"):
             self._check(name, int, 1, 10**9)
+        self._check("accumulate", int, 1, self.batch)
         for name in ("decay_epoch", "warmup", "validate_every", "checkpoint_every"):
             self._check(name, int, 0, 10**12)
         self._check("seed", int, 0, 2**63 - 1)
@@ -113,13 +129,17 @@ class TrainConfig:
         self._check("rate", float, 0.0, 1e3)
         for name in ("decay", "anneal_from", "final_rate"):
             self._check(name, float, 0.0, 1.0)
-        for name in ("beta1", "beta2", "average"):
+        self._check("reset", float, 0.0, 1.0)
+        self._check("jitter", int, 0, (self.window - 1) // 2)
+        for name in ("beta1", "beta2", "average", "average_from"):
             self._check(name, float, 0.0, 1.0, below=True)
         for name in ("clip", "epsilon", "checkpoint_seconds"):
             self._check(name, float, 0.0, 1e12)
         for name in ("anneal_by_time", "random_offset", "tensorboard"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name} must be true or false; got {str(getattr(self, name))[:40]!r}")
+        if self.average and self.average_from:
+            raise ConfigError("average and average_from are two averages of the weights, of which a run keeps one")
         if self.anneal_by_time and (self.schedule != "cosine" or self.max_time is None):
             raise ConfigError("anneal_by_time needs schedule cosine and a max_time, whose end is the schedule's")
 
@@ -140,7 +160,8 @@ class TrainConfig:
     @classmethod
     def from_json(cls, value: Mapping[str, Any], where: str = "the recipe") -> TrainConfig:
         """The recipe that `to_json` wrote. Raises ConfigError, in a sentence, for anything else."""
-        check_fields(value, (field.name for field in fields(cls)), where, ConfigError)
+        added = {field.name: field.default for field in fields(cls) if field.name in ADDED}
+        check_fields(added | dict(value), (field.name for field in fields(cls)), where, ConfigError)
         return cls(**value)
 
 

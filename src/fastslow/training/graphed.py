@@ -161,6 +161,18 @@ class StepResult(NamedTuple):
     state: Any
 
 
+class Reduction(Protocol):
+    """Adds up what several processes have made; the updater's is `training.reduction.GradientSum`."""
+
+    def take(self, loss: Tensor) -> None:
+        """Copy the gradients and the loss of this process; part of a recording."""
+        ...
+
+    def exchange(self) -> Tensor:
+        """Put the sums over all processes in place of the gradients; that of the losses, ()."""
+        ...
+
+
 class GraphedStep:
     """One update: forward, backward, clip, optimiser, and the state carried on.
 
@@ -169,6 +181,8 @@ class GraphedStep:
             for the device, and must enter autocast itself.
         optimizer: on a CUDA device it must be `capturable`, with rates that are tensors (see `tensor_rates`).
         clip: global norm of the gradient; 0 for none.
+        reduction: adds up gradients and losses over several processes, between two recordings: one makes the gradients,
+            one applies them.
         warmup, recorder: as `Recorded`.
 
     `step(*inputs, state=state, rate=rate)` -> StepResult. The loss and the norm before the clip are fresh tensors
@@ -182,6 +196,7 @@ class GraphedStep:
         device: torch.device,
         *,
         clip: float = 0.0,
+        reduction: Reduction | None = None,
         warmup: int = WARMUP,
         recorder: Recorder | None = None,
     ) -> None:
@@ -189,18 +204,27 @@ class GraphedStep:
             raise ValueError("warmup must be at least 1: a recording would start Adam's memory anew at every replay")
         self.objective, self.optimizer, self.clip = objective, optimizer, clip
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        self.recorded = Recorded(self._update, device, warmup=warmup, recorder=recorder)
+        self.reduction = reduction
+        work = self._update if reduction is None else self._gradients
+        self.recorded = Recorded(work, device, warmup=warmup, recorder=recorder)
+        self.applied = Recorded(self._apply, device, warmup=warmup, recorder=recorder)
         if isinstance(self.recorded.recorder, Graphs):
             _check_capturable(optimizer)
 
     def step(self, *inputs: Tensor, state: Any, rate: float) -> StepResult:
         self._set_rate(rate)
-        loss, norm, carried = self.recorded(*inputs, state)
+        if self.reduction is None:
+            loss, norm, carried = self.recorded(*inputs, state)
+        else:
+            carried = self.recorded(*inputs, state)
+            loss = self.reduction.exchange()
+            norm = self.applied()
         return StepResult(loss.clone(), norm.clone(), carried)
 
     def reset(self) -> None:
         """Record anew: after the optimiser's state was replaced, as by `load_state_dict`."""
         self.recorded.reset()
+        self.applied.reset()
 
     def _set_rate(self, rate: float) -> None:
         for group in self.optimizer.param_groups:
@@ -210,18 +234,36 @@ class GraphedStep:
                 group["lr"] = rate
 
     def _update(self, *inputs: Any) -> tuple[Tensor, Tensor, Any]:
-        state = inputs[-1]
+        loss, new = self._backward(*inputs)
+        norm = self._apply()
+        self.optimizer.zero_grad(set_to_none=True)
+        return loss, norm, _carry(inputs[-1], new)
+
+    def _gradients(self, *inputs: Any) -> Any:
+        assert self.reduction is not None
+        loss, new = self._backward(*inputs)
+        self.reduction.take(loss)
+        return _carry(inputs[-1], new)
+
+    def _backward(self, *inputs: Any) -> tuple[Tensor, Any]:
         self.optimizer.zero_grad(set_to_none=True)
         # Without a graph that reaches into the buffer, which is overwritten below.
-        objective, loss, new = self.objective(*inputs[:-1], detach_state(state))
+        objective, loss, new = self.objective(*inputs[:-1], detach_state(inputs[-1]))
         objective.backward()  # type: ignore[no-untyped-call]
+        return loss.detach(), new
+
+    def _apply(self) -> Tensor:
         norm = clip_gradients(self.parameters, self.clip or 0.0)
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        with torch.no_grad():
-            for buffer, leaf in zip(state_tensors(state), state_tensors(new), strict=True):
-                buffer.copy_(leaf)
-        return loss.detach(), norm, state
+        return norm
+
+
+@torch.no_grad()
+def _carry(state: Any, new: Any) -> Any:
+    """The new state in the buffers of the old."""
+    for buffer, leaf in zip(state_tensors(state), state_tensors(new), strict=True):
+        buffer.copy_(leaf)
+    return state
 
 
 def tensor_rates(optimizer: torch.optim.Optimizer, device: torch.device) -> None:

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import itemgetter
 from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastslow.data.streams import rank_columns
 from fastslow.lm.model import CharLM
-from fastslow.state import detach_state
+from fastslow.noise import draw_key
+from fastslow.state import detach_state, map_state, state_tensors
 from fastslow.training.clip import clip_gradients
 from fastslow.training.config import TrainConfig
+from fastslow.training.distributed import Group, Ranks
+from fastslow.training.reduction import GradientSum
 
 
 class Step(NamedTuple):
     """What one update gives.
 
-    loss_nats: total loss of the window over all its targets, no dimensions, float32 or wider, on the model's device.
+    loss_nats: total loss of the window over all its targets, those of other ranks as well, no dimensions, float32 or
+        wider, on the model's device.
     gradient_norm: global norm before the clip, likewise.
     state: the state to carry into the next window, detached.
     """
@@ -47,30 +53,78 @@ class Updater:
 
     Whoever divides the loss by time as well must divide `clip` too: with 150 steps the clip is nearly always on, and
     acts as gradient normalisation.
+
+    With `accumulate` the streams go through in parts, one after another, and the loss's gradients add up. With several
+    `ranks` each gives the streams of its own columns, and the gradients of all are added up before the clip. Either way
+    every stream has the masks that it has in the whole batch.
     """
 
-    def __init__(self, lm: CharLM, config: TrainConfig) -> None:
+    def __init__(self, lm: CharLM, config: TrainConfig, ranks: Ranks | None = None) -> None:
         self.lm, self.config = lm, config
         self.parameters = list(lm.parameters())
         self.optimizer = torch.optim.Adam(
             self.parameters, lr=config.rate, betas=(config.beta1, config.beta2), eps=config.epsilon, fused=True
         )
+        self.reduction: GradientSum | None = None
+        if isinstance(ranks, Group):
+            columns = ranks.columns(config.batch)
+            assert columns is not None  # a batch has a stream for every rank
+            lm.layer.first_row = columns.start
+            self.reduction = GradientSum(self.parameters, ranks)
 
     def step(self, inputs: Tensor, targets: Tensor, state: Any, rate: float) -> Step:
         """inputs, targets: (T, B) int64 on the model's device; state of the last window, or None for zeros."""
-        bf16 = self.config.precision == "bf16"
-        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=bf16):
-            logits, new = self.lm(inputs, state)
-        # In full precision whatever the products were in.
-        logits = logits.float() if logits.dtype != torch.float64 else logits
-        loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
-        (loss / inputs.shape[1]).backward()  # type: ignore[no-untyped-call]
+        objective, loss, new = self._objective(inputs, targets, state)
+        if self.reduction is not None:
+            self.reduction.begin(loss)
+        objective.backward()  # type: ignore[no-untyped-call]
+        if self.reduction is not None:
+            loss = self.reduction.finish()
         norm = self._clip()
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return Step(loss.detach(), norm, detach_state(new))
+
+    def _objective(self, inputs: Tensor, targets: Tensor, state: Any) -> tuple[Tensor, Tensor, Any]:
+        """What to minimise (of the last part; those before have had their backward pass), the loss and the state."""
+        parts = self.config.accumulate
+        if parts == 1:
+            return self._forward(inputs, targets, state, inputs.shape[1])
+        width, layer = inputs.shape[1], self.lm.layer
+        first_row = layer.first_row
+        # One key for all parts, drawn where the whole window would draw it.
+        layer.noise_key = draw_key(inputs.device) if layer.training and layer.rates.random else None
+        losses, states = [], []
+        try:
+            for part in range(parts):
+                columns = rank_columns(width, part, parts)
+                layer.first_row = first_row + columns.start
+                objective, loss, new = self._forward(
+                    inputs[:, columns],
+                    targets[:, columns],
+                    None if state is None else map_state(itemgetter(columns), state),
+                    width,
+                )
+                losses.append(loss.detach())
+                states.append(detach_state(new))
+                if part < parts - 1:
+                    objective.backward()  # type: ignore[no-untyped-call]
+        finally:
+            layer.first_row, layer.noise_key = first_row, None
+        return objective, torch.stack(losses).sum(), _side_by_side(states)
+
+    def _forward(self, inputs: Tensor, targets: Tensor, state: Any, width: int) -> tuple[Tensor, Tensor, Any]:
+        """The loss over the streams of the batch, the loss, and the new state; `width` streams are this process's."""
+        bf16 = self.config.precision == "bf16"
+        # Autocast is entered and left here, and so is its cache of cast weights: a recording has it whole.
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=bf16):
+            logits, new = self.lm(inputs, state)
+        # In full precision whatever the products were in.
+        logits = logits.float() if logits.dtype != torch.float64 else logits
+        loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
+        return loss / (width if self.reduction is None else self.config.batch), loss, new
 
     def _clip(self) -> Tensor:
         return clip_gradients(self.parameters, self.config.clip)
@@ -96,6 +150,12 @@ class Updater:
         self.optimizer.load_state_dict(stored)
 
 
+def _side_by_side(states: list[Any]) -> Any:
+    """The states of parts of a batch as the whole batch's."""
+    leaves = (torch.cat(parts) for parts in zip(*map(state_tensors, states), strict=True))
+    return map_state(lambda _: next(leaves), states[0])
+
+
 ADAM_TENSORS = ("exp_avg", "exp_avg_sq", "step")
 """What Adam keeps of each weight: two tensors like it, and a count without dimensions."""
 
@@ -108,15 +168,20 @@ class WeightAverage:
 
     def __init__(self, lm: CharLM, decay: float) -> None:
         self.decay = decay
+        self._follow(lm)
+
+    def _follow(self, lm: CharLM) -> None:
         self.weights = [parameter.detach().clone() for parameter in lm.parameters()]
         self.names = [name for name, _ in lm.named_parameters()]
         self.lm = lm
 
-    @torch.no_grad()
     def update(self, updates: int) -> None:
         """Take in the weights after update number `updates`."""
-        d = min(self.decay, (1 + updates) / (10 + updates))
-        torch._foreach_lerp_(self.weights, [p.detach() for p in self.lm.parameters()], 1.0 - d)
+        self._approach(1.0 - min(self.decay, (1 + updates) / (10 + updates)))
+
+    @torch.no_grad()
+    def _approach(self, part: float) -> None:
+        torch._foreach_lerp_(self.weights, [p.detach() for p in self.lm.parameters()], part)
 
     def swap(self) -> None:
         """Exchange the model's weights with the average; a second time undoes it."""
@@ -132,3 +197,17 @@ class WeightAverage:
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         for name, average in zip(self.names, self.weights, strict=True):
             average.copy_(tensors[name])
+
+
+class TailAverage(WeightAverage):
+    """The uniform mean of the weights after each of the last n updates: average += (weights - average) / n.
+
+    With n = 0 it is the weights themselves.
+    """
+
+    def __init__(self, lm: CharLM) -> None:
+        self._follow(lm)
+
+    def update(self, updates: int) -> None:
+        """Take in the weights after number `updates` of those to be averaged."""
+        self._approach(1.0 / max(1, updates))

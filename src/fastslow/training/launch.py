@@ -1,0 +1,70 @@
+"""What the environment says of the other processes of a job, as torchrun sets it."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fastslow.errors import FastslowError
+
+NEEDED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+"""Variables that every process of a job has."""
+
+HOW = "start several processes with torchrun, or unset RANK and WORLD_SIZE to train with one"
+
+
+class LaunchError(FastslowError):
+    """Processes that were not started, or cannot be reached, as they should."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """This process among those of its job.
+
+    rank: 0 to size - 1. local_rank: among those of this machine.
+    job: names the job that goes on from one restart of its processes to the next; None outside of torchrun.
+    restarted: whether torchrun has started the processes again after a failure.
+    address: where they meet.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    job: str | None = None
+    restarted: bool = False
+    address: str = ""
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes files and speaks to people."""
+        return self.rank == 0
+
+
+def find_launch(environment: Mapping[str, str] | None = None) -> Launch:
+    """This process's place, one process alone where the environment names no others. Raises LaunchError."""
+    env = os.environ if environment is None else environment
+    if "RANK" not in env and "WORLD_SIZE" not in env:
+        return Launch()
+    missing = [name for name in NEEDED if not env.get(name)]
+    if missing:
+        there = "RANK" if "RANK" in env else "WORLD_SIZE"
+        raise LaunchError(f"the environment has {there} but no {' and no '.join(missing)}: {HOW}")
+    size = _number(env, "WORLD_SIZE", 1, 10**6)
+    rank = _number(env, "RANK", 0, size - 1)
+    local_rank = _number(env, "LOCAL_RANK", 0, rank)
+    port = _number(env, "MASTER_PORT", 0, 65535)
+    job = None
+    if "TORCHELASTIC_RUN_ID" in env:
+        # Its agent outlives its processes, and is the parent of them all.
+        job = f"{env['TORCHELASTIC_RUN_ID']} {socket.gethostname()} {os.getppid()}"
+    restarted = _number(env, "TORCHELASTIC_RESTART_COUNT", 0, 10**9) > 0
+    return Launch(rank, size, local_rank, job, restarted, f"{env['MASTER_ADDR']}:{port}")
+
+
+def _number(env: Mapping[str, str], name: str, low: int, high: int) -> int:
+    text = env.get(name, "0")
+    if not text.isdecimal() or not low <= int(text) <= high:
+        raise LaunchError(f"{name} in the environment must be a number from {low} to {high}; got {text[:40]!r}: {HOW}")
+    return int(text)
