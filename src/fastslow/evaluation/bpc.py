@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -123,6 +123,18 @@ class Evaluation:
         )
 
 
+class Sharing(Protocol):
+    """Processes that each score some of a text's streams; `training.distributed.Ranks` are such."""
+
+    def columns(self, count: int) -> slice | None:
+        """The part of `count` streams that this one scores; None where it has none."""
+        ...
+
+    def sum(self, *values: float) -> list[float]:
+        """The sums of all processes' values."""
+        ...
+
+
 def evaluate(
     models: CharLM | Sequence[CharLM],
     text: Buffer | Text,
@@ -132,6 +144,7 @@ def evaluate(
     warm: int = 0,
     per_symbol: bool = False,
     on_window: Callable[[int, int], None] | None = None,
+    sharing: Sharing | None = None,
 ) -> Evaluation:
     """The loss of one model, or of several whose probabilities are averaged, on a text.
 
@@ -143,6 +156,8 @@ def evaluate(
         warm: symbols each stream but the first reads before its own, unscored.
         per_symbol: whether to keep the loss of each symbol.
         on_window: called with the symbols done and the symbols there are after each window; may raise to stop.
+        sharing: processes that all make this call with equal models and share out the streams: each gets the whole
+            result. They call `on_window` equally often. Not with `per_symbol`.
 
     Raises AlphabetError for a symbol the models do not know, with its offset; DataError for a text that is too short;
     ModelError for models whose alphabets differ or that predict no numbers.
@@ -155,48 +170,58 @@ def evaluate(
         raise DataError(
             f"{name} is too short: it has {len(data)} bytes, and a score needs one to read and one to predict"
         )
+    if per_symbol and sharing is not None:
+        raise ValueError(
+            "the losses of single symbols are not shared between processes: leave per_symbol or sharing out"
+        )
     symbols = members[0].alphabet.encode(data, name=name)
-    cut = Streams.evaluation(symbols, streams, window or max(1, min(512, CELLS_PER_WINDOW // streams)))
+    window = window or max(1, min(512, CELLS_PER_WINDOW // streams))
+    columns = slice(0, streams) if sharing is None else sharing.columns(streams)
+    cut = Streams.evaluation(symbols, streams, window, columns=columns)
     warm = min(warm, cut.targets // streams) if streams > 1 else 0
 
     total = torch.zeros((), dtype=torch.float64, device=members[0].device)
     first: Tensor | None = None
     kept: list[Tensor] = []
     masks: list[Tensor] = []
-    done = 0
     with torch.inference_mode(), ExitStack() as modes:
         for lm in members:
             modes.enter_context(lm.evaluating())
-        states = [_warm_state(lm, symbols, streams, warm) for lm in members]
-        for part in cut:
-            losses = []
-            for i, lm in enumerate(members):
-                scored = lm.token_nats(part.inputs.to(lm.device), part.targets.to(lm.device), states[i])
-                states[i] = scored.state
-                losses.append(scored.nats.to(total.device))
-            nats = losses[0] if len(losses) == 1 else averaged(losses)
-            mask = part.mask()
-            if mask is not None:
-                nats = nats.masked_fill(~mask.to(nats.device), 0.0)
-            total += nats.sum(dtype=torch.float64)
-            first = nats[0, 0] if first is None else first
-            if per_symbol:
-                kept.append(nats.float().cpu())
-                masks.append(torch.ones_like(part.targets, dtype=torch.bool) if mask is None else mask)
-            done += part.symbols
+        states = [None if columns is None else _warm_state(lm, symbols, streams, warm, columns) for lm in members]
+        for index in range(len(cut)):
+            if columns is not None:
+                part = cut[index]
+                losses = []
+                for i, lm in enumerate(members):
+                    scored = lm.token_nats(part.inputs.to(lm.device), part.targets.to(lm.device), states[i])
+                    states[i] = scored.state
+                    losses.append(scored.nats.to(total.device))
+                nats = losses[0] if len(losses) == 1 else averaged(losses)
+                mask = part.mask()
+                if mask is not None:
+                    nats = nats.masked_fill(~mask.to(nats.device), 0.0)
+                total += nats.sum(dtype=torch.float64)
+                first = nats[0, 0] if first is None else first
+                if per_symbol:
+                    kept.append(nats.float().cpu())
+                    masks.append(torch.ones_like(part.targets, dtype=torch.bool) if mask is None else mask)
             if on_window is not None:
-                on_window(done, cut.targets)
-    nats_total = float(total)
+                # Streams are equally long, but for one symbol.
+                on_window(min(cut.targets, (index + 1) * window * streams), cut.targets)
+    nats_total, first_nats = float(total), 0.0 if first is None else float(first)
+    if sharing is not None:
+        has_first = columns is not None and columns.start == 0
+        nats_total, first_nats = sharing.sum(nats_total, first_nats if has_first else 0.0)
     if not math.isfinite(nats_total):
         raise ModelError(f"the model predicts no numbers on {name}: its weights are damaged, or its training diverged")
     return Evaluation(
         nats=nats_total,
-        symbols=done,
+        symbols=cut.targets,
         streams=streams,
         warm=warm,
         models=len(members),
         seconds=time.perf_counter() - started,
-        char=None if first is None else char_protocol(data, nats_total, float(first)),
+        char=char_protocol(data, nats_total, first_nats),
         symbol_nats=_in_text_order(kept, masks) if per_symbol else None,
     )
 
@@ -219,8 +244,11 @@ def averaged(losses: Sequence[Tensor]) -> Tensor:
     return math.log(len(losses)) - torch.stack([-nats for nats in losses]).logsumexp(0)
 
 
-def _warm_state(lm: CharLM, symbols: UInt8Array, streams: int, warm: int) -> Any:
-    """The state of all streams after each has read the `warm` symbols before its first input; the first has none."""
+def _warm_state(lm: CharLM, symbols: UInt8Array, streams: int, warm: int, columns: slice) -> Any:
+    """The state of the `columns` of the streams after each has read the `warm` symbols before its first input.
+
+    The first stream has none before it.
+    """
     if warm == 0:
         return None
     short, longer = divmod(len(symbols) - 1, streams)
@@ -229,11 +257,11 @@ def _warm_state(lm: CharLM, symbols: UInt8Array, streams: int, warm: int) -> Any
     begins = np.cumsum(counts) - counts
     at = begins + np.arange(-warm, 0, dtype=np.int64)[:, None]  # (warm, B)
     at[:, 0] = 0
-    tokens = torch.from_numpy(symbols[at].astype(np.int64)).to(lm.device)
+    tokens = torch.from_numpy(symbols[at[:, columns]].astype(np.int64)).to(lm.device)
     state: Any = None
     for part in torch.split(tokens, max(1, CELLS_PER_WINDOW // streams)):
         _, state = lm(part, state)
-    is_first = torch.arange(streams, device=lm.device) == 0
+    is_first = torch.arange(streams, device=lm.device)[columns] == 0
     return reset_rows(state, is_first)
 
 

@@ -2,9 +2,9 @@
 
 What `DistributedDataParallel` does, for this package's updates: gradients are copied into flat *buckets*, in the order
 in which a backward pass makes them, and a bucket's sum is on its way while the pass makes the next. Three things are
-different. Sums are taken where it takes means, so that ranks may own different numbers of streams. The window's loss travels with
-the first bucket. And an update that is recorded as a graph can make its gradients, exchange them and apply them in
-three steps (`take`, `exchange`), where hooks inside a recording would not run.
+different. Sums are taken where it takes means, so that ranks may own different numbers of streams. The window's loss
+travels with the first bucket. And an update that is recorded as a graph can make its gradients, exchange them and apply
+them in three steps (`take`, `exchange`), where hooks inside a recording would not run.
 
 In backpropagation through time the gradient of a recurrent weight is a sum over all steps, complete only when the pass
 has reached the first: what overlaps with it is the output layer's exchange; the recurrent weights' overlaps with that
