@@ -10,7 +10,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from fastslow.data.streams import Streams, Window, random_offset, rank_columns
+from fastslow.data.streams import Streams, Window, random_offset, random_resets, rank_columns
 from fastslow.data.text import open_text
 from fastslow.errors import DataError
 
@@ -68,6 +68,28 @@ def test_training_scores_each_stream_in_order_and_drops_only_the_rest(
         assert targets == list(range(start + 1, start + steps + 1))
     assert streams.steps == steps
     assert streams.targets == steps * batch
+
+
+@given(st.integers(20, 250), st.integers(1, 4), st.integers(1, 20), st.integers(1, 9), st.integers(0, 99))
+def test_windows_of_random_lengths_read_the_same_text(n: int, batch: int, window: int, jitter: int, seed: int) -> None:
+    assume(2 * jitter < window and (n - 1) // batch >= window)
+    plain = Streams.training(numbered(n), batch, window)
+    moved = Streams.training(numbered(n), batch, window, jitter=jitter, seed=(seed,))
+    assert (len(moved), moved.steps, moved.targets) == (len(plain), plain.steps, plain.targets)
+    assert [w.start for w in moved] == [moved.start(i) for i in range(len(moved))]
+    assert moved.start(len(moved)) == moved.steps
+    assert all(abs(w.start - w.index * window) <= jitter for w in moved)
+    for column in range(batch):
+        assert scored(list(moved), column) == scored(list(plain), column)
+
+
+def test_lengths_of_windows_are_drawn_by_their_seed() -> None:
+    def lengths(*seed: int) -> list[int]:
+        return [w.steps for w in Streams.training(numbered(250), 1, 10, jitter=4, seed=seed)]
+
+    assert lengths(1, 2) == lengths(1, 2) != lengths(1, 3)
+    assert len({*lengths(1, 2)}) > 5
+    assert min(lengths(1, 2)) >= 10 - 2 * 4
 
 
 @given(sizes, batches, window_lengths, st.integers(1, 5), st.booleans())
@@ -177,6 +199,9 @@ def test_too_short_a_text_says_how_long_it_must_be() -> None:
         {"window": 0},
         {"ragged": "pad"},
         {"offset": -1},
+        {"jitter": -1},
+        {"jitter": 2},
+        {"jitter": 1, "ragged": "keep"},
         {"columns": slice(2, 2)},
         {"columns": slice(0, 9)},
         {"columns": slice(0, 4, 2)},
@@ -203,6 +228,15 @@ def test_random_offset_depends_on_its_arguments_alone() -> None:
     assert random_offset(-1, 0, 1) == 0
     with pytest.raises(ValueError, match="limit"):
         random_offset(0, 0, 0)
+
+
+def test_random_resets_depend_on_their_arguments_alone() -> None:
+    drawn = np.stack([random_resets(7, update, 50, 0.1) for update in range(100)])
+    assert np.array_equal(drawn, np.stack([random_resets(7, update, 50, 0.1) for update in range(100)]))
+    assert not np.array_equal(drawn, np.stack([random_resets(8, update, 50, 0.1) for update in range(100)]))
+    assert 0.08 < drawn.mean() < 0.12
+    assert random_resets(-1, 0, 3, 1.0).all()
+    assert not random_resets(0, 0, 3, 0.0).any()
 
 
 @given(st.integers(1, 300), st.integers(1, 16))

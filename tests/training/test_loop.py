@@ -10,14 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastslow.data.streams import Streams
+from fastslow.data.streams import Streams, random_resets
 from fastslow.data.text import Splits, Text
 from fastslow.errors import AlphabetError, DataError
 from fastslow.evaluation import evaluate
 from fastslow.lm import CharLM
 from fastslow.lm.config import ConfigError
+from fastslow.state import state_tensors
 from fastslow.training import events, read_metrics, read_record, train
 from fastslow.training.events import Event, Saved, Started, Updated, Validated
+from fastslow.training.loop import _check_recipe
 from fastslow.training.schedule import learning_rate
 from fastslow.training.updater import Step, Updater
 
@@ -125,6 +127,37 @@ def test_random_offsets_move_the_windows(tmp_path: Path, monkeypatch: pytest.Mon
     assert not torch.equal(spy.calls[epochs[0]][0], spy.calls[epochs[1]][0])
 
 
+def test_windows_of_random_lengths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spy = Spy(monkeypatch)
+    result = run(tmp_path / "run", max_updates=60, jitter=3, schedule="constant")
+    epoch = len(Streams.training(SPLITS.train.data, RECIPE.batch, RECIPE.window))
+    assert epoch < 60 < 2 * epoch
+    text = torch.cat([inputs for inputs, *_ in spy.calls[:epoch]])
+    assert torch.equal(text, torch.cat([w.inputs for w in Streams.training(SPLITS.train.data, 4, 8)]))
+    lengths = [len(inputs) for inputs, *_ in spy.calls]
+    assert len(set(lengths)) > 3
+    assert lengths[: 60 - epoch] != lengths[epoch:]
+    assert result.characters == 4 * sum(lengths)
+    with pytest.raises(ConfigError, match="a GPU's are recorded for one"):
+        _check_recipe(replace(RECIPE, jitter=3), SPLITS, "cuda:1")
+
+
+def test_states_are_reset_at_random(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spy = Spy(monkeypatch)
+    run(tmp_path / "run", reset=0.4, max_updates=12)
+    seen = []
+    for update, (_, _, state, _) in enumerate(spy.calls):
+        if update == 0:
+            assert state is None
+            continue
+        rows = torch.from_numpy(random_resets(RECIPE.seed, update, RECIPE.batch, 0.4))
+        for leaf, before in zip(state_tensors(state), state_tensors(spy.steps[update - 1].state), strict=True):
+            assert not leaf[rows].any()
+            assert torch.equal(leaf[~rows], before[~rows])
+        seen += rows.tolist()
+    assert {True, False} == set(seen)
+
+
 def test_the_plateau_rule_reaches_the_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spy = Spy(monkeypatch)
     run(
@@ -179,6 +212,24 @@ def test_averaged_weights_are_validated_and_kept(tmp_path: Path) -> None:
     assert [line for line in metrics(out) if line["kind"] == "train"] == [
         line for line in metrics(tmp_path / "plain") if line["kind"] == "train"
     ]
+
+
+def test_the_mean_of_the_last_weights_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights: list[Tensor] = []
+    real = Updater.step
+
+    def step(updater: Updater, *given: Any) -> Step:
+        done = real(updater, *given)
+        weights.append(updater.lm.head.weight.detach().clone())
+        return done
+
+    monkeypatch.setattr(Updater, "step", step)
+    out = tmp_path / "run"
+    result = run(out, average_from=0.5)
+    assert result.best_update == 30  # else this shows nothing
+    assert len(weights) == 30
+    kept = CharLM.from_pretrained(out).head.weight
+    torch.testing.assert_close(kept, torch.stack(weights[15:]).mean(0))
 
 
 def test_seeds(tmp_path: Path) -> None:

@@ -70,11 +70,13 @@ def test_killed_once(tmp_path: Path, undisturbed: Path, kind: type[Event], updat
     "changes",
     [
         {"average": 0.9},
+        {"average_from": 0.4},
         {"random_offset": True},
+        {"jitter": 3, "reset": 0.3, "max_updates": 70, "checkpoint_every": 25},
         {"schedule": "plateau", "patience": 1, "validate_every": 3, "rate": 0.3},
         {"schedule": "step", "decay_epoch": 1, "validate_every": 0, "max_updates": 70, "checkpoint_every": 25},
     ],
-    ids=["average", "offset", "plateau", "epochs"],
+    ids=["average", "tail", "offset", "lengths and resets", "plateau", "epochs"],
 )
 def test_killed_again_and_again(tmp_path: Path, changes: dict[str, Any]) -> None:
     run(tmp_path / "whole", **changes)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from fastslow.state import state_tensors
 from fastslow.training import TrainConfig
-from fastslow.training.updater import Updater, WeightAverage
+from fastslow.training.updater import TailAverage, Updater, WeightAverage
 
 from ..lm.models import LETTERS, small_lm
 
@@ -99,6 +99,20 @@ def test_the_average_of_the_weights() -> None:
     average.swap()
     assert torch.equal(lm.head.weight, latest)
     assert average.tensors().keys() == dict(lm.named_parameters()).keys()
+
+
+def test_the_mean_of_the_last_weights() -> None:
+    lm = small_lm(dtype=torch.float64)
+    average = TailAverage(lm)
+    seen = []
+    for count in (0, 0, 1, 2, 3):
+        with torch.no_grad():
+            lm.head.weight.mul_(-1.5)
+        average.update(count)
+        seen.append(lm.head.weight.detach().clone())
+        if count < 2:
+            assert torch.equal(average.tensors()["head.weight"], seen[-1])
+    torch.testing.assert_close(average.tensors()["head.weight"], sum(seen[-3:]) / 3)
 
 
 def test_bf16_is_autocast_around_float32_weights() -> None:

@@ -14,7 +14,7 @@ Windows are made one at a time; the text itself may be a memory-mapped file.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -81,6 +81,7 @@ class Streams:
         window: int,
         steps: int,
         columns: slice,
+        shifts: NDArray[np.int64] | None = None,
     ) -> None:
         self._symbols = symbols
         self._all_first = first  # (B,) where each stream's first input stands in the text
@@ -90,6 +91,7 @@ class Streams:
         self._steps = steps
         self._columns = columns
         self._window = window
+        self._shifts = shifts  # (windows + 1,) how much later each window begins than its number says
 
     @classmethod
     def training(
@@ -100,6 +102,8 @@ class Streams:
         *,
         ragged: str = "drop",
         offset: int = 0,
+        jitter: int = 0,
+        seed: Sequence[int] = (0,),
         columns: slice | None = None,
     ) -> Streams:
         """The cut for training: B streams of equal length; the targets that do not fill all of them are left out.
@@ -107,6 +111,8 @@ class Streams:
         ``symbols``: ``uint8`` (N,).  ``ragged`` says what becomes of a last window shorter than ``window``:
         ``"drop"``, as the authors do, or ``"keep"``.  ``offset`` leaves out that many symbols at the start of the
         text, for all streams together; a new one each pass (:func:`random_offset`) moves the windows' edges.
+        ``jitter`` moves each edge between two windows, for all streams together, by up to that many steps either way,
+        drawn by ``seed``: as many windows, of lengths around ``window``.
 
         Raises :class:`~fastslow.errors.DataError` when the text is too short for a single window, ``ValueError``
         for senseless settings.
@@ -116,6 +122,10 @@ class Streams:
             raise ValueError(f"ragged must be 'drop' or 'keep'; got {ragged!r}")
         if offset < 0:
             raise ValueError(f"offset must not be negative; got {offset}")
+        if not 0 <= 2 * jitter < window:
+            raise ValueError(f"jitter must be at least 0 and below half a window of {window:,}; got {jitter:,}")
+        if jitter and ragged != "drop":
+            raise ValueError("jitter needs windows of one length to move the edges of: ragged must be 'drop'")
         length = max(0, len(text) - offset - 1) // batch
         steps = length - length % window if ragged == "drop" else length
         if steps == 0:
@@ -126,7 +136,11 @@ class Streams:
             )
         first = offset + length * np.arange(batch, dtype=np.int64)
         counts = np.full(batch, steps, dtype=np.int64)
-        return cls(text, first, counts, window, steps, _checked_columns(columns, batch))
+        shifts = None
+        if jitter:
+            shifts = np.zeros(steps // window + 1, dtype=np.int64)  # the first and the last edge stay
+            shifts[1:-1] = np.random.default_rng(seed).integers(-jitter, jitter + 1, size=len(shifts) - 2)
+        return cls(text, first, counts, window, steps, _checked_columns(columns, batch), shifts)
 
     @classmethod
     def evaluation(cls, symbols: UInt8Array, batch: int, window: int, *, columns: slice | None = None) -> Streams:
@@ -153,8 +167,13 @@ class Streams:
 
     @property
     def window(self) -> int:
-        """T of every window but, perhaps, the last."""
+        """T of every window but, perhaps, the last; with jitter their mean."""
         return self._window
+
+    def start(self, index: int) -> int:
+        """The steps every stream has done before window ``index``; before ``len(streams)``, all."""
+        shift = 0 if self._shifts is None else int(self._shifts[index])
+        return min(index * self._window + shift, self._steps)
 
     @property
     def batch(self) -> int:
@@ -193,8 +212,8 @@ class Streams:
         if not -count <= index < count:
             raise IndexError(f"window {index} is out of range: there are {count}")
         index %= count
-        start = index * self._window
-        steps = min(self._window, self._steps - start)
+        start = self.start(index)
+        steps = self.start(index + 1) - start
         lengths = np.clip(self._counts - start, 0, steps)
         full = bool((lengths == steps).all())
         at = (self._first + start) + np.arange(steps + 1, dtype=np.int64)[:, None]  # (T + 1, B)
@@ -232,6 +251,14 @@ def random_offset(seed: int, epoch: int, limit: int) -> int:
         raise ValueError(f"limit must be at least 1; got {limit}")
     # Seeds of numpy's are not negative; torch's may be.
     return int(np.random.default_rng([seed % 2**64, epoch]).integers(limit))
+
+
+def random_resets(seed: int, update: int, batch: int, probability: float) -> NDArray[np.bool_]:
+    """The streams whose state is to be zero before an update, each with ``probability``: (B,), of all ranks together.
+
+    It depends on nothing but its arguments, so a resumed run and every rank find the same ones.
+    """
+    return np.random.default_rng([seed % 2**64, update, 2]).random(batch) < probability
 
 
 def rank_columns(batch: int, rank: int, ranks: int) -> slice:
