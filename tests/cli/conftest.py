@@ -8,14 +8,19 @@ from pathlib import Path
 import pytest
 import torch
 
+from fastslow.lm import packaged
+from fastslow.models.make import make
 from tests.cli.command import TEXT, save_model
+from tests.models.boxed import boxed_lm, empty_the_box
 
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Each test in an empty folder, so that no `runs/` of the checkout is seen; with an empty data folder."""
+    """Each test in an empty folder, so that no `runs/` of the checkout is seen; with an empty data folder, and with a
+    package that came without models."""
     folder = tmp_path / "here"
     folder.mkdir()
+    empty_the_box(monkeypatch, tmp_path)
     monkeypatch.chdir(folder)
     monkeypatch.setenv("FASTSLOW_DATA", str(tmp_path / "data"))
     for name in ("NO_COLOR", "FORCE_COLOR", "FASTSLOW_DEBUG"):
@@ -33,6 +38,20 @@ def threads() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="session")
+def packaged_english(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("box")
+    make(boxed_lm(), folder / packaged.DEFAULT)
+    return folder
+
+
+@pytest.fixture
+def box(packaged_english: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a small model in the box, called english."""
+    monkeypatch.setattr(packaged, "models_folder", lambda: packaged_english)
+    return packaged_english / packaged.DEFAULT
 
 
 @pytest.fixture

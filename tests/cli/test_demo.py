@@ -55,6 +55,24 @@ def test_the_demo_shows_what_it_promises(capsys: pytest.CaptureFixture[str]) -> 
     assert "fastslow sample runs/demo" in told
 
 
+def test_the_model_in_the_box_reads_a_sentence(box: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = output_of(capsys, "demo", "--out", "d").splitlines()
+    at = told.index("The model in the box, english (4,620 weights), reads a sentence (--say has yours):")
+    assert told[at + 2].endswith(demo_command.SENTENCE)
+    assert any(character.isdigit() or character == "#" for character in told[at + 3])  # random weights: all surprises
+    mine = output_of(capsys, "demo", "--out", "d", "--say", "né so").splitlines()
+    assert mine[mine.index(told[at]) + 2].endswith("│ né so")
+    assert error_of(capsys, "demo", "--say", "x") == "--say takes a sentence, of at least 2 bytes; got 'x'"
+
+
+def test_without_a_box_no_sentence_is_read(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "in the box" not in output_of(capsys, "demo", "--out", "d")
+    assert error_of(capsys, "demo", "--say", "A sentence.", "--out", "e") == (
+        "--say is for the model in the box, and this package came without one"
+    )
+    assert not Path("e").exists()
+
+
 def test_a_finished_demo_is_replaced(capsys: pytest.CaptureFixture[str]) -> None:
     output_of(capsys, "demo", "--out", "d")
     first = json.loads(Path("d/run.json").read_text())

@@ -25,7 +25,7 @@ def box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_name_finds_it(box: Path) -> None:
-    assert packaged.packaged_models() == ["english"]
+    assert packaged.packaged_models() == {"english": box / "english"}
     assert packaged.packaged("english") == packaged.packaged(Path("english")) == box / "english"
     assert packaged.default_model() == box / "english"
     lm = CharLM.from_pretrained("english")
@@ -61,13 +61,13 @@ def test_names_that_are_none(box: Path) -> None:
 
 def test_a_half_removed_model_is_none(box: Path) -> None:
     (box / "english" / "config.json").unlink()
-    assert packaged.packaged_models() == []
+    assert packaged.packaged_models() == {}
     assert packaged.default_model() is None
 
 
 def test_a_package_without_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     empty_the_box(monkeypatch, tmp_path)
-    assert packaged.packaged_models() == []
+    assert packaged.packaged_models() == {}
     assert packaged.default_model() is packaged.packaged("english") is None
     with pytest.raises(ModelError, match=r"there is no model english: name a run's folder, such as runs/demo$"):
         CharLM.from_pretrained("english")

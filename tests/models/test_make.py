@@ -137,7 +137,7 @@ def test_weights_that_would_not_come_back_are_refused(tmp_path: Path, monkeypatc
 
 @pytest.mark.parametrize("name", packaged.packaged_models())
 def test_the_packaged_models_are_whole(name: str) -> None:
-    folder = packaged.models_folder() / name
+    folder = packaged.packaged_models()[name]
     lm = CharLM.from_pretrained(folder)
     assert lm.alphabet.is_bytes
     with safe_open(folder / "model.safetensors", framework="pt") as file:

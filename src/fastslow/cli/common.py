@@ -11,6 +11,7 @@ import tyro
 from rich.console import Console
 
 from fastslow.errors import FastslowError
+from fastslow.lm.packaged import default_model, packaged, packaged_models, shown_name
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +28,10 @@ SMALL_MODEL = 4_000_000
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")]
 """Off unless given."""
 
-Run = Annotated[str | None, tyro.conf.arg(metavar="RUN", help_behavior_hint="(default: the newest in runs/)")]
+Run = Annotated[
+    str | None,
+    tyro.conf.arg(metavar="RUN", help_behavior_hint="(default: english, in the box; without it the newest in runs/)"),
+]
 Device = Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: a GPU if there is one)")]
 Backend = Annotated[str, tyro.conf.arg(metavar="NAME")]
 Count = Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")]
@@ -86,9 +90,9 @@ def check_backend(name: str) -> None:
 
 
 def load_model(name: str | None, device: str | None = None, backend: str = "auto") -> CharLM:
-    """The model called `name` (a run's folder), or the newest in `runs/`. Raises FastslowError."""
+    """The model called `name` (a run's folder, or one in the box), or `latest_model`. Raises FastslowError."""
     if name is None:
-        name = newest_model()
+        name = latest_model()
     check_path(name)
     check_backend(backend)
     where = find_device(device)
@@ -97,15 +101,48 @@ def load_model(name: str | None, device: str | None = None, backend: str = "auto
     return CharLM.from_pretrained(name, device=where, backend=backend)
 
 
-def newest_model() -> str:
-    """The name of the newest run, told to the reader. Raises OptionError when there is none."""
+# Two rules for a command that was given no model. What looks at what was trained (sample, evaluate) takes the newest
+# run here, and the model in the box where there is none. What works on files (score, compress) takes the model in the
+# box: a text scores the same, and an archive decodes, in whatever folder one stands.
+
+
+def latest_model(quiet: bool = False) -> str:
+    """The newest run's folder, else that of the model in the box; a note says which. Without both OptionError."""
+    return _boxed(quiet) if not _runs() and default_model() is not None else _newest(quiet)
+
+
+def model_for_files(quiet: bool = False) -> str:
+    """The folder of the model in the box, else the newest run's; a note says which. Without both OptionError."""
+    return _newest(quiet) if default_model() is None else _boxed(quiet)
+
+
+def _newest(quiet: bool) -> str:
     name = str(newest_run())
-    note(f"no model was named: taking the newest, {name}")
+    if not quiet:
+        note(f"no model was named: taking the newest, {name}")
     return name
 
 
+def _boxed(quiet: bool) -> str:
+    folder = default_model()
+    assert folder is not None
+    if not quiet:
+        note(f"model: {shown_name(folder)}, the one in the box ({weights_text(folder)})")
+    return str(folder)
+
+
+def weights_text(folder: Path) -> str:
+    """How many weights the model in `folder` has, as in ``1.8M weights``."""
+    from fastslow.lm import files, parameter_count
+
+    count = parameter_count(files.read_config(folder))
+    return f"{count / 1e6:.1f}M weights" if count >= 100_000 else f"{count:,} weights"
+
+
 def check_path(name: str) -> None:
-    """Raises OptionError for a missing folder that cannot be meant as a name on a model hub."""
+    """Raises OptionError for a missing folder, unless it can be a name on a model hub or of a model in the box."""
+    if packaged(name) is not None:
+        return
     looks_local = name.startswith((".", "/", "~", f"{RUNS}/")) or name.endswith("/") or name.count("/") != 1
     if looks_local and not os.path.exists(name):
         raise OptionError(f"there is no run {name}: {_known_runs()}")
@@ -113,7 +150,7 @@ def check_path(name: str) -> None:
 
 def newest_run() -> Path:
     """The folder in `runs/` whose weights are newest. Raises OptionError when there is none."""
-    found = list(RUNS.glob("*/model.safetensors"))
+    found = _runs()
     if not found:
         raise OptionError(
             f"no model was named and there is none in {RUNS}/: train one with `fastslow demo` or `fastslow train FILE`"
@@ -121,12 +158,18 @@ def newest_run() -> Path:
     return max(found, key=lambda path: path.stat().st_mtime).parent
 
 
+def _runs() -> list[Path]:
+    """The weights of the runs that have some."""
+    return list(RUNS.glob("*/model.safetensors"))
+
+
 def _known_runs() -> str:
     names = sorted(str(path.parent) for path in RUNS.glob("*/config.json"))
+    boxed = f"; in the box: {', '.join(packaged_models())}" if packaged_models() else ""
     if not names:
-        return "train one with `fastslow demo` or `fastslow train FILE`"
+        return f"train one with `fastslow demo` or `fastslow train FILE`{boxed}"
     more = f" and {len(names) - 6} more" if len(names) > 6 else ""
-    return f"there are {', '.join(names[:6])}{more}"
+    return f"there are {', '.join(names[:6])}{more}{boxed}"
 
 
 def plural(count: int, noun: str) -> str:

@@ -18,9 +18,10 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from fastslow.cli.common import OptionError, find_device, newest_run, note
+from fastslow.cli.common import OptionError, find_device, model_for_files, note
 from fastslow.codec.files import SUFFIX, Exists, open_source, remove, replacing
 from fastslow.errors import FastslowError, os_reason
+from fastslow.lm.packaged import packaged, packaged_models
 
 if TYPE_CHECKING:
     from fastslow.codec.archive import Options, Summary
@@ -81,7 +82,7 @@ def compress(
 
     Args:
         files: what to compress
-        model: the run, or folder with a model, that predicts (default: the newest in runs/)
+        model: the run, or folder with a model, that predicts (default: english, in the box; without it the newest run)
         decompress: decompress instead
         stdout: write to standard output
         keep: keep the files (they are kept anyway, unless --rm is given)
@@ -140,7 +141,7 @@ def decompress(
 
     Args:
         files: the archives
-        model: the run, or folder with a model, they were made with (default: the one inside, or one in runs/ that fits)
+        model: what they were made with (default: the one inside, or the one that fits of those in the box and in runs/)
         stdout: write to standard output
         keep: keep the archives (they are kept anyway, unless --rm is given)
         force: overwrite files
@@ -200,22 +201,18 @@ class _Asked:
     def model(self) -> CodecModel:
         """The model to compress with."""
         if self._model is None:
-            name = self.model_name
-            if name is None:
-                name = str(newest_run())
-                if not self.quiet:
-                    note(f"no model was named: taking the newest, {name}")
-            self._model = self._load(name)
+            self._model = self._load(self.model_name or model_for_files(self.quiet))
         return self._model
 
     def find_model(self, header: Header) -> CodecModel | None:
-        """The model to decompress with: the one named, or one in runs/ that has the archive's hash."""
+        """The model to decompress with: the one named, or one in the box or in runs/ that has the archive's hash."""
         if self.model_name is not None:
             return self.model()
         from fastslow.cli.common import RUNS
         from fastslow.codec.predictors import weight_bits
 
-        folders = sorted({path.parent for path in RUNS.glob("*/model.safetensors")})
+        folders = [*packaged_models().values()]
+        folders += sorted({path.parent for path in RUNS.glob("*/model.safetensors")})
         folders.sort(key=lambda folder: folder.name != header.model_name)  # the likeliest first
         for folder in folders:
             try:
@@ -231,7 +228,7 @@ class _Asked:
         from fastslow.codec.models import as_model
 
         check_path(name)
-        return as_model(name, self.device)
+        return as_model(packaged(name) or name, self.device)
 
 
 def _options(

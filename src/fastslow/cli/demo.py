@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import lzma
+import os
 import shlex
 import shutil
 import sys
@@ -15,9 +16,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text as Line
 
-from fastslow.cli.common import RUNS, note, output, use_few_threads
+from fastslow.cli.common import RUNS, OptionError, note, output, use_few_threads, weights_text
 from fastslow.cli.registry import COMMANDS
 from fastslow.lm.files import CONFIG_FILE, WEIGHTS_FILE
+from fastslow.lm.packaged import default_model, shown_name
 from fastslow.training.config import parse_duration
 from fastslow.training.folder import (
     CHECKPOINT_FILE,
@@ -50,22 +52,28 @@ def read_lines(path):
 """
 """Two typing errors for the model to find."""
 
+SENTENCE = "It was the best of times, it was the wurst of times, it was the age of wisdom and of telephones."
+"""One of a book of the model's own time, with two words that were not in it."""
+
 
 def demo(
     *,
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = RUNS / "demo",
     max_time: Annotated[str | None, tyro.conf.arg(metavar="TIME", help_behavior_hint="(default: the preset's)")] = None,
+    say: Annotated[str | None, tyro.conf.arg(metavar="TEXT", help_behavior_hint="(default: one of ours)")] = None,
 ) -> None:
     """Train a small Fast-Slow LSTM on the source of Python's standard library, and show what it can do.
 
     Within four minutes on two cores, without any download: training, the bits per character on text it has not seen
-    beside what xz and bzip2 need for it, a sample, and the surprising characters of some code with typing errors.
+    beside what xz and bzip2 need for it, a sample, and the surprising characters of some code with typing errors. Then
+    those of a sentence of yours, as the English model in the box reads it.
 
     An unfinished demo in the folder is gone on with; a finished one is replaced.
 
     Args:
         out: the run folder
         max_time: how long to train, such as 90s or 10m
+        say: the sentence that the model in the box reads
     """
     from dataclasses import replace
 
@@ -73,6 +81,12 @@ def demo(
     from fastslow.lm import CharLM
     from fastslow.training.loop import train
 
+    boxed = default_model()
+    if say is not None and boxed is None:
+        raise OptionError("--say is for the model in the box, and this package came without one")
+    sentence = os.fsencode(SENTENCE if say is None else say)
+    if len(sentence) < 2:
+        raise OptionError(f"--say takes a sentence, of at least 2 bytes; got {say!r}")
     preset = find_preset("demo")
     recipe = preset.train
     if max_time is not None:
@@ -105,7 +119,14 @@ def demo(
     console.print()
     _compare(console, text, result.test)
     _sample(console, lm)
-    _surprise(console, lm)
+    console.print("It reads, and marks what surprises it:")
+    _surprise(console, lm, JUDGED)
+    if boxed is not None:
+        console.print(
+            f"The model in the box, {shown_name(boxed)} ({weights_text(boxed)}), reads a sentence (--say has yours):",
+            soft_wrap=True,
+        )
+        _surprise(console, CharLM.from_pretrained(boxed), sentence)
     _next(console, out)
 
 
@@ -156,16 +177,15 @@ def _sample(console: Console, lm: CharLM) -> None:
     console.print()
 
 
-def _surprise(console: Console, lm: CharLM) -> None:
+def _surprise(console: Console, lm: CharLM, text: bytes) -> None:
     import numpy as np
 
     from fastslow.scoring import scored_lines, surprisals
     from fastslow.scoring.terminal import TerminalView
 
-    console.print("It reads, and marks what surprises it:")
     view = TerminalView(console)
     view.legend()
-    for line in scored_lines(surprisals(lm, np.frombuffer(JUDGED, dtype=np.uint8))):
+    for line in scored_lines(surprisals(lm, np.frombuffer(text, dtype=np.uint8))):
         view.line(line)
     console.print()
 

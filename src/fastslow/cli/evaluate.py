@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -17,18 +17,20 @@ from fastslow.cli.common import (
     OptionError,
     OutFile,
     check_path,
+    latest_model,
     load_model,
-    newest_model,
     note,
     print_json,
 )
 from fastslow.data.corpora import CORPORA, load_corpus
 from fastslow.data.text import Splits, Text, open_text
 from fastslow.errors import FastslowError
+from fastslow.lm.packaged import is_packaged, packaged, shown_name
 
 if TYPE_CHECKING:
     from fastslow.evaluation import Evaluation
     from fastslow.evaluation.dynamic import DynamicEvaluation, Trial
+    from fastslow.evaluation.temperature import FittedTemperature
     from fastslow.lm import CharLM
 
 Part = Literal["train", "valid", "test"]
@@ -48,6 +50,7 @@ def evaluate(
     decay: Annotated[float | None, tyro.conf.arg(metavar="X", help_behavior_hint="(default: tuned)")] = None,
     segment: Annotated[int, tyro.conf.arg(metavar="N")] = 50,
     int8: Flag = False,
+    fit_temperature: Annotated[str | None, tyro.conf.arg(metavar="PART|FILE", help_behavior_hint="")] = None,
     per_symbol: OutFile = None,
     against: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None,
     json: Flag = False,
@@ -58,10 +61,10 @@ def evaluate(
 
     TEXT is a file, - for standard input, or a corpus (ptb, enwik8, text8), of which the test part is taken. Without it
     the text is the test part the run kept aside. With several RUNs their probabilities are averaged. Without a RUN the
-    newest in runs/ is taken.
+    newest in runs/ is taken, or the model in the box, english, if there is none.
 
     Args:
-        runs_and_text: the folders of the runs, then the text
+        runs_and_text: the folders of the runs, or english for the model in the box; then the text
         part: which part of a corpus, or of the run's own text
         protocol: of a corpus; ptb has raw (the paper's) and char
         streams: cut the text in N pieces that run side by side: faster, and a little worse for the cold starts
@@ -71,6 +74,7 @@ def evaluate(
         decay: of --dynamic, back to the trained weights
         segment: of --dynamic, the symbols scored before they are learned from
         int8: with the layer's matrices rounded to 8 bits, and what that costs
+        fit_temperature: also at the temperature that is best on this text: valid, the run's own, or a file
         per_symbol: save the loss of each symbol, in nats, as a NumPy file (.npy)
         against: losses that --per-symbol saved of another model: print the difference with its interval
         json: print the result as JSON
@@ -86,6 +90,8 @@ def evaluate(
         raise OptionError("give both --rate and --decay, or neither: then both are tuned on validation text")
     if dynamic and int8:
         raise OptionError("--int8 rounds weights that --dynamic would train: give one of them")
+    if dynamic and fit_temperature is not None:
+        raise OptionError("--fit-temperature is for fixed weights, and --dynamic changes them: give one of them")
     if dynamic and (streams, warm) != (1, 0):
         raise OptionError("--dynamic reads the text in one stream: leave out --streams and --warm")
 
@@ -96,6 +102,7 @@ def evaluate(
     for run in runs:
         check_path(run)
     text = _own_text(runs[0], part) if named is None else _text(named, part, protocol)
+    other_text = None if fit_temperature is None else _fitting_text(runs[0], fit_temperature, text)
     models = [load_model(run, device, backend) for run in runs]
     kept = per_symbol is not None or other is not None
     result: Evaluation
@@ -109,13 +116,18 @@ def evaluate(
     else:
         streams = min(streams, max(1, len(text) - 1))
         result = measure(models, text, streams=streams, warm=warm, per_symbol=kept)
+    tempered = None
+    if other_text is not None:
+        tempered = measure_tempered(models, text, other_text, streams=streams, warm=warm)
     if per_symbol is not None:
         save_nats(per_symbol, result)
     difference = None if other is None else compare(result, other)
     if json:
-        found = {"runs": runs, "text": text.describe(), **result.to_json()}
+        found = {"runs": [shown_name(run) for run in runs], "text": text.describe(), **result.to_json()}
         if exact_bpc is not None:
             found |= {"int8": True, "bpc_before_rounding": exact_bpc}
+        if tempered is not None:
+            found["tempered"] = tempered.to_json()
         print_json(found if difference is None else {**found, "difference": asdict(difference)})
         return
     print(f"{result.bpc:.4f} bits per character on {text.name}")
@@ -124,6 +136,8 @@ def evaluate(
         print(f"char protocol: {result.char.bpc:.4f} bits per character over {result.char.symbols:,} symbols")
     if exact_bpc is not None:
         print(f"with matrices of 8 bits; {exact_bpc:.4f} before, so the rounding costs {result.bpc - exact_bpc:+.5f}")
+    if tempered is not None:
+        print(tempered)
     if difference is not None:
         sure = "" if difference.excludes_zero else ": no difference that could be told from chance"
         print(f"less {against} (below zero: better): {difference}{sure}")
@@ -139,6 +153,52 @@ def measure(
 
     with CountingView("evaluate") as view:
         return run(models, text, streams=streams, warm=warm, per_symbol=per_symbol, on_window=view)
+
+
+@dataclass(frozen=True)
+class Tempered:
+    """A figure at the temperature that was fitted on another text."""
+
+    fitted: FittedTemperature
+    fitted_on: Text
+    result: Evaluation
+
+    def to_json(self) -> dict[str, Any]:
+        fit = {**self.fitted.to_json(), "text": self.fitted_on.describe()}
+        return {**self.result.to_json(), "fit": fit, "temperature": self.fitted.temperature}
+
+    def __str__(self) -> str:
+        char = "" if self.result.char is None else f" (char protocol: {self.result.char.bpc:.4f})"
+        return (
+            f"at temperature {self.fitted.temperature:.3f}, fitted on {self.fitted_on.name}: {self.result.bpc:.4f} "
+            f"bits per character{char}"
+        )
+
+
+def measure_tempered(
+    models: Sequence[CharLM], text: Text, fitting: Text, *, streams: int = 1, warm: int = 0
+) -> Tempered:
+    """`measure` at the temperature that `evaluation.temperature` fits on the text `fitting`."""
+    from fastslow.cli.progress import CountingView
+    from fastslow.evaluation.temperature import at_temperature, fit_temperature
+
+    with CountingView("temperature") as view:
+        fitted = fit_temperature(models, fitting, on_window=view)
+    with at_temperature(models, fitted.temperature):
+        return Tempered(fitted, fitting, measure(models, text, streams=streams, warm=warm))
+
+
+def _fitting_text(run: str, named: str, text: Text) -> Text:
+    """What to fit a temperature on: a part of the run's own text, or a file; never what is reported."""
+    if named in ("valid", "train") and not Path(named).exists():
+        found = _own_text(run, "valid" if named == "valid" else "train", "--fit-temperature needs such a text")
+    else:
+        found = open_text(named)
+    if found.sha256 == text.sha256:
+        raise OptionError(
+            f"--fit-temperature {named} is the text that is evaluated: name another, such as the run's valid"
+        )
+    return found
 
 
 def measure_dynamic(
@@ -159,7 +219,7 @@ def measure_dynamic(
 
     statistics, hows = [], []
     for lm, run in zip(models, runs, strict=True):
-        train = _own_text(run, "train", "the gradient statistics of its training text")
+        train = _own_text(run, "train", "--dynamic needs the gradient statistics of its training text")
         streams = max(1, min(32, (len(train) - 1) // segment))
         with CountingView(f"statistics of {run}", unit="windows") as view:
             statistics.append(
@@ -168,7 +228,9 @@ def measure_dynamic(
         if rate is not None and decay is not None:
             how = dynamic.DynamicSettings(rate=rate, decay=decay, segment=segment)
         else:
-            valid = _own_text(run, "valid", "settings tuned on its validation text (or give --rate and --decay)")
+            valid = _own_text(
+                run, "valid", "--dynamic needs settings tuned on its validation text (or give --rate and --decay)"
+            )
             how = dynamic.cached_tuning(
                 Path(run), lm, valid, statistics[-1], segment=segment, on_trial=partial(_tried, run)
             ).settings
@@ -184,14 +246,15 @@ def _tried(run: str, trial: Trial) -> None:
 
 
 def _runs_and_text(names: Sequence[str]) -> tuple[list[str], str | None]:
-    """The runs, and the text if the last name is none of a folder."""
+    """The runs, and the text if the last name is none of a folder or of a model in the box. A file comes before the
+    latter."""
     runs, text = list(names), None
-    if runs and not Path(runs[-1]).is_dir():
+    if runs and not Path(runs[-1]).is_dir() and (packaged(runs[-1]) is None or Path(runs[-1]).exists()):
         text = runs.pop()
         if not runs and not (text == "-" or text in CORPORA or Path(text).exists()):
             raise OptionError(f"there is no run and no text {text}: name a run's folder, then a file")
     if not runs:
-        runs = [newest_model()]
+        runs = [latest_model()]
     return runs, text
 
 
@@ -204,10 +267,13 @@ def _text(name: str, part: Part, protocol: str | None) -> Text:
 
 
 def _own_text(run: str, part: Part, what: str | None = None) -> Text:
-    """A part of the text a run was trained on. Errors say that `what` needs it, by default a text to evaluate on."""
+    """A part of the text a run was trained on. Errors say `what` needs it, by default the evaluation."""
     from fastslow.training.folder import read_record
 
-    need = "name a text to evaluate on" if what is None else f"--dynamic needs {what}"
+    need = "name a text to evaluate on" if what is None else what
+    folder = packaged(run) or Path(run)
+    if is_packaged(folder):
+        raise OptionError(f"{need}: {folder.name}, the model in the box, comes without the text it was trained on")
     try:
         record = read_record(run)
     except FastslowError as error:

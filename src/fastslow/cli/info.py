@@ -9,11 +9,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 from rich.table import Table
 
-from fastslow.cli.common import RUNS, Device, Flag, check_path, find_device, output, plural, print_json
+from fastslow.cli.common import (
+    RUNS,
+    Device,
+    Flag,
+    check_path,
+    find_device,
+    output,
+    plural,
+    print_json,
+    weights_text,
+)
 from fastslow.data.alphabet import Alphabet
 from fastslow.data.corpora import CORPORA
 from fastslow.lm import files
 from fastslow.lm.config import LMConfig, ModelOptions
+from fastslow.lm.packaged import CARD_FILE, is_packaged, packaged, packaged_models
 from fastslow.training.config import TrainConfig
 from fastslow.training.folder import RESULT_FILE, RUN_FILE, read_record
 from fastslow.training.presets import PRESETS, Preset, find_preset
@@ -27,18 +38,19 @@ if TYPE_CHECKING:
 
 def info(
     name: Annotated[
-        str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[PRESET|RUN]", help_behavior_hint="")
+        str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[PRESET|RUN|MODEL]", help_behavior_hint="")
     ] = None,
     *,
     device: Device = None,
     json: Flag = False,
 ) -> None:
-    """Describe a preset or a run: its weights, sizes, wiring, memory, and the engine that would run it.
+    """Describe a preset, a run or a model: its weights, sizes, wiring, memory, and the engine that would run it.
 
-    Without a name: versions, devices, the engines and what keeps them from running, the presets, the runs.
+    Without a name: versions, devices, the engines and what keeps them from running, the presets, the models in the box,
+    the runs.
 
     Args:
-        name: a preset, or the folder of a run or model
+        name: a preset, the folder of a run or model, or english for the model in the box
         device: for which device, such as cpu or cuda:1
         json: print it as JSON
     """
@@ -47,7 +59,7 @@ def info(
         told = _installation(where)
         print_json(told) if json else _print_installation(told)
         return
-    if name not in PRESETS and (os.sep in name or Path(name).exists()):
+    if name not in PRESETS and (os.sep in name or Path(name).exists() or packaged(name) is not None):
         config, recipe, about = _of_run(name)
     else:
         preset = find_preset(name)
@@ -66,6 +78,8 @@ def _of_run(name: str) -> tuple[LMConfig, TrainConfig | None, dict[str, Any]]:
     check_path(name)
     folder = files.find_folder(name)
     config = files.read_config(folder)
+    if is_packaged(folder):
+        return config, None, {"model": folder.name, "in_the_box": _in_the_box(folder)}
     if not (folder / RUN_FILE).is_file():
         return config, None, {"model": name}
     record = read_record(folder)
@@ -78,6 +92,19 @@ def _of_run(name: str) -> tuple[LMConfig, TrainConfig | None, dict[str, Any]]:
 
         about["result"] = read_json(folder / RESULT_FILE, what="the result")
     return config, record.train, about
+
+
+def _in_the_box(folder: Path) -> dict[str, Any]:
+    """What a packaged model takes on the disk, what archives call it, and where its card is."""
+    from fastslow.lm import CharLM
+    from fastslow.models.make import exact_model
+
+    return {
+        "folder": str(folder),
+        "bytes": sum((folder / name).stat().st_size for name in (files.CONFIG_FILE, files.WEIGHTS_FILE)),
+        "archive_id": exact_model(CharLM.from_pretrained(folder, device="cpu")).id.hex(),
+        "card": str(folder / CARD_FILE),
+    }
 
 
 def describe_model(config: LMConfig, recipe: TrainConfig | None, device: torch.device) -> dict[str, Any]:
@@ -185,6 +212,7 @@ def _installation(device: torch.device) -> dict[str, Any]:
         "device": str(device),
         "engines": engines,
         "presets": presets,
+        "in_the_box": list(packaged_models()),
         "runs": sorted(str(path.parent) for path in RUNS.glob(f"*/{files.CONFIG_FILE}")),
     }
 
@@ -211,7 +239,9 @@ def _print_installation(told: dict[str, Any]) -> None:
     for name, preset in told["presets"].items():
         table.add_row(name, f"{preset['parameters']:,}", preset["network"], preset["corpus"])
     console.print(table)
-    print(f"\nruns: {', '.join(told['runs']) or 'none in runs/ yet'}")
+    boxed = [f"{name} ({weights_text(folder)})" for name, folder in packaged_models().items()]
+    print(f"\nin the box: {', '.join(boxed) or 'no model'}")
+    print(f"runs: {', '.join(told['runs']) or 'none in runs/ yet'}")
 
 
 def _print_model(told: dict[str, Any]) -> None:
@@ -219,6 +249,12 @@ def _print_model(told: dict[str, Any]) -> None:
         print(f"{told['preset']}: {told['summary']}")
     else:
         print(told.get("run") or told.get("model"))
+    if "in_the_box" in told:
+        box = told["in_the_box"]
+        print(
+            f"in the box, {_megabytes(box['bytes'])} as integers of 16 bits; archives name it {box['archive_id'][:16]}"
+        )
+        print(f"its card: {box['card']}")
     _print_run(told)
     print(f"\n{told['parameters']:,} parameters, {_megabytes(told['bytes_fp32'])} in fp32; {told['alphabet']} symbols")
     rates = {name: told["network"][name] for name in ("dropout", "zoneout_h", "zoneout_c")}

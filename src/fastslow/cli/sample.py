@@ -17,7 +17,9 @@ def sample(
     run: Annotated[
         str | None,
         tyro.conf.Positional,
-        tyro.conf.arg(metavar="[RUN]", help_behavior_hint="(default: the newest in runs/)"),
+        tyro.conf.arg(
+            metavar="[RUN]", help_behavior_hint="(default: the newest in runs/; without one english, in the box)"
+        ),
     ] = None,
     *,
     prompt: Annotated[str, tyro.conf.arg(metavar="TEXT", help_behavior_hint="")] = "",
@@ -34,7 +36,7 @@ def sample(
     On a terminal bytes that are not UTF-8 and control characters are shown escaped; a file or a pipe gets the bytes.
 
     Args:
-        run: the run, or folder with a model, that writes
+        run: the run, or model, that writes: a folder, or english for the model in the box
         prompt: how the text begins
         length: bytes to write after the prompt
         temperature: below 1 more predictable, above 1 wilder; 0 always takes the likeliest

@@ -20,12 +20,13 @@ from fastslow.cli.common import (
     OutFile,
     Run,
     load_model,
-    newest_model,
+    model_for_files,
     output,
     use_few_threads,
 )
 from fastslow.data.text import Text, open_text
 from fastslow.errors import FastslowError, os_reason
+from fastslow.lm.packaged import shown_name
 
 if TYPE_CHECKING:
     from fastslow.lm import CharLM
@@ -70,12 +71,12 @@ def score(
     if html is not None:
         _check_target(html, force)
     source = open_text(text, stdin=True, min_bytes=2)
-    model = model or newest_model()
+    model = model or model_for_files()
     lm = load_model(model, device, backend)
     use_few_threads(lm)
     lm.alphabet.check(source.data, name=source.name)
     if html is not None:
-        _page(lm, source, html, model)
+        _page(lm, source, html, shown_name(model))
     elif lines:
         _lines(lm, source, top, json, tsv)
     else:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+CARD_FILE = "README.md"
 DEFAULT = "english"
 """The model that is taken where none is named."""
 
@@ -21,26 +22,29 @@ def models_folder() -> Path:
     return Path(str(importlib.resources.files("fastslow"))) / "models"
 
 
-def packaged_models() -> list[str]:
-    """Their names, in order; none where the package was built without."""
-    found = models_folder().glob(f"*/{WEIGHTS_FILE}")
-    return sorted(path.parent.name for path in found if (path.parent / CONFIG_FILE).is_file())
+def packaged_models() -> dict[str, Path]:
+    """Their folders by name, in order; none where the package was built without."""
+    found = sorted(path.parent for path in models_folder().glob(f"*/{WEIGHTS_FILE}"))
+    return {folder.name: folder for folder in found if (folder / CONFIG_FILE).is_file()}
 
 
 def packaged(name: str | os.PathLike[str]) -> Path | None:
     """The folder of the packaged model that is meant by `name`, or None."""
-    text = os.fspath(name)
-    if (Path(text) / CONFIG_FILE).is_file() or text not in packaged_models():
+    if (Path(name) / CONFIG_FILE).is_file():
         return None
-    return models_folder() / text
+    return packaged_models().get(os.fspath(name))
 
 
 def default_model() -> Path | None:
     """The folder of the model that is taken where none is named, or None where the package has none."""
-    return models_folder() / DEFAULT if DEFAULT in packaged_models() else None
+    return packaged_models().get(DEFAULT)
+
+
+def is_packaged(folder: str | os.PathLike[str]) -> bool:
+    """Whether this is the folder of a packaged model."""
+    return Path(folder).parent == models_folder()
 
 
 def shown_name(folder: str | os.PathLike[str]) -> str:
     """How people call the model in `folder`: a packaged one by its name."""
-    path = Path(folder)
-    return path.name if path.parent == models_folder() else os.fspath(folder)
+    return Path(folder).name if is_packaged(folder) else os.fspath(folder)
