@@ -26,7 +26,7 @@ from fastslow.lm import files
 from fastslow.lm.config import LMConfig, ModelOptions
 from fastslow.lm.packaged import CARD_FILE, is_packaged, packaged, packaged_models
 from fastslow.training.config import TrainConfig
-from fastslow.training.folder import RESULT_FILE, RUN_FILE, read_record
+from fastslow.training.folder import RESULT_FILE, RUN_FILE, read_record, read_result
 from fastslow.training.presets import PRESETS, Preset, find_preset
 
 if TYPE_CHECKING:
@@ -88,9 +88,7 @@ def _of_run(name: str) -> tuple[LMConfig, TrainConfig | None, dict[str, Any]]:
         about["started"] = record.sessions[0].get("started")
         about["command"] = record.sessions[0].get("command")
     if (folder / RESULT_FILE).is_file():
-        from fastslow.lm.store import read_json
-
-        about["result"] = read_json(folder / RESULT_FILE, what="the result")
+        about["result"] = read_result(folder)
     return config, record.train, about
 
 

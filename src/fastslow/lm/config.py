@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from fastslow.data.alphabet import Alphabet
 from fastslow.errors import FastslowError
-from fastslow.lm.store import check_fields, check_version
+from fastslow.lm.store import check_fields, check_version, is_finite_number
 
 FORMAT = "fastslow-lm"
 FORMAT_VERSION = 1
@@ -75,8 +74,7 @@ class ModelOptions:
 
     def _check_float(self, name: str, low: float, high: float) -> None:
         value = getattr(self, name)
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not math.isfinite(value) or not low <= value <= high:
+        if not is_finite_number(value) or not low <= value <= high:
             raise ConfigError(f"{name} must be a number from {low:g} to {high:g}; got {str(value)[:40]}")
         object.__setattr__(self, name, float(value))
 

@@ -12,9 +12,10 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias
 
 from fastslow.errors import FastslowError, os_reason
 
@@ -23,8 +24,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_JSON_BYTES = 1 << 20
+MAX_HEADER_BYTES = 1 << 23
+"""Of a safetensors file: ten times what the deepest network's checkpoint has."""
 PART_SUFFIX = ".part"
 CHECKSUM = "sha256"
+HEADER_CHECKSUM = "header_sha256"
 
 
 class StorageError(FastslowError):
@@ -91,13 +95,17 @@ def write_tensors(
 ) -> None:
     """Write a safetensors file, atomically and a tensor at a time; the same input makes the same bytes.
 
-    Its metadata gets a SHA-256 of the tensors' bytes, which `read_tensors` compares.
+    Its metadata gets a SHA-256 of the tensors' bytes and one of the rest, which `read_tensors` compares.
 
     The format is 8 bytes of header length, the header in JSON, and the tensors' bytes one after the other; the
     library's own writer first copies everything in memory and orders the metadata at random.
     """
     names = _file_order(tensors)
-    header: dict[str, Any] = {"__metadata__": {**metadata, CHECKSUM: _checksum(tensors)}}
+    described = {name: (_dtype_name(tensor.dtype), tuple(tensor.shape)) for name, tensor in tensors.items()}
+    metadata = {**metadata, CHECKSUM: _checksum(tensors)}
+    header: dict[str, Any] = {
+        "__metadata__": {**metadata, HEADER_CHECKSUM: header_checksum(metadata, described)},
+    }
     offset = 0
     for name in names:
         tensor = tensors[name]
@@ -129,6 +137,13 @@ def _checksum(tensors: Mapping[str, Tensor]) -> str:
     for name in _file_order(tensors):
         digest.update(_raw_bytes(tensors[name]))
     return digest.hexdigest()
+
+
+def header_checksum(metadata: Mapping[str, str], described: Mapping[str, tuple[str, tuple[int, ...]]]) -> str:
+    """SHA-256 of the metadata, this checksum aside, and of each tensor's type and shape, in one form of JSON."""
+    told = {name: value for name, value in metadata.items() if name != HEADER_CHECKSUM}
+    text = json.dumps([told, {name: [kind, list(shape)] for name, (kind, shape) in described.items()}], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _write(file: IO[bytes], data: bytes | memoryview) -> None:
@@ -180,9 +195,11 @@ def read_json(path: Path, *, what: str, remedy: str = "") -> dict[str, Any]:
 
 
 def parse_json(data: bytes | str, what: str, end: str = "") -> dict[str, Any]:
-    """The JSON object in `data`, without NaN, infinities or a key given twice; ModelError otherwise."""
+    """The JSON object in `data`, without NaN, infinities, half characters or a name given twice. ModelError."""
     try:
-        value = json.loads(data, parse_constant=_refuse_constant, object_pairs_hook=_refuse_twice)
+        value = json.loads(data, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_refuse_twice)
+        if (b"\\u" if isinstance(data, bytes) else "\\u") in data:  # type: ignore[operator]
+            json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair is no text
     except (ValueError, RecursionError) as error:
         reason = str(error) if isinstance(error, ValueError) else "nested too deeply"
         raise ModelError(f"{what} is damaged: it is not JSON ({reason[:100]}){end}") from error
@@ -193,6 +210,13 @@ def parse_json(data: bytes | str, what: str, end: str = "") -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(f"{digits[:20]} is too large a number")
+    return number
 
 
 def _refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -212,38 +236,69 @@ class TensorSpec(NamedTuple):
 FLOATS = ("F64", "F32", "BF16", "F16")
 
 
+Expected: TypeAlias = Callable[[dict[str, str]], Mapping[str, TensorSpec]]
+
+
+def check_tensors(path: Path, expected: Expected, *, what: str, remedy: str = "") -> None:
+    """What `read_tensors` makes sure of before it reads: no memory is taken but for the header. ModelError."""
+    with _checked(path, expected, what, f"; {remedy}" if remedy else ""):
+        pass
+
+
 def read_tensors(
-    path: Path, expected: Callable[[dict[str, str]], Mapping[str, TensorSpec]], *, what: str, remedy: str = ""
+    path: Path, expected: Expected, *, what: str, remedy: str = ""
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors of a safetensors file, in memory of their own on the CPU, and its metadata.
 
     `expected(metadata)` says which tensors there must be. Names, shapes and types in the file's header are compared
-    with it, and the header with the file's size, before memory for any tensor is taken; then the bytes with their
-    checksum, where there is one (files of other programs have none). ModelError otherwise.
+    with it, and the header with the file's size, before memory for any tensor is taken; then bytes and header with
+    their checksums, where there are some (files of other programs have none). Floats are finite. ModelError otherwise.
     """
+    end = f"; {remedy}" if remedy else ""
+    with _checked(path, expected, what, end) as (file, described, metadata):
+        # Cloned: the library's tensors are the mapped file, which another process might cut short.
+        tensors = {name: file.get_tensor(name).clone() for name in described}
+        if CHECKSUM in metadata and metadata[CHECKSUM] != _checksum(tensors):
+            raise ModelError(f"{what} {path} is damaged: its bytes do not have the checksum they were stored with{end}")
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise ModelError(f"{what} {path} is damaged: {name} holds numbers that are not finite{end}")
+    return tensors, metadata
+
+
+@contextlib.contextmanager
+def _checked(
+    path: Path, expected: Expected, what: str, end: str
+) -> Iterator[tuple[Any, dict[str, tuple[str, tuple[int, ...]]], dict[str, str]]]:
+    """The open file, type and shape of each tensor, and the metadata, once they are as they should be."""
     from safetensors import SafetensorError, safe_open
 
-    end = f"; {remedy}" if remedy else ""
     try:
         if not path.is_file():  # the library's own message for a folder is about devices
             raise FileNotFoundError(2, "no such file")
+        with open(path, "rb") as start:
+            length = int.from_bytes(start.read(8), "little")
+        if length > MAX_HEADER_BYTES:
+            raise ModelError(f"{what} {path} is damaged: its header claims {length:,} bytes{end}")
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
             specs = expected(metadata)
             _check_names(path, what, end, file.keys(), specs)
+            described: dict[str, tuple[str, tuple[int, ...]]] = {}
             for name, spec in specs.items():
                 header = file.get_slice(name)
                 shape, dtype = tuple(header.get_shape()), header.get_dtype()
                 if shape != spec.shape or dtype not in spec.dtypes:
                     raise ModelError(
                         f"{what} {path} does not fit its configuration: {name} must be "
-                        f"{' or '.join(spec.dtypes)} {spec.shape}; got {dtype} {shape}{end}"
+                        f"{' or '.join(spec.dtypes)} {spec.shape}; got {dtype} {str(shape)[:80]}{end}"
                     )
-            # Cloned: the library's tensors are the mapped file, which another process might cut short.
-            tensors = {name: file.get_tensor(name).clone() for name in specs}
-        if CHECKSUM in metadata and metadata[CHECKSUM] != _checksum(tensors):
-            raise ModelError(f"{what} {path} is damaged: its bytes do not have the checksum they were stored with{end}")
-        return tensors, metadata
+                described[name] = (dtype, shape)
+            if HEADER_CHECKSUM in metadata and metadata[HEADER_CHECKSUM] != header_checksum(metadata, described):
+                raise ModelError(
+                    f"{what} {path} is damaged: its header does not have the checksum it was stored with{end}"
+                )
+            yield file, described, metadata
     except OSError as error:
         raise ModelError(f"cannot read {what} {path}: {os_reason(error)}{end}") from error
     except SafetensorError as error:
@@ -269,7 +324,7 @@ def check_version(value: Mapping[str, Any], current: int, where: str, error: typ
         raise error(f"{where} has no format_version: it was not written by fastslow, or is damaged")
     if version > current:
         raise error(
-            f"{where} was written by a newer fastslow (format {version}; this one reads up to {current}): "
+            f"{where} was written by a newer fastslow (format {str(version)[:20]}; this one reads up to {current}): "
             "upgrade fastslow"
         )
 
@@ -284,4 +339,6 @@ def check_fields(value: Mapping[str, Any], known: Iterable[str], where: str, err
 
 def is_finite_number(value: object) -> bool:
     """Whether `value` is an int or float, finite, and no bool."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return abs(value) <= sys.float_info.max  # unlike math.isfinite also of a whole number that is too large for a float

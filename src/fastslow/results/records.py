@@ -12,7 +12,7 @@ from typing import Any
 from fastslow.errors import FastslowError
 from fastslow.lm.store import check_fields, check_version, is_finite_number, read_json, write_json
 from fastslow.results.plan import TABLES, find_row
-from fastslow.training.folder import RESULT_FILE, RunRecord, read_record
+from fastslow.training.folder import RESULT_FILE, RunRecord, read_record, read_result
 
 FORMAT = "fastslow-result"
 FORMAT_VERSION = 1
@@ -103,7 +103,7 @@ class Record:
             if not math.isfinite(given["seconds"]):
                 raise ValueError("seconds are no number")
             return cls(**given)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise RecordError(f"{where} is damaged: {str(error)[:120]}") from error
         except RecordError as error:
             raise RecordError(f"{where} is damaged: {error}") from error
@@ -172,10 +172,10 @@ def record_of_runs(
         try:
             scores = (Score(tuple(one.train.seed for one in told), _bpc(scored, of_table)),)
             how, seconds = str(scored["protocol"]), seconds + float(scored["seconds"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise RecordError(f"{evaluation} is no evaluation as `fastslow evaluate --json` prints it") from error
         parameters = sum(_parameters(one) for one in told)
-    last = told[-1].sessions[-1]
+    last = told[-1].sessions[-1]  # there is one: `_parameters` looked
     return Record(
         row=row,
         table=of_table,
@@ -196,8 +196,8 @@ def _result(run: Path) -> dict[str, Any]:
     path = Path(run) / RESULT_FILE
     if not path.is_file():
         raise RecordError(f"{run} is not complete: it has no {RESULT_FILE}; resume it first")
-    result = read_json(path, what="the result")
-    if result.get("status") != "completed" or not is_finite_number(result.get("seconds")) or "test" not in result:
+    result = read_result(run)
+    if result["status"] != "completed":
         raise RecordError(f"{path} is no result of a complete run")
     return result
 

@@ -18,12 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastslow.lm.config import LMConfig
 from fastslow.lm.files import WEIGHTS_FILE
 from fastslow.lm.model import CharLM
 from fastslow.lm.store import (
     ModelError,
     TensorSpec,
     check_fields,
+    check_tensors,
     check_version,
     is_finite_number,
     parse_json,
@@ -35,6 +37,9 @@ from fastslow.training.folder import CHECKPOINT_FILE
 from fastslow.training.updater import ADAM_TENSORS
 
 FORMAT_VERSION = 1
+COUNTS = ("update", "epoch", "window", "decays", "waited", "elapsed", "sum_symbols", "metrics_bytes")
+MAX_COUNT = 10**15
+"""Of updates, symbols, seconds: more than any run has, and exact in a float."""
 RESUME_REMEDY = "start the run again in another folder"
 
 
@@ -74,9 +79,13 @@ class Position:
             if not optional and not (is_finite_number(number) if "float" in str(field.type) else whole):
                 raise ModelError(f"{where} is damaged: {field.name} is {str(number)[:40]!r}")
         position = cls(**value)
-        counts = (position.update, position.epoch, position.window, position.decays, position.metrics_bytes)
-        if min(counts) < 0:
-            raise ModelError(f"{where} is damaged: a count is negative")
+        for name in COUNTS:
+            if not 0 <= value[name] <= MAX_COUNT:
+                raise ModelError(f"{where} is damaged: {name} is {str(value[name])[:40]}")
+        best = position.best_update
+        known = -1 if best is None else best
+        if (best is None) != (position.best_nats is None) or not -1 <= known <= position.validated <= position.update:
+            raise ModelError(f"{where} is damaged: its best update is none that was validated")
         return position
 
 
@@ -131,21 +140,12 @@ def read_checkpoint(folder: Path, lm: CharLM, batch: int) -> Checkpoint | None:
         return None
     where = f"the checkpoint {path}"
     like_state = lm.initial_state(batch)
-    heads: list[dict[str, Any]] = []
 
     def expected(metadata: dict[str, str]) -> dict[str, TensorSpec]:
-        if "fastslow" not in metadata:
-            raise ModelError(f"{where} is not one of fastslow: it has no record; {RESUME_REMEDY}")
-        head = parse_json(metadata["fastslow"], where)
-        check_version(head, FORMAT_VERSION, where)
-        check_fields(
-            head, ("format_version", "position", "has_adam", "has_average", "has_state", "rng"), where, ModelError
-        )
-        heads.append(head)
-        return _specs(head, lm, like_state, where)
+        return _specs(_head(metadata, where), lm, like_state, where)
 
-    tensors, _ = read_tensors(path, expected, what="the checkpoint", remedy=RESUME_REMEDY)
-    head = heads[0]
+    tensors, metadata = read_tensors(path, expected, what="the checkpoint", remedy=RESUME_REMEDY)
+    head = _head(metadata, where)
     leaves = iter(tensors[f"state.{i}"] for i in range(len(state_tensors(like_state)))) if head["has_state"] else None
     device = lm.device
 
@@ -161,6 +161,29 @@ def read_checkpoint(folder: Path, lm: CharLM, batch: int) -> Checkpoint | None:
         state=None if leaves is None else map_state(lambda leaf: next(leaves).to(device), like_state),
         rng=group("rng"),
     )
+
+
+def check_checkpoint(folder: Path, config: LMConfig, batch: int) -> None:
+    """The checkpoint in `folder`, if there is one, is of this network: known before any of it is made. ModelError."""
+    path = folder / CHECKPOINT_FILE
+    if path.exists():
+        lm, where = CharLM(config, device="meta"), f"the checkpoint {path}"
+        like_state = lm.initial_state(batch)
+
+        def expected(metadata: dict[str, str]) -> dict[str, TensorSpec]:
+            return _specs(_head(metadata, where), lm, like_state, where)
+
+        check_tensors(path, expected, what="the checkpoint", remedy=RESUME_REMEDY)
+
+
+def _head(metadata: Mapping[str, str], where: str) -> dict[str, Any]:
+    """The record among the metadata."""
+    if "fastslow" not in metadata:
+        raise ModelError(f"{where} is not one of fastslow: it has no record; {RESUME_REMEDY}")
+    head = parse_json(metadata["fastslow"], where)
+    check_version(head, FORMAT_VERSION, where)
+    check_fields(head, ("format_version", "position", "has_adam", "has_average", "has_state", "rng"), where, ModelError)
+    return head
 
 
 _NAMES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}

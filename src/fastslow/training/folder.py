@@ -28,7 +28,17 @@ from typing import IO, Any
 from fastslow.errors import FastslowError, os_reason
 from fastslow.lm.config import ConfigError, ModelOptions
 from fastslow.lm.files import make_folder
-from fastslow.lm.store import ModelError, StorageError, check_fields, check_version, read_json, remove_parts, write_json
+from fastslow.lm.store import (
+    ModelError,
+    StorageError,
+    check_fields,
+    check_version,
+    is_finite_number,
+    parse_json,
+    read_json,
+    remove_parts,
+    write_json,
+)
 from fastslow.training.config import TrainConfig
 from fastslow.training.sources import DataSource
 
@@ -40,6 +50,8 @@ LOCK_FILE = ".lock"
 
 RUN_FORMAT = "fastslow-run"
 RUN_FORMAT_VERSION = 1
+MAX_LINE_BYTES = 1 << 16
+"""Of metrics; a hundred times what one has."""
 MAX_SESSIONS = 200
 """Sessions that a record keeps: a job that is restarted every minute for weeks must not outgrow what is read."""
 
@@ -92,6 +104,11 @@ class RunRecord:
                 raise ModelError(f"{where} is damaged: {name} is no {kind.__name__}")
         if not isinstance(value["source"], dict | None):
             raise ModelError(f"{where} is damaged: source is no dict")
+        for name, text in value["data"].items():
+            if text is not None and not _fits(text, _TEXT):
+                raise ModelError(f"{where} is damaged: its data has no name, bytes and sha256 of {name[:40]!r}")
+        if not all(_fits(session, _SESSION) for session in value["sessions"]):
+            raise ModelError(f"{where} is damaged: a session is not as it was written")
         try:
             return cls(
                 model=ModelOptions.from_options_json(value["model"]),
@@ -104,6 +121,23 @@ class RunRecord:
             )
         except FastslowError as error:
             raise ModelError(f"{where} is damaged: {error}") from error
+
+
+_TEXT = {"name": str, "bytes": int, "sha256": str}
+_SESSION = {"started": str, "engine": str, "parameters": int, "update": int, "machine": dict, "versions": dict}
+
+
+def _fits(value: object, kinds: Mapping[str, Any]) -> bool:
+    """Whether `value` is an object that has at least these fields, of these types; no number of them below zero."""
+    if not isinstance(value, dict):
+        return False
+    for name, kind in kinds.items():
+        part = value.get(name)
+        if not isinstance(part, kind) or isinstance(part, bool):
+            return False
+        if isinstance(part, int | float) and not (is_finite_number(part) and part >= 0):
+            return False
+    return True
 
 
 def read_record(folder: str | os.PathLike[str]) -> RunRecord:
@@ -261,18 +295,48 @@ def read_metrics(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
     path = Path(folder) / METRICS_FILE
     lines: list[dict[str, Any]] = []
     try:
-        data = path.read_bytes()
+        with open(path, "rb") as file:
+            for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES), b""), start=1):
+                if line.endswith(b"\n"):
+                    lines.append(parse_json(line, f"line {number} of {path}"))
+                elif len(line) == MAX_LINE_BYTES:
+                    raise ModelError(f"line {number} of {path} is damaged: it is longer than any that is written")
     except OSError as error:
         raise ModelError(f"cannot read {path}: {os_reason(error)}") from error
-    for number, line in enumerate(data.split(b"\n")[:-1], start=1):
-        try:
-            value = json.loads(line)
-        except ValueError as error:
-            raise ModelError(f"{path} is damaged: line {number} is not JSON") from error
-        if not isinstance(value, dict):
-            raise ModelError(f"{path} is damaged: line {number} holds no JSON object")
-        lines.append(value)
     return lines
+
+
+_RESULT = {"status": str, "updates": int, "epochs": int, "characters": int, "seconds": int | float, "update": int}
+_TEST = {
+    "bpc": int | float,
+    "nats": int | float,
+    "symbols": int,
+    "protocol": str,
+    "streams": int,
+    "warm": int,
+    "models": int,
+    "seconds": int | float,
+}
+_CHAR = {"bpc": int | float, "nats": int | float, "symbols": int}
+
+
+def read_result(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """What `result.json` holds of a complete run, as `RunResult.to_json` wrote it. Raises ModelError."""
+    path = Path(folder) / RESULT_FILE
+    where = f"the result {path}"
+    value = read_json(path, what="the result")
+    check_fields(value, (*_RESULT, "best_update", "best_bpc", "test"), where, ModelError)
+    test, best = value["test"], {name: value[name] for name in ("best_update", "best_bpc")}
+    char = None
+    fits = _fits(value, _RESULT) and (
+        all(part is None for part in best.values()) or _fits(best, {"best_update": int, "best_bpc": int | float})
+    )
+    if fits and test is not None:
+        fits = _fits(test, _TEST) and "char_protocol" in test
+        char = test["char_protocol"] if fits else None
+    if not fits or not (char is None or _fits(char, _CHAR)):
+        raise ModelError(f"{where} is damaged: a figure is missing, or of another type than it was written in")
+    return value
 
 
 def versions() -> dict[str, str]:

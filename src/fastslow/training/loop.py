@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 import os
+import re
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -18,17 +19,17 @@ from torch import Tensor
 from fastslow.data.alphabet import Alphabet
 from fastslow.data.streams import Streams, random_offset
 from fastslow.data.text import Splits, Text
-from fastslow.errors import FastslowError
 from fastslow.evaluation import Evaluation, evaluate
 from fastslow.lm import files
 from fastslow.lm.config import ConfigError, ModelOptions
 from fastslow.lm.model import CharLM, weight_shapes
-from fastslow.lm.store import ModelError, StorageError, read_json, write_json
+from fastslow.lm.store import ModelError, StorageError, write_json
 from fastslow.metrics import nats_to_bits
 from fastslow.training.accelerated import graphed_scoring, make_updater
 from fastslow.training.checkpoint import (
     Checkpoint,
     Position,
+    check_checkpoint,
     random_state,
     read_checkpoint,
     set_random_state,
@@ -46,6 +47,7 @@ from fastslow.training.folder import (
     check_changes,
     machine,
     read_record,
+    read_result,
     versions,
 )
 from fastslow.training.schedule import Plateau, learning_rate
@@ -207,7 +209,7 @@ def _engine(model: ModelOptions, alphabet: Alphabet, config: TrainConfig, backen
     """The engine that will train, and why not a faster one. Raises ConfigError, with the reason, where none can."""
     try:
         layer = CharLM(model.with_alphabet(alphabet), backend=backend, device="meta").layer
-        x = torch.empty(config.window, config.batch, model.embedding_size, device=device)
+        x = torch.empty(1, 1, 1, device=device).expand(config.window, config.batch, model.embedding_size)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             return str(layer.backend_for(x))
     except (ValueError, RuntimeError) as error:
@@ -266,6 +268,7 @@ class Run:
         self.device = torch.device(record.device)
         lm_config = record.model.with_alphabet(alphabet)
         torch.manual_seed(self.config.seed)
+        check_checkpoint(self.out, lm_config, self.config.batch)
         # Made on the CPU, so that a seed means the same weights everywhere.
         self.lm = CharLM(lm_config, backend=record.backend).to(self.device)
         self.symbols = alphabet.encode(splits.train.data, name=splits.train.name)
@@ -279,6 +282,10 @@ class Run:
         p = self.position
         self.plateau = Plateau(self.config.patience, decays=p.decays, waited=p.waited)
         self.streams = self._streams(p.epoch)
+        if p.window > len(self.streams):
+            raise ModelError(
+                f"the checkpoint in {self.out} is damaged: it is at window {p.window:,} of {len(self.streams):,}"
+            )
         whole = len(Streams.training(self.symbols, self.config.batch, self.config.window))
         self.total_updates = self.config.epochs * whole
         if self.config.max_updates is not None:
@@ -366,7 +373,7 @@ class Run:
         except ModelError:
             return None
         update = metadata.get("update", "")
-        return int(update) if update.isdigit() else None
+        return int(update) if re.fullmatch("[0-9]{1,15}", update) else None
 
     def _streams(self, epoch: int) -> Streams:
         config = self.config
@@ -656,14 +663,13 @@ class Run:
 
     def _known_result(self) -> RunResult | None:
         """The result of a run that was complete before, so that it is not tested twice."""
-        path = self.out / RESULT_FILE
-        if not path.is_file():
+        if not (self.out / RESULT_FILE).is_file():
             return None
         try:
-            value = read_json(path, what="the result")
+            value = read_result(self.out)
             if value["update"] != self.position.update or value["best_update"] != self.position.best_update:
                 return None
             test = None if value["test"] is None else Evaluation.from_json(value["test"])
-        except (KeyError, TypeError, FastslowError):
+        except ModelError:
             return None  # it can be made again
         return replace(self._result("completed", test), seconds=self.position.elapsed)
