@@ -24,6 +24,7 @@ class FrequencyModel:
     """`frequencies(logits, escape)` for one set of tables."""
 
     def __init__(self, tables: Tables) -> None:
+        self.tables = tables
         self._coarse = np.append(tables.exp_coarse, 0)  # beyond the table a weight is 0
         self._fine = tables.exp_fine
 

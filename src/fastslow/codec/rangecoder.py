@@ -20,6 +20,10 @@ TOTAL_BITS = 24
 TOTAL = 1 << TOTAL_BITS
 """What the frequencies of one symbol sum to."""
 
+POINTS_OUTSIDE = "the coded bytes are damaged: they point outside every interval"
+ENDS_EARLY = "the coded bytes end too early"
+GOES_ON = "the coded bytes go on after the last symbol"
+
 _WORD = 64
 _TOP = 1 << _WORD
 _MASK = _TOP - 1
@@ -99,7 +103,7 @@ class RangeDecoder:
         self._unit = self._range >> TOTAL_BITS
         target = self._value // self._unit
         if target >= TOTAL:
-            raise FormatError("the coded bytes are damaged: they point outside every interval")
+            raise FormatError(POINTS_OUTSIDE)
         return target
 
     def take(self, start: int, frequency: int) -> None:
@@ -113,7 +117,7 @@ class RangeDecoder:
             elif at < len(data) + 8:
                 byte = 0
             else:
-                raise FormatError("the coded bytes end too early")
+                raise FormatError(ENDS_EARLY)
             self._value = (self._value << 8) | byte
             self._read = at + 1
             width <<= 8
@@ -122,4 +126,4 @@ class RangeDecoder:
     def finish(self) -> None:
         """FormatError if the encoder would not have stopped here."""
         if not 0 <= self._read - len(self._data) <= 8:
-            raise FormatError("the coded bytes go on after the last symbol")
+            raise FormatError(GOES_ON)

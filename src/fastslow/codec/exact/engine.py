@@ -15,13 +15,14 @@ square root of exact numbers, which IEEE 754 rounds in one way only.
     h'   = floor(o tanh[LN(c')] / 2^15 + 1/2)
     h    = floor((keep h' + (2^15 - keep) h) / 2^15 + 1/2), c the same       zoneout's expectation
 
-docs/format.md has the same in prose.
+docs/format.md has the same in prose. This is the reference; codec/native has it in compiled code.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fastslow.codec.exact.model import (
@@ -36,24 +37,35 @@ from fastslow.codec.exact.model import (
 from fastslow.codec.exact.tables import HALF_TABLE, INDEX_BITS, ONE, ONE_BITS, Ints
 from fastslow.wiring import FROM_INPUT
 
+Floats = NDArray[np.float64]
+
+
+def norm_vectors(gain: Ints, shift: Ints, bits: int) -> tuple[Floats, Floats]:
+    """Gain and shift of a layer norm, made ready: argument = n gain + shift, a table index before its floor."""
+    gains: Floats = gain * 2.0 ** (INDEX_BITS - NORM_BITS - bits)
+    # The half rounds; HALF_TABLE makes the index positive, so that cutting off its fraction is a floor.
+    shifts: Floats = shift * 2.0 ** (INDEX_BITS - SHIFT_BITS) + (0.5 + HALF_TABLE)
+    return gains, shifts
+
+
+def input_table(cell: ExactCell, model: ExactModel) -> Floats:
+    """What is added to a cell's products before the floor that gives z, the half that rounds included."""
+    table: Floats = cell.input_table(model.embedding, model.embedding_bits) + 0.5
+    return table
+
 
 class _Norm:
-    """Gain and shift of a layer norm over `groups` groups of H, made ready: argument = n gain + shift, an index."""
-
     def __init__(self, gain: Ints, shift: Ints, bits: int, input_bits: int, device: torch.device) -> None:
-        scale = 2.0 ** (INDEX_BITS - NORM_BITS - bits)
-        self.gain = _held(gain, device) * scale
-        # The half rounds; HALF_TABLE makes the index positive, so that cutting off its fraction is a floor.
-        self.shift = _held(shift, device) * 2.0 ** (INDEX_BITS - SHIFT_BITS) + (0.5 + HALF_TABLE)
+        gains, shifts = norm_vectors(gain, shift, bits)
+        self.gain, self.shift = torch.from_numpy(gains).to(device), torch.from_numpy(shifts).to(device)
         self.epsilon = float(epsilon(input_bits))
 
 
 class _Cell:
-    def __init__(self, cell: ExactCell, embedding: Ints, embedding_bits: int, device: torch.device) -> None:
+    def __init__(self, cell: ExactCell, model: ExactModel, device: torch.device) -> None:
         self.hidden, self.embedded, self.input = cell.hidden, cell.embedded, cell.input
         self.weight = (_held(cell.weight, device) * 2.0**-cell.z_shift).t().contiguous()  # (X + H, 4H)
-        # z before its floor: 1/2 is added here, once
-        self.table = _held(cell.input_table(embedding, embedding_bits), device) + 0.5
+        self.table = torch.from_numpy(input_table(cell, model)).to(device)
         self.gates: _Norm | None = None
         self.memory: _Norm | None = None
         self.z_to_index = 2.0 ** (INDEX_BITS - cell.z_bits)
@@ -70,7 +82,7 @@ class ExactEngine:
 
     def __init__(self, model: ExactModel, device: torch.device | str = "cpu") -> None:
         self.model, self.device = model, torch.device(device)
-        self._cells = [_Cell(cell, model.embedding, model.embedding_bits, self.device) for cell in model.cells]
+        self._cells = [_Cell(cell, model, self.device) for cell in model.cells]
         self._sigmoid = _held(model.tables.sigmoid(), self.device)
         self._tanh = _held(model.tables.tanh(), self.device)
         self._head = (_held(model.head, self.device) * 2.0**-model.head_bits).t().contiguous()

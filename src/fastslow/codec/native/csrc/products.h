@@ -1,0 +1,313 @@
+// Exact products of 16-bit integers: what a cell's matrix makes of what it reads.
+//
+// A weight is 256 high + low, both small, so that sums over k stay within int32, and the parts are put together in
+// float64, which holds every such sum (below 2^53: ExactModel.check). Two ways:
+//
+//     tiles   AMX: both factors in bytes, w = 256 wh + wl, h = 256 hh + hl, the high ones signed and the low ones not.
+//             Four products, each below 2^16 K <= 2^30 in size.
+//     pairs   everywhere else: pairs of neighbouring k's, 16 x 8 bits, wl from -128 to 127, |wh| <= 128: two products below
+//             2^22, added up in int32 over DEPTH k's at a time.
+//
+// Weights that fit 8 bits have no high part. No order of summation matters, so nothing here can change a bit.
+#pragma once
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <vector>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+#if defined(__AMX_TILE__) && defined(__AMX_INT8__) && defined(__AVX512F__) && defined(__linux__)
+#define FASTSLOW_AMX 1
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+namespace fastslow {
+namespace codec {
+
+using i8 = std::int8_t;
+using u8 = std::uint8_t;
+using i16 = std::int16_t;
+using i32 = std::int32_t;
+using i64 = std::int64_t;
+using u64 = std::uint64_t;
+
+constexpr i64 SIDE = 16;    // columns of a block, rows of a tile
+constexpr i64 STEP = 64;    // k's of a tile; sizes that are summed over are padded to this
+constexpr i64 DEPTH = 256;  // k's that pairs are summed over in int32: 256 * 2^22 = 2^30
+
+inline i64 round_up(i64 n, i64 to) { return (n + to - 1) / to * to; }
+
+// Memory on cache lines, zeroed.
+template <class T>
+class Lines {
+    std::unique_ptr<char[]> block;
+    T* first = nullptr;
+
+  public:
+    void resize(i64 count) {
+        block.reset(new char[count * sizeof(T) + 64]());
+        first = reinterpret_cast<T*>((reinterpret_cast<std::uintptr_t>(block.get()) + 63) & ~std::uintptr_t(63));
+    }
+    T* get() const { return first; }
+};
+
+// h of one node for all lanes, as both kinds of product read it: (rows, padded), rows a multiple of SIDE.
+struct Activations {
+    i64 size = 0, padded = 0;
+    Lines<i16> whole;
+    Lines<u8> high, low;  // of tiles only
+
+    void resize(i64 rows, i64 hidden, bool tiles) {
+        size = hidden, padded = round_up(hidden, STEP);
+        whole.resize(rows * padded);
+        if (tiles) high.resize(rows * padded), low.resize(rows * padded);
+    }
+};
+
+struct Target {
+    double* z;              // (rows, ld)
+    i64 ld;
+    double scale;           // of a sum of products, a power of two
+    const double* table;    // what is added, the 1/2 that rounds included: (., table_ld)
+    i64 table_ld;
+    const i32* symbols;     // which row of the table a lane takes; null: row 0
+};
+
+// z[row, column .. column + 15] = floor(scale sum + table)
+inline void finish(const Target& target, i64 row, i64 column, const double* sums) {
+    const double* add = target.table + (target.symbols ? target.symbols[row] : 0) * target.table_ld + column;
+    double* z = target.z + row * target.ld + column;
+    for (i64 c = 0; c < SIDE; c++) z[c] = std::floor(sums[c] * target.scale + add[c]);
+}
+
+// ---------------------------------------------------------------- pairs
+
+#if defined(__AVX512BW__)
+struct Sums {
+    __m512i v = _mm512_setzero_si512();
+    // v[c] += a[0] b[2c] + a[1] b[2c+1], of 16 columns
+    inline void add(const i16* a, const i16* b) {
+        i32 pair;
+        std::memcpy(&pair, a, 4);
+#if defined(__AVX512VNNI__)
+        v = _mm512_dpwssd_epi32(v, _mm512_set1_epi32(pair), _mm512_load_si512(b));
+#else
+        v = _mm512_add_epi32(v, _mm512_madd_epi16(_mm512_set1_epi32(pair), _mm512_load_si512(b)));
+#endif
+    }
+    inline void get(i32* out) const { _mm512_storeu_si512(out, v); }
+};
+constexpr int ROWS = 8;
+#elif defined(__AVX2__)
+struct Sums {
+    __m256i v[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+    inline void add(const i16* a, const i16* b) {
+        i32 pair;
+        std::memcpy(&pair, a, 4);
+        const __m256i both = _mm256_set1_epi32(pair);
+        const __m256i* at = reinterpret_cast<const __m256i*>(b);
+        v[0] = _mm256_add_epi32(v[0], _mm256_madd_epi16(both, _mm256_load_si256(at)));
+        v[1] = _mm256_add_epi32(v[1], _mm256_madd_epi16(both, _mm256_load_si256(at + 1)));
+    }
+    inline void get(i32* out) const { std::memcpy(out, v, sizeof v); }
+};
+constexpr int ROWS = 2;
+#else
+struct Sums {
+    i32 v[SIDE] = {};
+    inline void add(const i16* a, const i16* b) {
+        for (i64 c = 0; c < SIDE; c++) v[c] += a[0] * b[2 * c] + a[1] * b[2 * c + 1];
+    }
+    inline void get(i32* out) const { std::memcpy(out, v, sizeof v); }
+};
+constexpr int ROWS = 2;
+#endif
+
+// sums (R, 16) += what the rows a, `ld` apart, make of `count` k's of packed pairs.
+template <int R, bool HIGH>
+inline void pairs(const i16* a, i64 ld, const i16* b, i64 count, double* sums) {
+    constexpr i64 LINE = 2 * SIDE * (HIGH ? 2 : 1);
+    Sums low[R], high[R];
+    for (i64 k = 0; k < count; k += 2, b += LINE) {
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++) {
+            low[r].add(a + r * ld + k, b);
+            if (HIGH) high[r].add(a + r * ld + k, b + 2 * SIDE);
+        }
+    }
+    for (int r = 0; r < R; r++) {
+        i32 l[SIDE], h[SIDE] = {};
+        low[r].get(l);
+        if (HIGH) high[r].get(h);
+        for (i64 c = 0; c < SIDE; c++) sums[r * SIDE + c] += 256.0 * h[c] + l[c];
+    }
+}
+
+// ---------------------------------------------------------------- tiles
+
+#ifdef FASTSLOW_AMX
+// Asks the system for the tile unit, once a process; false if it refuses.
+inline bool tiles_allowed() {
+    static const bool granted = [] {
+        constexpr int ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18;
+        return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
+    }();
+    return granted;
+}
+
+// Eight tiles of 16 rows, while this lives.
+struct Tiles {
+    bool on;
+    explicit Tiles(bool use) : on(use) {
+        if (!on) return;
+        struct alignas(64) {
+            u8 palette = 1, start = 0, reserved[14] = {};
+            std::uint16_t bytes[16] = {};
+            u8 rows[16] = {};
+        } config;
+        for (int i = 0; i < 8; i++) config.bytes[i] = 64, config.rows[i] = SIDE;
+        _tile_loadconfig(&config);
+    }
+    ~Tiles() {
+        if (on) { _tile_release(); }
+    }
+};
+#else
+inline bool tiles_allowed() { return false; }
+struct Tiles {
+    explicit Tiles(bool) {}
+};
+#endif
+
+// ---------------------------------------------------------------- a matrix
+
+// (columns, sum of depths) 16-bit integers, packed block after block of 16 columns; the depths of what is read one after the
+// other, each padded to STEP.
+class Matrix {
+    Lines<u8> packed;
+    std::vector<i64> depths;
+    i64 padded = 0;  // sum of padded depths
+    bool tiles = false, narrow = true;
+
+    i64 block_bytes() const { return padded * SIDE * (narrow ? 1 : 2) * (tiles ? 1 : 2); }
+
+  public:
+    i64 columns = 0, blocks = 0;
+
+    void pack(const i16* weight, i64 rows, const std::vector<i64>& read, bool on_tiles) {
+        columns = rows, blocks = round_up(rows, SIDE) / SIDE, depths = read, tiles = on_tiles;
+        i64 ld = 0;
+        for (i64 depth : depths) ld += depth, padded += round_up(depth, STEP);
+        for (i64 i = 0; i < rows * ld && narrow; i++) narrow = weight[i] >= -128 && weight[i] <= 127;
+        packed.resize(blocks * block_bytes());
+        for (i64 column = 0; column < columns; column++) {
+            i64 from = 0, to = 0;
+            for (i64 depth : depths) {
+                for (i64 k = 0; k < depth; k++) put(column, to + k, weight[column * ld + from + k]);
+                from += depth, to += round_up(depth, STEP);
+            }
+        }
+    }
+
+    // Blocks first .. last-1 of 16 columns, of `rows` rows (whole tiles of them lie in memory).
+    void multiply(const Activations* const* read, i64 rows, const Target& target, i64 first, i64 last) const {
+        for (i64 block = first; block < last; block++) {
+            const u8* b = packed.get() + block * block_bytes();
+#ifdef FASTSLOW_AMX
+            if (tiles) {
+                for (i64 m = 0; m < rows; m += SIDE) {
+                    if (narrow) tile<true>(read, m, rows, b, target, block * SIDE);
+                    else tile<false>(read, m, rows, b, target, block * SIDE);
+                }
+                continue;
+            }
+#endif
+            for (i64 m = 0; m < rows; m += ROWS) {
+                const i64 count = rows - m < ROWS ? rows - m : ROWS;
+                double sums[ROWS * SIDE] = {};
+                if (narrow) by_pairs<false>(read, m, b, sums);
+                else by_pairs<true>(read, m, b, sums);
+                for (i64 r = 0; r < count; r++) finish(target, m + r, block * SIDE, sums + r * SIDE);
+            }
+        }
+    }
+
+  private:
+    void put(i64 column, i64 k, i32 w) {
+        u8* block = packed.get() + column / SIDE * block_bytes();
+        const i64 c = column % SIDE;
+        if (tiles) {
+            u8* tile = block + k / STEP * STEP * SIDE * (narrow ? 1 : 2) + k % STEP / 4 * 4 * SIDE + c * 4 + k % 4;
+            tile[0] = static_cast<u8>(w & 255);  // a narrow weight's own byte, signed
+            if (!narrow) tile[STEP * SIDE] = static_cast<u8>(w >> 8 & 255);
+        } else {
+            i16* line = reinterpret_cast<i16*>(block) + k / 2 * 2 * SIDE * (narrow ? 1 : 2) + 2 * c + k % 2;
+            const i32 low = static_cast<i8>(static_cast<u8>(w & 255));
+            line[0] = static_cast<i16>(low);
+            if (!narrow) line[2 * SIDE] = static_cast<i16>((w - low) / 256);
+        }
+    }
+
+    template <bool HIGH>
+    void by_pairs(const Activations* const* read, i64 row, const u8* block, double* sums) const {
+        const i16* b = reinterpret_cast<const i16*>(block);
+        for (size_t i = 0; i < depths.size(); i++) {
+            const i64 ld = read[i]->padded, depth = round_up(depths[i], 2);
+            for (i64 k = 0; k < depth; k += DEPTH)
+                pairs<ROWS, HIGH>(read[i]->whole.get() + row * ld + k, ld, b + k * SIDE * (HIGH ? 2 : 1),
+                                  depth - k < DEPTH ? depth - k : DEPTH, sums);
+            b += ld * SIDE * (HIGH ? 2 : 1);
+        }
+    }
+
+#ifdef FASTSLOW_AMX
+    template <bool NARROW>
+    void tile(const Activations* const* read, i64 m, i64 rows, const u8* b, const Target& target, i64 column) const {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+        for (size_t i = 0; i < depths.size(); i++) {
+            const i64 ld = read[i]->padded;
+            const u8 *high = read[i]->high.get() + m * ld, *low = read[i]->low.get() + m * ld;
+            for (i64 k = 0; k < ld; k += STEP, b += STEP * SIDE * (NARROW ? 1 : 2)) {
+                _tile_loadd(4, high + k, ld);
+                _tile_loadd(5, low + k, ld);
+                _tile_loadd(6, b, 64);
+                if (NARROW) {
+                    _tile_dpbssd(0, 4, 6);
+                    _tile_dpbusd(1, 5, 6);
+                } else {
+                    _tile_loadd(7, b + STEP * SIDE, 64);
+                    _tile_dpbssd(0, 4, 7);
+                    _tile_dpbsud(1, 4, 6);
+                    _tile_dpbusd(2, 5, 7);
+                    _tile_dpbuud(3, 5, 6);
+                }
+            }
+        }
+        alignas(64) i32 part[4][SIDE * SIDE];
+        _tile_stored(0, part[0], 64);
+        _tile_stored(1, part[1], 64);
+        if (!NARROW) {
+            _tile_stored(2, part[2], 64);
+            _tile_stored(3, part[3], 64);
+        }
+        const i64 count = rows - m < SIDE ? rows - m : SIDE;
+        for (i64 r = 0; r < count; r++) {
+            double sums[SIDE];
+            const i32 *p0 = part[0] + r * SIDE, *p1 = part[1] + r * SIDE, *p2 = part[2] + r * SIDE, *p3 = part[3] + r * SIDE;
+            for (i64 c = 0; c < SIDE; c++)
+                sums[c] = NARROW ? 256.0 * p0[c] + p1[c] : 65536.0 * p0[c] + 256.0 * (p1[c] + p2[c]) + p3[c];
+            finish(target, m + r, column, sums);
+        }
+    }
+#endif
+};
+
+}  // namespace codec
+}  // namespace fastslow
