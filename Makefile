@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test test-slow test-gpu lint types format bench bench-codec clean
+.PHONY: demo test test-slow test-gpu lint types format soak bench bench-codec clean
 
 demo: $(STAMP)  ## train, evaluate and sample a small Fast-Slow LSTM; about four minutes on two cores
 	$(BIN)/fastslow demo --out runs/demo
@@ -27,6 +27,9 @@ types: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+soak: $(STAMP)  ## a run killed thirty times, on a full disk and read-only, against one undisturbed; ARGS="--help"
+	$(BIN)/python runs/soak.py $(ARGS)
 
 bench: $(STAMP)  ## one table: engines against torch.nn.LSTM and the floors, on this machine
 	$(BIN)/fastslow bench
