@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fastslow.backends.fused.native import build
 from fastslow.backends.fused.native.build import BuildError, Unit, ensure
-from fastslow.backends.fused.native.library import share_openmp
+from fastslow.backends.fused.native.openmp import share_openmp
 
 _CSRC = Path(__file__).parent / "csrc"
 _SHARED = build.CSRC / "threads.h"
