@@ -63,9 +63,10 @@ class OuterArgs(Structure):
     """`fs_outer`."""
 
     _fields_ = (
-        *((name, c_int64) for name in ("rows", "m", "hidden", "padded", "lda", "ldb")),
-        *((name, c_int64) for name in ("parts", "threads", "chunk", "add")),
-        *((name, c_void_p) for name in ("a", "b", "out", "sums", "scratch")),
+        *((name, c_int64) for name in ("rows", "count", "hidden", "padded", "ldb", "parts", "threads", "chunk", "add")),
+        *((name, c_int64 * 2) for name in ("m", "lda")),
+        *((name, c_void_p * 2) for name in ("a", "out")),
+        *((name, c_void_p) for name in ("b", "sums", "scratch")),
         ("scratch_size", c_int64),
     )
 
@@ -125,10 +126,10 @@ class Library:
         for function in self.step_scratch.values():
             function.argtypes, function.restype = (c_void_p,), c_int64
         handle.fs_use_openmp.argtypes, handle.fs_use_openmp.restype = (c_void_p,) * 3, None
-        share_openmp(handle)
+        _share_openmp(handle)
 
 
-def share_openmp(handle: ctypes.CDLL) -> None:
+def _share_openmp(handle: ctypes.CDLL) -> None:
     """Hand the library the entry points of the OpenMP runtime that PyTorch has loaded, if it is GNU's."""
     for path in _loaded("libgomp"):
         try:

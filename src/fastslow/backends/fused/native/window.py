@@ -31,7 +31,7 @@ from fastslow.wiring import FROM_INPUT, NO_INPUT, Wiring
 VECTORS = 14
 """A cell's vectors, padded: bias, gate gain and gate shift of 4 gates each, cell gain, cell shift."""
 STATS = 8
-SCRATCH = 10
+SCRATCH = 40
 FIELDS = len(CellWeights._fields)
 CHUNKS = 8
 """With saved states only, the backward computes an eighth of the window again at a time."""
@@ -44,12 +44,12 @@ TILE_SIDE = 16
 """Rows of a tile."""
 SIDE = 32
 """Sizes that the gradients of the matrices are rounded up to on the tile unit,"""
-OUTER_CACHE = 500_000
-"""and bytes of a core's cache that a chunk of rows of what a node read may take there, in parts,"""
-MOST_CHUNKS = 32
-"""with no more than this times `SIDE` rows."""
-WIDE = 256
-"""With three parts, factors narrower than this are multiplied as fast by the library."""
+OUTER_BAND = 256
+"""columns of the gradients are packed there at a time (BAND vectors in csrc/amx.h),"""
+OUTER_ROWS = 128
+"""so many rows at a time,"""
+OUTER_CACHE = 900_000
+"""or what leaves a chunk of rows of both factors, in parts, so many bytes of a core's cache."""
 TILE_ROWS = 4
 """A window of fewer rows does without the tile unit, which would read more for a weight than it saves."""
 
@@ -509,24 +509,27 @@ def _matrix_gradients(
     window = slice(first, first + steps)
     for n, source in enumerate(call.wiring.sources):
         dz = gates.z[n][:steps].flatten(0, 1)
+        factors: dict[str, Tensor] = {}
         if wanted.weights[n][0] and source != NO_INPUT:
             read = gates.dropped[n]
             if read is None:
                 read = (x if source == FROM_INPUT else memory.new(source)[0])[window]
             else:
                 read = read[:steps]
-            _add_product(call, found[n], "w_x", dz, read.flatten(0, 1)[:, : call.read[n]], call.hidden[n])
+            factors["w_x"] = read.flatten(0, 1)[:, : call.read[n]]
         if wanted.weights[n][1]:
-            h_old = memory.old(call, n)[0][window].flatten(0, 1)
-            _add_product(call, found[n], "w_h", dz, h_old[:, : call.hidden[n]], call.hidden[n])
+            factors["w_h"] = memory.old(call, n)[0][window].flatten(0, 1)[:, : call.hidden[n]]
+        if call.parts and factors:
+            _add_tiled_products(call, found[n], factors, dz, call.hidden[n])
+        else:
+            for name, factor in factors.items():
+                _add_product(found[n], name, dz, factor, call.hidden[n])
 
 
-def _add_product(call: Call, found: dict[str, Tensor], name: str, dz: Tensor, read: Tensor, hidden: int) -> None:
+def _add_product(found: dict[str, Tensor], name: str, dz: Tensor, read: Tensor, hidden: int) -> None:
     """found[name] (4H, K) += dz (N, 4P)^T read (N, K), without the pads."""
     padded = dz.shape[1] // 4
-    if call.parts and (call.parts < 3 or read.shape[1] >= WIDE):
-        _add_tiled_product(call, found, name, dz, read, hidden)
-    elif padded == hidden:
+    if padded == hidden:
         found[name] = torch.addmm(found[name], dz.t(), read) if name in found else torch.mm(dz.t(), read)
     else:
         if name not in found:
@@ -535,34 +538,43 @@ def _add_product(call: Call, found: dict[str, Tensor], name: str, dz: Tensor, re
             found[name][q * hidden : (q + 1) * hidden].addmm_(dz[:, q * padded : q * padded + hidden].t(), read)
 
 
-def _add_tiled_product(call: Call, found: dict[str, Tensor], name: str, dz: Tensor, read: Tensor, hidden: int) -> None:
-    """`_add_product` on the tile unit."""
-    add = name in found
-    if not add:
-        found[name] = dz.new_empty((4 * hidden, read.shape[1]))
-    size, columns = (-(-width // SIDE) * SIDE for width in (read.shape[1], dz.shape[1]))
-    row = 2 * call.parts * (size + SIDE)
-    chunk = min(max(OUTER_CACHE // row // SIDE, 2), MOST_CHUNKS, -(-read.shape[0] // SIDE)) * SIDE
-    scratch = Lease([(size * columns * dz.itemsize,), (call.threads, chunk * row)], torch.uint8)
+def _add_tiled_products(
+    call: Call, found: dict[str, Tensor], factors: dict[str, Tensor], dz: Tensor, hidden: int
+) -> None:
+    """`_add_product` of one or two factors on the tile unit, at once."""
+    add = bool(found)
+    reads = list(factors.values())
+    for name, read in factors.items():
+        if not add:
+            found[name] = dz.new_empty((4 * hidden, read.shape[1]))
+    rows, columns = dz.shape
+    size = sum(-(-read.shape[1] // SIDE) * SIDE for read in reads)
+    row = 2 * call.parts * (size + OUTER_BAND)
+    chunk = min(max(OUTER_CACHE // row // SIDE, 2), OUTER_ROWS // SIDE, -(-rows // SIDE)) * SIDE
+    scratch = Lease([(size * -(-columns // SIDE) * SIDE * dz.itemsize,), (call.threads, chunk * row)], torch.uint8)
     sums, own = scratch.tensors
     args = OuterArgs(
-        rows=read.shape[0],
-        m=read.shape[1],
+        rows=rows,
+        count=len(reads),
         hidden=hidden,
-        padded=dz.shape[1] // 4,
-        lda=read.stride(0),
+        padded=columns // 4,
         ldb=dz.stride(0),
         parts=call.parts,
         threads=call.threads,
         chunk=chunk,
         add=add,
-        a=read.data_ptr(),
         b=dz.data_ptr(),
-        out=found[name].data_ptr(),
         sums=sums.data_ptr(),
         scratch=own.data_ptr(),
         scratch_size=own.stride(0),
     )
+    for i, (name, read) in enumerate(factors.items()):
+        args.m[i], args.lda[i], args.a[i], args.out[i] = (
+            read.shape[1],
+            read.stride(0),
+            read.data_ptr(),
+            found[name].data_ptr(),
+        )
     compiled().outer(args)
 
 

@@ -82,12 +82,20 @@ inline __mmask16 first_columns(i64 count) {
     return count >= SIDE ? 0xFFFF : count <= 0 ? 0 : static_cast<__mmask16>((1u << count) - 1);
 }
 
-// v's next part, its nearest bfloat16, as a float32; v keeps the rest.
+// v's next part, its nearest bfloat16, as a float32; v keeps the rest. Two halves of a step away from zero, where the
+// processor's own conversion would go to the even one; a NaN may be lost here, but the rest then holds it.
 inline __m512 next_part(__m512& v) {
-    const __m512i rounded = _mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(v)), 16);
-    const __m512 part = _mm512_castsi512_ps(rounded);
+    const __m512i rounded = _mm512_add_epi32(_mm512_castps_si512(v), _mm512_set1_epi32(0x8000));
+    const __m512 part = _mm512_castsi512_ps(_mm512_and_si512(rounded, _mm512_set1_epi32(-0x10000)));
     v = _mm512_sub_ps(v, part);
     return part;
+}
+
+// The last of PARTS parts as a float32 whose upper half is the bfloat16: of three parts the last is exact.
+template <int PARTS>
+inline __m512i last_part(__m512 v) {
+    if (PARTS == 3) return _mm512_castps_si512(v);
+    return _mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(v)), 16);
 }
 
 // ---------------------------------------------------------------- left factors
@@ -108,9 +116,9 @@ i64 split(i64 rows, const Operand<float>* operands, int count, u16* out) {
                 __m512 low = _mm512_maskz_loadu_ps(first_columns(k - i), a + i);
                 __m512 high = _mm512_maskz_loadu_ps(first_columns(k - i - SIDE), a + i + SIDE);
                 for (int part = 0; part < PARTS; part++) {
-                    const __m512bh both = _mm512_cvtne2ps_pbh(high, low);
-                    _mm512_storeu_si512(line + part * TILE, (__m512i)both);
-                    if (part + 1 < PARTS) next_part(low), next_part(high);
+                    const __m512 a_low = part + 1 < PARTS ? next_part(low) : low;
+                    const __m512 a_high = part + 1 < PARTS ? next_part(high) : high;
+                    _mm512_storeu_si512(line + part * TILE, (__m512i)_mm512_cvtne2ps_pbh(a_high, a_low));
                 }
             }
         }
@@ -124,8 +132,12 @@ i64 split(i64 rows, const Operand<float>* operands, int count, u16* out) {
 template <int PARTS>
 inline void pair_lines(__m512 even, __m512 odd, u16* out) {
     for (int part = 0; part < PARTS; part++) {
-        const __m512i low = _mm512_castps_si512(next_part(even)), high = _mm512_castps_si512(next_part(odd));
-        _mm512_storeu_si512(out + part * TILE, _mm512_or_si512(_mm512_srli_epi32(low, 16), high));
+        const bool last = part + 1 == PARTS;
+        const __m512i low = last ? last_part<PARTS>(even) : _mm512_castps_si512(next_part(even));
+        const __m512i high = last ? last_part<PARTS>(odd) : _mm512_castps_si512(next_part(odd));
+        const __m512i upper = _mm512_set1_epi32(-0x10000);
+        // (high and upper) or (low >> 16)
+        _mm512_storeu_si512(out + part * TILE, _mm512_ternarylogic_epi32(high, upper, _mm512_srli_epi32(low, 16), 0xEA));
     }
 }
 
@@ -322,6 +334,8 @@ void transpose(const float* a, i64 ld, i64 row, i64 rows, i64 column, i64 column
     const __mmask16 mask = first_columns(columns - column);
     const float* at = a + row * ld + column;
     for (i64 r = 0; r < STEP; r += 2, at += 2 * ld) {
+        __builtin_prefetch(at + STEP * ld, 0, 2);
+        __builtin_prefetch(at + (STEP + 1) * ld, 0, 2);
         const __m512 even = row + r < rows ? _mm512_maskz_loadu_ps(mask, at) : _mm512_setzero_ps();
         const __m512 odd = row + r + 1 < rows ? _mm512_maskz_loadu_ps(mask, at + ld) : _mm512_setzero_ps();
         pair_lines<PARTS>(even, odd, pairs + r / 2 * STEP);
@@ -331,42 +345,62 @@ void transpose(const float* a, i64 ld, i64 row, i64 rows, i64 column, i64 column
                          reinterpret_cast<float*>(tiles + part * TILE), SIDE);
 }
 
-// sums = a^T b, the sum over rows of a (rows, lda), m numbers a row, and b (rows, ldb), n numbers a row, for vectors
-// first .. last-1 of b, `chunk` rows at a time. sums: 32 columns after 32 columns, each (m rounded up to 32, 32). left: 2 *
-// PARTS bytes for every number of a chunk of a, its columns rounded up to 32; right: for 32 columns of b.
+// One left factor of `outer`: a (rows, ld), m numbers a row.
+struct Columns {
+    const float* a;
+    i64 ld, m;
+};
+
+constexpr i64 BAND = 16;  // vectors of b that are packed at a time, a block of rows after the other
+
+// sums = (a_0 | a_1 ..)^T b, the sum over rows of `count` left factors side by side and b (rows, ldb), n numbers a row,
+// for vectors first .. last-1 of b, `chunk` rows at a time. sums: 32 columns after 32 columns, each (the sum of the m's,
+// each rounded up to 32; 32). left: 2 * PARTS bytes for every number of a chunk of the a's, their columns rounded up to
+// 32; right: for BAND vectors of b. Rows are read some steps ahead of their use: their lines lie too far apart for the
+// processor to foresee them.
 template <int PARTS>
-void outer(i64 rows, i64 chunk, const float* a, i64 lda, i64 m, const float* b, i64 ldb, i64 n, float* sums, i64 first,
+void outer(i64 rows, i64 chunk, const Columns* a, int count, const float* b, i64 ldb, i64 n, float* sums, i64 first,
            i64 last, u16* left, u16* right) {
-    const i64 sides = round_up(m, 2 * SIDE) / SIDE;
+    i64 sides = 0;
+    for (int o = 0; o < count; o++) sides += round_up(a[o].m, 2 * SIDE) / SIDE;
     Shape shape;
     shape.set(SIDE, SIDE);
     for (i64 r0 = 0; r0 < rows; r0 += chunk) {
         const i64 blocks = round_up(rows - r0 < chunk ? rows - r0 : chunk, STEP) / STEP, side = blocks * PARTS * TILE;
-        for (i64 s = 0; s < sides; s++)
+        for (i64 j = 0; j < blocks; j++) {
+            u16* out = left + j * PARTS * TILE;
+            for (int o = 0; o < count; o++)
+                for (i64 column = 0; column < round_up(a[o].m, 2 * SIDE); column += SIDE, out += side)
+                    transpose<PARTS>(a[o].a, a[o].ld, r0 + j * STEP, rows, column, a[o].m, out);
+        }
+        for (i64 v0 = first; v0 < last; v0 += BAND) {
+            const i64 v1 = v0 + BAND < last ? v0 + BAND : last;
             for (i64 j = 0; j < blocks; j++)
-                transpose<PARTS>(a, lda, r0 + j * STEP, rows, s * SIDE, m, left + s * side + j * PARTS * TILE);
-        for (i64 v = first; v < last; v += 2) {
-            for (i64 c = 0; c < 2; c++) {
-                const __mmask16 mask = first_columns(v + c < last ? n - (v + c) * SIDE : 0);
-                const float* at = b + r0 * ldb + (v + c) * SIDE;
-                u16* out = right + c * side;
-                for (i64 j = 0; j < blocks; j++, out += PARTS * TILE)
+                for (i64 v = v0; v < v0 + round_up(v1 - v0, 2); v++) {
+                    const __mmask16 mask = first_columns(v < last ? n - v * SIDE : 0);
+                    const float* at = b + (r0 + j * STEP) * ldb + v * SIDE;
+                    u16* out = right + (v - v0) * side + j * PARTS * TILE;
                     for (i64 r = 0; r < STEP; r += 2, at += 2 * ldb) {
                         const i64 row = r0 + j * STEP + r;
+                        __builtin_prefetch(at + STEP * ldb, 0, 2);
+                        __builtin_prefetch(at + (STEP + 1) * ldb, 0, 2);
                         const __m512 even = row < rows ? _mm512_maskz_loadu_ps(mask, at) : _mm512_setzero_ps();
                         const __m512 odd = row + 1 < rows ? _mm512_maskz_loadu_ps(mask, at + ldb) : _mm512_setzero_ps();
                         pair_lines<PARTS>(even, odd, out + r / 2 * STEP);
                     }
-            }
-            float* home = sums + v * SIDE * sides * SIDE;
-            for (i64 s = 0; s < sides; s += 2, home += 4 * SIDE * SIDE) {
-                const Tile<float> near{home, 2 * SIDE, r0 > 0}, far{home + SIDE, 2 * SIDE, r0 > 0};
-                load_sums(0, near, 0), load_sums(1, far, 0), load_sums(2, near, SIDE), load_sums(3, far, SIDE);
-                const Left block{left + s * side, STEP, TILE, PARTS * TILE, side};
-                const char* next = reinterpret_cast<const char*>(home + 4 * SIDE * SIDE);
-                const i64 fetched = round_up(2 * SIDE * SIDE * 4 / blocks, 64);
-                multiply<PARTS, true, true>(block, blocks, right, right + side, {next, next + 2 * SIDE * SIDE * 4, fetched});
-                store_sums(0, near, 0), store_sums(1, far, 0), store_sums(2, near, SIDE), store_sums(3, far, SIDE);
+                }
+            for (i64 v = v0; v < v1; v += 2) {
+                const u16* columns = right + (v - v0) * side;
+                float* home = sums + v * SIDE * sides * SIDE;
+                for (i64 s = 0; s < sides; s += 2, home += 4 * SIDE * SIDE) {
+                    const Tile<float> near{home, 2 * SIDE, r0 > 0}, far{home + SIDE, 2 * SIDE, r0 > 0};
+                    load_sums(0, near, 0), load_sums(1, far, 0), load_sums(2, near, SIDE), load_sums(3, far, SIDE);
+                    const Left block{left + s * side, STEP, TILE, PARTS * TILE, side};
+                    const char* next = reinterpret_cast<const char*>(home + 4 * SIDE * SIDE);
+                    const i64 fetched = round_up(2 * SIDE * SIDE * 4 / blocks, 64);
+                    multiply<PARTS, true, true>(block, blocks, columns, columns + side, {next, next + 2 * SIDE * SIDE * 4, fetched});
+                    store_sums(0, near, 0), store_sums(1, far, 0), store_sums(2, near, SIDE), store_sums(3, far, SIDE);
+                }
             }
         }
     }

@@ -8,18 +8,20 @@ extern "C" {
 
 #define FS_PUBLIC __attribute__((visibility("default")))
 
-// A weight's gradient on the tile unit, only where fs_tiles() says so: out (4 hidden, m) (+)= b^T a, the sum over rows of
-// a (rows, lda), what the node read, m numbers a row, and b (rows, ldb), the gradients of its products, 4 gates of `padded`
-// numbers.
+// The gradients of a node's matrices on the tile unit, only where fs_tiles() says so: out[o] (4 hidden, m[o]) (+)= b^T a[o],
+// the sum over rows of what the node read, a[o] (rows, lda[o]), m[o] numbers a row, and b (rows, ldb), the gradients of its
+// products, 4 gates of `padded` numbers, which are taken into bfloat16 once for all a's.
 struct fs_outer {
-    std::int64_t rows, m, hidden, padded, lda, ldb;
+    std::int64_t rows, count, hidden, padded, ldb;
     std::int64_t parts;    // float32 as that many bfloat16
     std::int64_t threads;
     std::int64_t chunk;    // rows at a time, a multiple of 32
     std::int64_t add;
-    const float *a, *b;
-    float* out;
-    float* sums;    // (4 padded rounded up to 32, m rounded up to 32): scratch
+    std::int64_t m[2], lda[2];
+    const float* a[2];
+    float* out[2];
+    const float* b;
+    float* sums;    // (4 padded rounded up to 32, the m's rounded up to 32 each): scratch
     char* scratch;  // (threads, scratch_size) bytes: scratch
     std::int64_t scratch_size;
 };
@@ -32,16 +34,18 @@ namespace {
 struct Outer {
     const fs_outer& o;
     i64 vectors() const { return 4 * o.padded / amx::SIDE; }
-    i64 side() const { return amx::round_up(o.m, 2 * amx::SIDE); }
+    i64 side(i64 index) const { return amx::round_up(o.m[index], 2 * amx::SIDE); }
+    i64 sides() const { return side(0) + (o.count > 1 ? side(1) : 0); }
 
     void multiply(int thread, int threads) const {
         const Range pairs = share((vectors() + 1) / 2, thread, threads);
         const i64 last = 2 * pairs.last < vectors() ? 2 * pairs.last : vectors();
+        const amx::Columns columns[2] = {{o.a[0], o.lda[0], o.m[0]}, {o.a[1], o.lda[1], o.m[1]}};
         amx::with_parts(o.parts, [&](auto parts) {
             amx::u16* left = reinterpret_cast<amx::u16*>(o.scratch + thread * o.scratch_size);
-            amx::u16* right = left + side() * o.chunk * parts.value;
-            amx::outer<parts.value>(o.rows, o.chunk, o.a, o.lda, o.m, o.b, o.ldb, 4 * o.padded, o.sums, 2 * pairs.first, last,
-                                    left, right);
+            amx::u16* right = left + sides() * o.chunk * parts.value;
+            amx::outer<parts.value>(o.rows, o.chunk, columns, static_cast<int>(o.count), o.b, o.ldb, 4 * o.padded, o.sums,
+                                    2 * pairs.first, last, left, right);
         });
     }
 
@@ -52,17 +56,18 @@ struct Outer {
         float turned[S * S];
         for (i64 v = mine.first; v < mine.last; v++) {
             const i64 gate = v * S / o.padded, unit = v * S % o.padded, units = o.hidden - unit < S ? o.hidden - unit : S;
-            const float* from = o.sums + v / 2 * 2 * S * side() + v % 2 * S;
-            for (i64 c = 0; c < o.m; c += S) {
-                const i64 columns = o.m - c < S ? o.m - c : S;
-                amx::transpose_square(from + c * 2 * S, 2 * S, turned, S);
-                for (i64 u = 0; u < units; u++) {
-                    float *at = o.out + (gate * o.hidden + unit + u) * o.m + c, *row = turned + u * S;
-                    if (o.add)
-                        for (i64 i = 0; i < columns; i++) row[i] += at[i];
-                    std::memcpy(at, row, sizeof(float) * columns);
+            const float* from = o.sums + v / 2 * 2 * S * sides() + v % 2 * S;
+            for (i64 part = 0; part < o.count; from += side(part) * 2 * S, part++)
+                for (i64 c = 0, m = o.m[part]; c < m; c += S) {
+                    const i64 columns = m - c < S ? m - c : S;
+                    amx::transpose_square(from + c * 2 * S, 2 * S, turned, S);
+                    for (i64 u = 0; u < units; u++) {
+                        float *at = o.out[part] + (gate * o.hidden + unit + u) * m + c, *row = turned + u * S;
+                        if (o.add)
+                            for (i64 i = 0; i < columns; i++) row[i] += at[i];
+                        std::memcpy(at, row, sizeof(float) * columns);
+                    }
                 }
-            }
         }
     }
 };

@@ -309,7 +309,8 @@ struct Steps {
             T* z = own.z + 4 * at;
             for (int q = 0; q < 4; q++)
                 for (i64 u = node.hidden; u < node.padded; u++) z[q * node.padded + u] = 0;
-            cell_forward<T, NORM, ZONE>(cell, z, stats, h_old + at, c_old + at, own.h + at, own.c + at, scratch, {0, 0});
+            const ForwardRow<T> row{z, stats, h_old + at, c_old + at, own.h + at, own.c + at, {0, 0}};
+            cell_forward<T, NORM, ZONE>(cell, &row, 1, scratch);
         }
     }
 

@@ -86,6 +86,27 @@ FS_INLINE double sum<double>(Vec<double> v) {
 }
 #endif
 
+// totals[i] = sum(v[i]), the same bits.
+template <class T>
+FS_INLINE void sum_four(const Vec<T>* v, T* totals) {
+    for (int i = 0; i < 4; i++) totals[i] = sum<T>(v[i]);
+}
+
+#if defined(__AVX512F__)
+template <>
+FS_INLINE void sum_four<float>(const Vec<float>* v, float* totals) {
+    // The same halves, of four vectors side by side: a fourth of the last vector belongs to each.
+    const __m512 a = (__m512)v[0], b = (__m512)v[1], c = (__m512)v[2], d = (__m512)v[3];
+    const __m512 ab = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xEE));
+    const __m512 cd = _mm512_add_ps(_mm512_shuffle_f32x4(c, d, 0x44), _mm512_shuffle_f32x4(c, d, 0xEE));
+    __m512 all = _mm512_add_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xDD));
+    all = _mm512_add_ps(all, _mm512_permute_ps(all, 0x4E));
+    all = _mm512_add_ps(all, _mm512_permute_ps(all, 0xB1));
+    const __m512i firsts = _mm512_castsi128_si512(_mm_setr_epi32(0, 4, 8, 12));
+    _mm_storeu_ps(totals, _mm512_castps512_ps128(_mm512_permutexvar_ps(firsts, all)));
+}
+#endif
+
 // 0, 1, 2, ...
 template <class T>
 FS_INLINE typename Simd<T>::U lane_numbers() {

@@ -198,21 +198,22 @@ struct Window {
         const i64 n = node.padded;
         T* scratch = at<T>(w.scratch, place.thread * w.scratch_size);
         const Range rows = place.my_rows();
+        ForwardRow<T> block[BLOCK];
+        int count = 0;
         for (i64 r = rows.first; r < rows.last; r++) {
             const T *h_old = at<T>(node.h_old, t * node.old_step + r * n), *c_old = at<T>(node.c_old, t * node.old_step + r * n);
             T *h_new = at<T>(node.h_new, t * node.new_step + r * n), *c_new = at<T>(node.c_new, t * node.new_step + r * n);
-            if (stopped(t, r)) {
-                if (!w.replay && h_new != h_old) {
-                    std::memcpy(h_new, h_old, sizeof(T) * n);
-                    std::memcpy(c_new, c_old, sizeof(T) * n);
-                }
-                continue;
+            if (!stopped(t, r)) {
+                block[count++] = {at<T>(node.z, t * node.z_step + r * 4 * n), at<T>(node.stats, t * node.stats_step + r * STATS),
+                                  h_old, c_old, w.replay ? nullptr : h_new, c_new,
+                                  ZONE == RANDOM ? words(t, 2 * index + 1, r) : RowWords{0, 0}};
+            } else if (!w.replay && h_new != h_old) {
+                std::memcpy(h_new, h_old, sizeof(T) * n);
+                std::memcpy(c_new, c_old, sizeof(T) * n);
             }
-            cell_forward<T, NORM, ZONE>(cell, at<T>(node.z, t * node.z_step + r * 4 * n),
-                                        at<T>(node.stats, t * node.stats_step + r * STATS), h_old, c_old,
-                                        w.replay ? nullptr : h_new, c_new, scratch,
-                                        ZONE == RANDOM ? words(t, 2 * index + 1, r) : RowWords{0, 0});
+            if (count == BLOCK) cell_forward<T, NORM, ZONE>(cell, block, count, scratch), count = 0;
         }
+        if (count) cell_forward<T, NORM, ZONE>(cell, block, count, scratch);
     }
 
     void step_forward(const fs_node& node, i64 index, i64 t, const Place& place) const {
@@ -298,6 +299,8 @@ struct Window {
         T* scratch = at<T>(w.scratch, place.thread * w.scratch_size);
         const Parameters<T> sums(at<T>(node.d_parameters, place.thread * Parameters<T>::SIZE * n), n);
         const Range rows = place.my_rows();
+        BackwardRow<T> block[BLOCK];
+        int count = 0;
         for (i64 r = rows.first; r < rows.last; r++) {
             T *z = at<T>(node.z, t * node.z_step + r * 4 * n), *dh = at<T>(w.d_h[node.slot], r * n),
               *dc = at<T>(w.d_c[node.slot], r * n);
@@ -314,10 +317,15 @@ struct Window {
                 if (w.drop) drop(d_y, scratch, node.hidden, words(t, 2 * w.nodes, r)), d_y = scratch;
                 for (i64 u = 0; u < node.hidden; u++) dh[u] += d_y[u];
             }
-            cell_backward<T, NORM, ZONE>(cell, z, at<T>(static_cast<const void*>(node.stats), t * node.stats_step + r * STATS),
-                                         at<T>(node.c_old, t * node.old_step + r * n), dh, dc, sums, scratch,
-                                         ZONE == RANDOM ? words(t, 2 * index + 1, r) : RowWords{0, 0});
+            block[count++] = {z,
+                              at<T>(static_cast<const void*>(node.stats), t * node.stats_step + r * STATS),
+                              at<T>(node.c_old, t * node.old_step + r * n),
+                              dh,
+                              dc,
+                              ZONE == RANDOM ? words(t, 2 * index + 1, r) : RowWords{0, 0}};
+            if (count == BLOCK) cell_backward<T, NORM, ZONE>(cell, block, count, sums, scratch), count = 0;
         }
+        if (count) cell_backward<T, NORM, ZONE>(cell, block, count, sums, scratch);
     }
 
     // The gradient of what a node reads, from `gather` to its source's d_out or to d_x.
