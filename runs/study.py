@@ -4,11 +4,13 @@
     python runs/study.py --data DIR                 DIR holds train.txt, valid.txt and test.txt
     python runs/study.py                            Penn Treebank, fetched before (`fastslow data fetch ptb`)
     python runs/study.py --minutes 10 --seeds 1 2 3 --dry-run
+    python runs/study.py --jobs 2                   two trainings side by side, a thread each
 
 It says first what it will cost. Runs that are complete are not made again and one that was stopped goes on, so it can
 be stopped (Ctrl-C) and called again. In OUT:
 
     <preset>-<seed>/   the runs
+    logs/              what they printed, where they ran side by side
     dynamics/          figures 3 to 5 with their data, and dynamics.html
     study.md           a table with means and deviations
     study.json         the same in numbers
@@ -22,17 +24,15 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from jobs import Job, Stopped, Texts, complete, rounds, run_jobs, the_texts, training
+
 from fastslow.cli.app import main as fastslow
-from fastslow.cli.progress import TrainingView
-from fastslow.data.corpora import load_corpus
 from fastslow.errors import FastslowError
 from fastslow.lm.store import read_json, write_atomic, write_json
 from fastslow.results.records import Record, record_of_runs, write_record
-from fastslow.training import DataSource, TrainConfig, find_preset, train
 
 PRESETS = ("study-small-fs-lstm-4", "study-small-stacked-lstm-5", "study-small-sequential-lstm-5")
 DYNAMICS_SECONDS = 30.0
@@ -45,73 +45,55 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/study"), help="folder for everything")
     parser.add_argument("--minutes", type=float, default=10.0, help="of training, for each run")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--jobs", type=int, default=1, help="trainings side by side, with a thread each")
     parser.add_argument("--record", type=Path, nargs="?", const=Path("results"), help="write records to this folder")
     parser.add_argument("--dry-run", action="store_true", help="say what it costs and stop")
     options = parser.parse_args(arguments)
     try:
         return study(options)
+    except Stopped:
+        print("stopped; call this again to go on")
+        return 130
     except FastslowError as error:
         print(f"study: error: {error}", file=sys.stderr)
         return 2
 
 
 def study(options: argparse.Namespace) -> int:
-    source, test = the_text(options.data)
+    texts = the_texts(options.data)
     # Seed after seed, so that a busy hour of the machine meets all networks.
     plan = [(preset, seed, options.out / f"{preset}-{seed}") for seed in options.seeds for preset in PRESETS]
     left = [run for run in plan if not complete(run[2])]
-    hours = (len(left) * (options.minutes * 60 + 20) + len(plan) * DYNAMICS_SECONDS) / 3600
+    seconds = rounds(len(left), options.jobs) * (options.minutes * 60 + 20) + len(plan) * DYNAMICS_SECONDS
     print(
-        f"{len(plan)} runs of {options.minutes:g} minutes, {len(plan) - len(left)} of them complete; about {hours:.1f} "
-        f"hours of this machine with the figures, and {len(plan) * 6} MB in {options.out}",
+        f"{len(plan)} runs of {options.minutes:g} minutes, {len(plan) - len(left)} of them complete; about "
+        f"{seconds / 3600:.1f} hours of this machine with the figures, and {len(plan) * 6} MB in {options.out}",
         flush=True,
     )
     if options.dry_run:
         return 0
-    for preset, seed, folder in left:
-        print(f"\n{folder}", flush=True)
-        with TrainingView() as view:
-            result = train(
-                find_preset(preset).model,
-                recipe(preset, seed, options.minutes),
-                source,
-                folder,
-                device="cpu",
-                resume="auto",
-                progress=view,
-                command="python runs/study.py",
-            )
-        if result.status != "completed":
-            print(f"stopped after update {result.updates:,} of {folder}; call this again to go on")
-            return 130
+    run_jobs(
+        [the_training(preset, seed, folder, texts, options) for preset, seed, folder in left],
+        options.jobs,
+        options.out / "logs",
+    )
     dynamics = options.out / "dynamics"
     if not (dynamics / "dynamics.html").is_file() or left:
-        status = fastslow(["dynamics", *(str(folder) for _, _, folder in plan), str(test), "--out", str(dynamics)])
+        status = fastslow(
+            ["dynamics", *(str(folder) for _, _, folder in plan), str(texts.test), "--out", str(dynamics)]
+        )
         if status:
             return status
     report(options, plan)
     return 0
 
 
-def the_text(folder: Path | None) -> tuple[DataSource, Path]:
-    """The source of a run's text, and the file of its test part."""
-    if folder is None:
-        part = load_corpus("ptb").splits.test
-        assert part is not None
-        return DataSource(corpus="ptb", alphabet="text"), part.paths[0]
-    train_file, valid, test = (folder / f"{part}.txt" for part in ("train", "valid", "test"))
-    return DataSource(texts=(str(train_file),), valid=str(valid), test=str(test), alphabet="text"), test
-
-
-def recipe(preset: str, seed: int, minutes: float) -> TrainConfig:
-    """The preset's, for these minutes; short ones are validated more often."""
-    given = find_preset(preset).train
-    return replace(given, seed=seed, max_time=minutes * 60, validate_every=given.validate_every if minutes >= 2 else 0)
-
-
-def complete(folder: Path) -> bool:
-    path = folder / "result.json"
-    return path.is_file() and read_json(path, what="the result").get("status") == "completed"
+def the_training(preset: str, seed: int, folder: Path, texts: Texts, options: argparse.Namespace) -> Job:
+    """By the preset's recipe, for these minutes; short ones are validated at the end of each epoch."""
+    changes = {"seed": seed, "max_time": options.minutes * 60}
+    if options.minutes < 2:
+        changes["validate_every"] = 0
+    return training(folder, preset, texts, **changes)
 
 
 def report(options: argparse.Namespace, plan: list[tuple[str, int, Path]]) -> None:
@@ -143,7 +125,8 @@ def write(file: Any, text: str) -> None:
 
 
 def note(options: argparse.Namespace) -> str:
-    return f"{options.minutes:g} minutes of training a seed"
+    how = f", {options.jobs} side by side with a thread each" if options.jobs > 1 else ""
+    return f"{options.minutes:g} minutes of training a seed{how}"
 
 
 def updates(folders: list[Path]) -> float:

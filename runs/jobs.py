@@ -1,0 +1,197 @@
+"""Commands of `fastslow`, one after another or side by side: what the long scripts of this folder share.
+
+Side by side each command has one thread, and so, on a machine with as many cores, a core of its own: several networks
+are then trained for the same time on equal terms, and two cores do more than with two threads for one small network.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from fastslow.data.corpora import load_corpus
+from fastslow.errors import FastslowError
+from fastslow.lm.store import read_json
+
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
+
+class JobsError(FastslowError):
+    """Commands that failed."""
+
+
+class Stopped(Exception):
+    """The script was asked to stop, and so were its commands."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One command.
+
+    name: of its log. arguments: after `fastslow`. run: the run folder it trains, gone on with if there is a run in it.
+    out: the file that what it prints becomes, once it has succeeded.
+    """
+
+    name: str
+    arguments: tuple[str, ...]
+    run: Path | None = None
+    out: Path | None = None
+
+    def done(self) -> bool:
+        return complete(self.run) if self.run is not None else self.out is not None and self.out.is_file()
+
+    def command(self) -> list[str]:
+        resume = ["--resume"] if self.run is not None and (self.run / "run.json").is_file() else []
+        return [sys.executable, "-m", "fastslow", *self.arguments, *resume]
+
+
+@dataclass
+class _Running:
+    job: Job
+    process: subprocess.Popen[bytes]
+    log: Path | None
+    began: float
+
+
+def run_jobs(jobs: Sequence[Job], at_once: int, logs: Path) -> None:
+    """Run those that are not done, `at_once` at a time, in their order. One at a time they have this terminal and all
+    threads; else a thread and a log in `logs` each.
+
+    SIGINT and SIGTERM are passed on as SIGTERM, on which trainings save; then Stopped. A command that fails does not
+    stop the others: JobsError names those that failed, at the end.
+    """
+    waiting, running, failed = [job for job in jobs if not job.done()], [], []
+    stopping = False
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal stopping
+        stopping = True
+        for one in running:
+            one.process.send_signal(signal.SIGTERM)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        while running or (waiting and not stopping):
+            while waiting and len(running) < at_once and not stopping:
+                running.append(_start(waiting.pop(0), at_once > 1, logs))
+                if stopping:  # while it was being started
+                    stop(signal.SIGTERM, None)
+            for one in [one for one in running if one.process.poll() is not None]:
+                running.remove(one)
+                if not _ended(one) and not stopping:
+                    failed.append(one)
+            time.sleep(0.2)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for one in running:  # only after an error in this loop
+            one.process.terminate()
+            one.process.wait()
+    if stopping:
+        raise Stopped
+    if failed:
+        raise JobsError("; ".join(_reason(one) for one in failed))
+
+
+def _start(job: Job, side_by_side: bool, logs: Path) -> _Running:
+    command = job.command()
+    print(f"\n{job.name}: {shlex.join(['fastslow', *command[3:]])}", flush=True)
+    log = logs / f"{job.name}.log" if side_by_side else None
+    with ExitStack() as stack:
+        options: dict[str, Any] = {}
+        if log is not None:
+            logs.mkdir(parents=True, exist_ok=True)
+            options["stderr"] = options["stdout"] = stack.enter_context(log.open("ab"))
+            options["env"] = os.environ | ONE_THREAD
+        if job.out is not None:
+            job.out.parent.mkdir(parents=True, exist_ok=True)
+            options["stdout"] = stack.enter_context(_part(job.out).open("wb"))
+        return _Running(job, subprocess.Popen(command, stdin=subprocess.DEVNULL, **options), log, time.monotonic())
+
+
+def _part(out: Path) -> Path:
+    return out.with_name(f"{out.name}.part")
+
+
+def _ended(one: _Running) -> bool:
+    """Whether it succeeded; its output is then where it belongs."""
+    job, good = one.job, one.process.returncode == 0
+    if job.out is not None:
+        if good:
+            os.replace(_part(job.out), job.out)
+        else:
+            _part(job.out).unlink()
+    good = good and job.done()
+    minutes = (time.monotonic() - one.began) / 60
+    print(f"{job.name}: {'done' if good else 'ended'} after {minutes:.1f} minutes", flush=True)
+    return good
+
+
+def _reason(one: _Running) -> str:
+    told = f"{one.job.name} failed (exit status {one.process.returncode})"
+    if one.log is None:
+        return told
+    lines = one.log.read_text(errors="replace").strip().splitlines()
+    return f"{told}: {lines[-1][:300] if lines else 'it said nothing'}"
+
+
+# ---------------------------------------------------------------------- trainings
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The files of the training, validation and test text."""
+
+    train: Path
+    valid: Path
+    test: Path
+
+
+def the_texts(folder: Path | None) -> Texts:
+    """Those in `folder`, or Penn Treebank's, fetched before."""
+    if folder is None:
+        splits = load_corpus("ptb").splits
+        assert splits.valid is not None
+        assert splits.test is not None
+        return Texts(splits.train.paths[0], splits.valid.paths[0], splits.test.paths[0])
+    texts = Texts(*(folder / f"{part}.txt" for part in ("train", "valid", "test")))
+    for path in (texts.train, texts.valid, texts.test):
+        if not path.is_file():
+            raise JobsError(f"there is no {path}: --data takes a folder with train.txt, valid.txt and test.txt")
+    return texts
+
+
+def training(folder: Path, preset: str, texts: Texts, *, test: bool = True, **changes: Any) -> Job:
+    """A training by a preset with some fields changed, on the symbols of the text. Without `test` it is not tested."""
+    options = ["train", str(texts.train), "--valid", str(texts.valid), *(["--test", str(texts.test)] if test else [])]
+    options += ["--alphabet", "text", "--device", "cpu", "--preset", preset, "--out", str(folder)]
+    return Job(folder.name, (*options, *as_options(changes)), run=folder)
+
+
+def as_options(changes: Mapping[str, Any]) -> list[str]:
+    """Fields of a network or recipe as options of `fastslow train`."""
+    made = []
+    for name, value in changes.items():
+        option = name.replace("_", "-")
+        made += [f"--{'' if value else 'no-'}{option}"] if isinstance(value, bool) else [f"--{option}", str(value)]
+    return made
+
+
+def complete(folder: Path) -> bool:
+    path = folder / "result.json"
+    return path.is_file() and read_json(path, what="the result").get("status") == "completed"
+
+
+def rounds(count: int, at_once: int) -> int:
+    """How many times as long as one of them `count` jobs of one length take."""
+    return -(-count // at_once)
