@@ -9,11 +9,11 @@ import ctypes
 import os
 from ctypes import POINTER, Structure, c_double, c_int64, c_uint32, c_void_p
 from functools import cache
-from pathlib import Path
 
 import torch
 
 from fastslow.backends.fused.native.build import BuildError, ensure
+from fastslow.backends.fused.native.openmp import share_openmp
 
 
 class NodeArgs(Structure):
@@ -92,6 +92,8 @@ class StepArgs(Structure):
         ("node", POINTER(StepNodeArgs)),
         *((name, c_void_p) for name in ("scratch", "x", "y")),
         *((name, POINTER(c_void_p)) for name in ("state_in", "state_out")),
+        *((name, c_void_p) for name in ("tokens", "embedding", "head", "head_bias", "logits")),
+        ("vocabulary", c_int64),
     )
 
 
@@ -126,30 +128,7 @@ class Library:
         for function in self.step_scratch.values():
             function.argtypes, function.restype = (c_void_p,), c_int64
         handle.fs_use_openmp.argtypes, handle.fs_use_openmp.restype = (c_void_p,) * 3, None
-        _share_openmp(handle)
-
-
-def _share_openmp(handle: ctypes.CDLL) -> None:
-    """Hand the library the entry points of the OpenMP runtime that PyTorch has loaded, if it is GNU's."""
-    for path in _loaded("libgomp"):
-        try:
-            runtime = ctypes.CDLL(path)
-            names = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
-            handle.fs_use_openmp(*(ctypes.cast(runtime[name], c_void_p) for name in names))
-        except (OSError, AttributeError):
-            continue
-        return
-
-
-def _loaded(name: str) -> list[str]:
-    """Shared libraries of this process whose file name starts with `name`; PyTorch's own first."""
-    try:
-        lines = Path("/proc/self/maps").read_text().splitlines()
-    except OSError:
-        return []
-    paths = dict.fromkeys(line.split(maxsplit=5)[-1] for line in lines if name in line)
-    found = [path for path in paths if Path(path).name.startswith(name)]
-    return sorted(found, key=lambda path: "torch" not in path)
+        share_openmp(handle)
 
 
 @cache
