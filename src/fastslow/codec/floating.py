@@ -18,6 +18,7 @@ from fastslow.codec.errors import FormatError, ModelError
 from fastslow.codec.exact.quantise import start_symbol
 from fastslow.codec.exact.tables import ONE, Ints, standard_tables
 from fastslow.codec.frequencies import MAX_LOGIT, FrequencyModel
+from fastslow.codec.packed import PackedSteps, packs
 from fastslow.lm import CharLM
 
 PROBE_STEPS = 24
@@ -35,13 +36,23 @@ class FloatPredictor:
         self.frequencies = FrequencyModel(standard_tables())
         self._lm = lm.eval()
         self._state: Any = None
+        self._packed: PackedSteps | None = None
 
+    @torch.inference_mode()
     def begin(self, lanes: int) -> None:
         self._state = None
+        if not packs(self._lm, lanes):
+            self._packed = None
+        elif self._packed is None or self._packed.lanes != lanes:
+            self._packed = PackedSteps(self._lm, lanes)
+        else:
+            self._packed.begin()
 
     @torch.inference_mode()
     def step(self, symbols: Ints) -> Ints:
         tokens = torch.from_numpy(symbols).to(self._lm.device)
+        if self._packed is not None:
+            return integer_logits(self._packed.step(tokens))
         logits, self._state = self._lm.step(tokens, self._state)
         return integer_logits(logits)
 
