@@ -31,7 +31,10 @@ def packs(lm: CharLM, lanes: int) -> bool:
 
 
 class PackedSteps:
-    """Steps of `lanes` lanes from a zero state; zoneout's expectation, no dropout. Later changes of weights are missed."""
+    """Steps of `lanes` lanes from a zero state; zoneout's expectation, no dropout.
+
+    Later changes of the layer's weights are missed.
+    """
 
     def __init__(self, lm: CharLM, lanes: int) -> None:
         found = library()

@@ -42,15 +42,15 @@ Floats = NDArray[np.float64]
 
 def norm_vectors(gain: Ints, shift: Ints, bits: int) -> tuple[Floats, Floats]:
     """Gain and shift of a layer norm, made ready: argument = n gain + shift, a table index before its floor."""
-    gains: Floats = gain * 2.0 ** (INDEX_BITS - NORM_BITS - bits)
+    gains: Floats = gain.astype(np.float64) * 2.0 ** (INDEX_BITS - NORM_BITS - bits)
     # The half rounds; HALF_TABLE makes the index positive, so that cutting off its fraction is a floor.
-    shifts: Floats = shift * 2.0 ** (INDEX_BITS - SHIFT_BITS) + (0.5 + HALF_TABLE)
+    shifts: Floats = shift.astype(np.float64) * 2.0 ** (INDEX_BITS - SHIFT_BITS) + (0.5 + HALF_TABLE)
     return gains, shifts
 
 
 def input_table(cell: ExactCell, model: ExactModel) -> Floats:
     """What is added to a cell's products before the floor that gives z, the half that rounds included."""
-    table: Floats = cell.input_table(model.embedding, model.embedding_bits) + 0.5
+    table: Floats = cell.input_table(model.embedding, model.embedding_bits).astype(np.float64) + 0.5
     return table
 
 

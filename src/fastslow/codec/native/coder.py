@@ -6,11 +6,11 @@ Where the predictor is a compiled engine, all of a step happens there; else its 
 from __future__ import annotations
 
 import ctypes
-from typing import Any
 from weakref import finalize
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from fastslow.codec.errors import FormatError
 from fastslow.codec.exact.tables import COARSE, FINE_BITS, KNOT_BITS, Ints, Tables
@@ -26,7 +26,7 @@ class NativeCoder:
 
     def __init__(
         self,
-        text: np.ndarray[Any, np.dtype[np.uint8]],
+        text: NDArray[np.uint8],
         lanes: int,
         symbols: bytes,
         start: int,
@@ -35,7 +35,9 @@ class NativeCoder:
         payload: bytes | None,
     ) -> None:
         """text (n,): read, or with a payload written; escape: the escape's frequency."""
-        self._library: Any = library()
+        found = library()
+        assert not isinstance(found, str)
+        self._library = found
         self._encodes = payload is None
         self._payload_size = len(payload or b"")
         alphabet = np.frombuffer(symbols, np.uint8)

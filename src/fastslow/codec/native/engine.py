@@ -9,6 +9,7 @@ from weakref import finalize
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from fastslow.codec.exact.engine import input_table, norm_vectors
 from fastslow.codec.exact.model import C_LIMIT, ExactModel, epsilon
@@ -38,12 +39,14 @@ class NativeEngine:
     """
 
     def __init__(self, model: ExactModel) -> None:
-        self._library: Any = library()
+        found = library()
+        assert not isinstance(found, str)
+        self._library = found
         self.symbols = len(model.symbols)
         kept: list[Any] = []  # until the library has copied it
 
         def address(values: Any, kind: type) -> int:
-            array = np.ascontiguousarray(values, dtype=kind)
+            array: NDArray[Any] = np.ascontiguousarray(values, dtype=kind)
             kept.append(array)
             return int(array.ctypes.data)
 
@@ -60,7 +63,7 @@ class NativeEngine:
             if cell.norm:
                 args.gates = norm(cell.gate_gain, cell.gate_shift, cell.gate_bits, cell.z_bits)
                 args.memory = norm(cell.cell_gain, cell.cell_shift, cell.cell_bits, ONE_BITS)
-        nodes = (NodeArgs * len(model.nodes))(*((node.cell, node.slot, node.source) for node in model.nodes))
+        nodes = (NodeArgs * len(model.nodes))(*(NodeArgs(node.cell, node.slot, node.source) for node in model.nodes))
         made = self._library.fs_engine_make(
             ctypes.byref(
                 ModelArgs(
