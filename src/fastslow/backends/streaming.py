@@ -13,12 +13,12 @@ from typing import Any, Literal, Protocol
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastslow.backends import reference
 from fastslow.backends.base import Rates, States
 from fastslow.backends.fused.native.library import library
-from fastslow.backends.fused.native.steps import Quantized, Steps, contiguous
+from fastslow.backends.fused.native.steps import Ends, Quantized, Steps, contiguous
 from fastslow.cells.lstm import CellWeights
 from fastslow.state import LSTMState
 from fastslow.wiring import FROM_INPUT, Wiring
@@ -169,19 +169,32 @@ class LayerSteps:
         self._sizes: list[int] = []
         self._dtype: torch.dtype | None = None
         """Of parameters that steps can be prepared for; None if they are of another kind."""
+        self._modules: tuple[nn.Embedding, nn.Linear] | None = None
+        self._ends: Ends | None = None
 
-    def step(self, layer: Layer, x_t: Tensor, state: Sequence[Any] | None) -> tuple[Tensor, States] | None:
+    def step(
+        self,
+        layer: Layer,
+        x_t: Tensor,
+        state: Sequence[Any] | None,
+        ends: tuple[nn.Embedding, nn.Linear] | None = None,
+    ) -> tuple[Tensor, States] | None:
         """One step: x_t (B, X) or (X,), state one (h, c) a slot or None for zeros -> y and the new state, likewise.
 
+        With an embedding before the layer and a linear head behind it, x_t are tokens, (B,) or (), and y logits.
         None if the other engines must see to it, because the step is not of a kind that runs here or is an error.
         """
-        if not self._values or self._changed():
+        if not self._values or ends != self._modules or self._changed():
+            self._modules = ends
             self._look(layer)
-        batched = x_t.dim() == 2
+        batched = x_t.dim() == (2 if ends is None else 1)
         rows = x_t.shape[0] if batched else 1
-        if self._dtype is None or x_t.dtype != self._dtype or type(x_t) is not Tensor or not 0 < rows <= MOST_ROWS:
+        dtype = self._dtype if ends is None else torch.int64
+        if self._dtype is None or x_t.dtype != dtype or type(x_t) is not Tensor or not 0 < rows <= MOST_ROWS:
             return None
         if x_t.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+            return None
+        if ends is not None and (not self._plain_ends(ends) or not self._in_vocabulary(x_t)):
             return None
         shapes = [(rows, size) if batched else (size,) for size in self._sizes]
         before: list[Tensor] = []
@@ -202,13 +215,32 @@ class LayerSteps:
         if steps is None:
             rates, weights = Rates(0.0, *key[1:4]), layer.weights()
             quantized = quantized_matrices(weights) if layer.steps_in_int8 else None
-            steps = self._steps[key] = Steps(layer.wiring, weights, rates, rows, layer.input_size, quantized)
+            steps = self._steps[key] = Steps(
+                layer.wiring, weights, rates, rows, layer.input_size, quantized, self._ends
+            )
         after = [torch.empty_like(part) for part in before]
         x_t = x_t.contiguous()
         y = torch.empty((rows, steps.output_size) if batched else (steps.output_size,), dtype=self._dtype)
         addresses = [part.data_ptr() for part in before], [part.data_ptr() for part in after]
         steps(1, x_t.data_ptr(), y.data_ptr(), *addresses)
         return y, tuple(LSTMState(after[i], after[i + 1]) for i in range(0, len(after), 2))
+
+    def _plain_ends(self, ends: tuple[nn.Embedding, nn.Linear]) -> bool:
+        """Whether the modules do what their classes say and nobody listens."""
+        embedding, head = ends
+        return (
+            self._ends is not None
+            and type(embedding) is nn.Embedding
+            and type(head) is nn.Linear
+            and embedding.max_norm is None
+            and not (embedding._forward_hooks or embedding._forward_pre_hooks)
+            and not (head._forward_hooks or head._forward_pre_hooks)
+        )
+
+    def _in_vocabulary(self, tokens: Tensor) -> bool:
+        assert self._ends is not None
+        symbols = len(self._ends.embedding)
+        return all(0 <= token < symbols for token in tokens.view(-1).tolist())
 
     def _changed(self) -> bool:
         return (
@@ -219,6 +251,9 @@ class LayerSteps:
     def _look(self, layer: Layer) -> None:
         self._steps.clear()
         places = layer.parameter_places()
+        if self._modules is not None:
+            embedding, head = self._modules
+            places += [(embedding._parameters, "weight"), (head._parameters, "weight"), (head._parameters, "bias")]
         self._holders, self._keys = [holder for holder, _ in places], [key for _, key in places]
         self._values = [holder.get(key) for holder, key in places]
         self._tensors = [value for value in self._values if isinstance(value, Tensor)]
@@ -227,6 +262,12 @@ class LayerSteps:
         self._sizes = [weights[layer.wiring.slot_of.index(slot)].hidden_size for slot in range(len(layer.wiring.slots))]
         own = {id(value) for value in self._tensors}
         used = [part for w in weights for part in w if part is not None]
+        self._ends = None
+        if self._modules is not None:
+            fits = embedding.weight.shape[1:] == (layer.input_size,)
+            if fits and head.weight.shape == (len(embedding.weight), weights[layer.wiring.output_index].hidden_size):
+                self._ends = Ends(embedding.weight, head.weight, head.bias)
+            used += [part for part in (embedding.weight, head.weight, head.bias) if part is not None]
         dtype = used[0].dtype
         plain = all(
             id(part) in own  # not computed from something else
@@ -240,6 +281,7 @@ class LayerSteps:
         self._dtype = dtype if plain and known and not isinstance(library(), str) else None
 
 
+_MODELS: WeakKeyDictionary[Any, LayerSteps] = WeakKeyDictionary()
 _LAYERS: WeakKeyDictionary[Any, LayerSteps] = WeakKeyDictionary()
 
 
@@ -252,3 +294,13 @@ def layer_step(layer: Layer, x_t: Tensor, state: Sequence[Any] | None) -> tuple[
     if steps is None:
         steps = _LAYERS[layer] = LayerSteps()
     return steps.step(layer, x_t, state)
+
+
+def model_step(
+    layer: Layer, ends: tuple[nn.Embedding, nn.Linear], tokens: Tensor, state: Sequence[Any] | None
+) -> tuple[Tensor, States] | None:
+    """`LayerSteps.step` of a language model: tokens (B,) or () int64, logits (B, V) or (V,)."""
+    steps = _MODELS.get(layer)
+    if steps is None:
+        steps = _MODELS[layer] = LayerSteps()
+    return steps.step(layer, tokens, state, ends)

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 from fastslow.backends import Choice, check_name, choose, engine
 from fastslow.backends.base import Problem, Rates, States
 from fastslow.backends.fused.native.steps import Quantized
-from fastslow.backends.streaming import layer_step
+from fastslow.backends.streaming import layer_step, model_step
 from fastslow.cells.lstm import CellWeights, LayerNormLSTMCell, check_rate, check_size
 from fastslow.layers.sequences import check_input_size, to_steps
 from fastslow.noise import Noise, draw_key
@@ -192,6 +192,18 @@ class WiredLSTM(nn.Module):
         if batched:
             return y.squeeze(0), self._public(new)
         return y.view(-1), self._public(map_state(lambda leaf: leaf.squeeze(0), new))
+
+    def logits_step(
+        self, embedding: nn.Embedding, head: nn.Linear, tokens: Tensor, state: Any = None
+    ) -> tuple[Tensor, Any] | None:
+        """`head(step(embedding(tokens)))` in one call of compiled code: tokens (B,) or (), logits (B, V) or (V,).
+
+        None where that cannot be: with gradients, masks, another device or backend, or modules that do something else.
+        """
+        if torch.is_grad_enabled() or not self._streams():
+            return None
+        streamed = model_step(self, (embedding, head), tokens, None if state is None else self._slots(state))
+        return None if streamed is None else (streamed[0], self._public(streamed[1]))
 
     def _streams(self) -> bool:
         """Whether a step may take the streaming path: no masks, no other backend asked for, nobody tracing."""

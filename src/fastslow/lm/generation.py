@@ -41,8 +41,11 @@ def next_probabilities(
         only = np.zeros_like(values)
         only[values.argmax()] = 1.0
         return only
-    with np.errstate(over="ignore"):  # a tiny temperature sends all but the likeliest to exp(-inf) = 0, as it should
-        p: Probabilities = np.exp((values - best) / temperature)
+    values = values - best
+    if temperature != 1.0:
+        with np.errstate(over="ignore"):  # a tiny one sends all but the likeliest to exp(-inf) = 0, as it should
+            values /= temperature
+    p: Probabilities = np.exp(values)
     p /= p.sum()
     if top_k is None and top_p is None:
         return p

@@ -93,6 +93,9 @@ class CharLM(nn.Module):
         """One step: tokens (B,) or (), logits (B, V) or (V,)."""
         if tokens.dim() not in (0, 1):
             raise ValueError(f"tokens must be (B,) or (); got {tuple(tokens.shape)}")
+        streamed = self.layer.logits_step(self.embedding, self.head, tokens, state)
+        if streamed is not None:
+            return streamed
         y, state = self.layer.step(self.embedding(tokens), state)
         return self.head(y), state
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -57,11 +58,21 @@ class Quantized:
         return self.numbers[:, : self.columns].float() * self.scale.unsqueeze(1)
 
 
+@dataclass(frozen=True)
+class Ends:
+    """A language model's embedding (V, X), and its head (V, H of the output) and bias (V): contiguous, of one type."""
+
+    embedding: Tensor
+    head: Tensor
+    bias: Tensor | None
+
+
 class Steps:
     """The prepared arguments of any number of calls with the same weights and number of rows.
 
     The weights are read where they lie, so what is written into them between calls counts; they must be contiguous, of
-    one type, on the CPU, and stay where they are. `quantized`: (w_x, w_h) of each node to use in their stead.
+    one type, on the CPU, and stay where they are. `quantized`: (w_x, w_h) of each node to use in their stead. With
+    `ends` calls take tokens for x and give logits for y.
     """
 
     def __init__(
@@ -72,13 +83,15 @@ class Steps:
         rows: int,
         inputs: int,
         quantized: Sequence[tuple[Quantized | None, Quantized]] | None = None,
+        ends: Ends | None = None,
     ) -> None:
         found = library()
         if not isinstance(found, Library):
             raise RuntimeError(f"the native engine cannot run: {found}")
         self.output_size = weights[wiring.output_index].hidden_size
         dtype = weights[0].w_h.dtype
-        self._keep = (weights, quantized)
+        self._keep = (weights, quantized, ends)
+        self._ends = ends
         lanes = found.vector_bytes // dtype.itemsize
         slot_of, sources = wiring.slot_of, wiring.sources
         nodes = (StepNodeArgs * len(weights))()
@@ -115,6 +128,10 @@ class Steps:
             state_in=self._states[0],
             state_out=self._states[1],
         )
+        if ends is not None:
+            self._args.embedding, self._args.head = ends.embedding.data_ptr(), ends.head.data_ptr()
+            self._args.head_bias = None if ends.bias is None else ends.bias.data_ptr()
+            self._args.vocabulary = self.output_size = ends.head.shape[0]
         numbers = sum(w.w_h.numel() + (0 if w.w_x is None else w.w_x.numel()) for w in weights) // len(weights)
         self._most_threads = max(1, min(torch.get_num_threads(), numbers // SHARED_FROM + 1))
         self._args.threads = self._most_threads
@@ -126,10 +143,17 @@ class Steps:
         self._lock = threading.Lock()  # one call at a time: the scratch is shared
 
     def __call__(self, steps: int, x: int, y: int, states_in: list[int], states_out: list[int]) -> None:
-        """Run `steps` steps: x (T, B, X), y (T, B, H), h and c of every slot in turn (B, H), all as addresses."""
+        """Run `steps` steps: x (T, B, X), y (T, B, H), h and c of every slot in turn (B, H), all as addresses.
+
+        With ends: x (T, B) int64 in 0..V-1, y (T, B, V).
+        """
         with self._lock:
             args = self._args
-            args.steps, args.x, args.y = steps, x, y
+            args.steps = steps
+            if self._ends is None:
+                args.x, args.y = x, y
+            else:
+                args.tokens, args.logits = x, y
             args.threads = min(self._most_threads, torch.get_num_threads())
             self._states[0][:], self._states[1][:] = states_in, states_out  # type: ignore[assignment]
             self._function(self._byref)

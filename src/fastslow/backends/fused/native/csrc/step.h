@@ -32,6 +32,11 @@ struct fs_step {
     void* y;        // (T, B, H of the output)
     const void** state_in;  // h and c of every slot in turn, (B, H) each
     void** state_out;       // the same; may be the same memory
+    // A language model's two ends, or null: rows of `embedding` (V, inputs) stand in for x, and `logits` for y.
+    const std::int64_t* tokens;           // (T, B), each in 0 .. V-1
+    const void *embedding, *head, *head_bias;  // (V, inputs), (V, H of the output), (V) or null
+    void* logits;                         // (T, B, V)
+    std::int64_t vocabulary;              // V
 };
 
 }  // extern "C"
@@ -259,6 +264,10 @@ struct Steps {
         }
     }
 
+    const T* input(i64 at) const {
+        return s.tokens ? static_cast<const T*>(s.embedding) + s.tokens[at] * s.inputs : static_cast<const T*>(s.x) + at * s.inputs;
+    }
+
     template <class Q, int L>
     void gates(i64 index, i64 t, i64 lane, i64 first, i64 last) const {
         const fs_step_node& node = s.node[index];
@@ -267,7 +276,7 @@ struct Steps {
         old_state(index, h_old, c_old);
         const T* source = node.source >= 0 ? layout(node.source).h : nullptr;
         for (int l = 0; l < L; l++) {
-            if (node.source == -1) x[l] = static_cast<const T*>(s.x) + (t * s.rows + lane + l) * s.inputs;
+            if (node.source == -1) x[l] = input(t * s.rows + lane + l);
             if (source) x[l] = source + (lane + l) * s.node[node.source].padded;
             h[l] = h_old + (lane + l) * node.padded;
         }
@@ -314,6 +323,35 @@ struct Steps {
         }
     }
 
+    // Rows first .. first + B - 1 of the head times the output of L lanes.
+    template <int B, int L>
+    void logits(i64 t, i64 lane, i64 first) const {
+        const fs_step_node& node = s.node[s.output];
+        const T* h[L];
+        for (int l = 0; l < L; l++) h[l] = layout(s.output).h + (lane + l) * node.padded;
+        Vec<T> acc[B][L] = {};
+        dots<T, T, B, L>(acc, static_cast<const T*>(s.head) + first * node.hidden, node.hidden, h, node.hidden);
+        T totals[B * L];
+        sum_all<T, B * L>(&acc[0][0], totals);
+        for (int b = 0; b < B; b++)
+            for (int l = 0; l < L; l++)
+                static_cast<T*>(s.logits)[(t * s.rows + lane + l) * s.vocabulary + first + b] =
+                    totals[b * L + l] + (s.head_bias ? static_cast<const T*>(s.head_bias)[first + b] : 0);
+    }
+
+    template <int L>
+    void logits_of(i64 t, i64 lane, i64 first, i64 last) const {
+        for (; first + CHAINS / L <= last; first += CHAINS / L) logits<CHAINS / L, L>(t, lane, first);
+        for (; first < last; first++) logits<1, L>(t, lane, first);
+    }
+
+    void all_logits(i64 t, i64 first, i64 last) const {
+        i64 lane = 0;
+        for (; lane + 4 <= s.rows; lane += 4) logits_of<4>(t, lane, first, last);
+        for (; lane + 2 <= s.rows; lane += 2) logits_of<2>(t, lane, first, last);
+        for (; lane < s.rows; lane++) logits_of<1>(t, lane, first, last);
+    }
+
     void write(i64 t, int thread, int threads) const {
         const fs_step_node& node = s.node[s.output];
         const Node own = layout(s.output);
@@ -336,7 +374,11 @@ struct Steps {
                     s.zoneout ? cells<false, EXPECTATION>(n, thread, threads) : cells<false, NONE>(n, thread, threads);
                 barrier.wait();
             }
-            write(t, thread, threads);
+            // Nobody writes the output's h again before the barrier that follows the next step's first products.
+            if (s.logits)
+                all_logits(t, s.vocabulary * thread / threads, s.vocabulary * (thread + 1) / threads);
+            else
+                write(t, thread, threads);
         }
         barrier.wait();
         if (thread == 0) end();
