@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from fastslow.cli.app import ERROR, INTERRUPTED
 from fastslow.cli.common import RUNS, Flag, OptionError, check_backend, print_json
 from fastslow.errors import FastslowError
 from fastslow.lm.config import ModelOptions
 from fastslow.training.config import TrainConfig, parse_duration
 from fastslow.training.folder import read_record
+from fastslow.training.launch import LaunchError, find_launch
 from fastslow.training.presets import PRESETS, find_preset
 from fastslow.training.sources import DataSource
 
@@ -58,7 +60,8 @@ def train(
     Of the text 90% are trained on, 5% validate and the last 5% test, unless --valid or --test name files for that.
     Everything goes to the run folder, which `fastslow sample`, `score` and `evaluate` take. Ctrl-C saves and stops.
     The options from --architecture on are the preset's network and recipe; each can be changed. Naming --max-updates,
-    --max-time (such as 90m) or --epochs takes the preset's other limits away.
+    --max-time (such as 90m) or --epochs takes the preset's other limits away. Several processes train one model when
+    torchrun starts them: `torchrun --nproc-per-node 2 -m fastslow train ...`; each takes some of the batch's streams.
 
     Args:
         texts: files to train on, joined in this order
@@ -77,6 +80,8 @@ def train(
         recipe: how it is trained, by default as the preset says
     """
     check_backend(backend or "auto")
+    if not find_launch().leads:
+        return _follow()
     started = find_preset(preset or DEFAULT_PRESET)
     if resume:
         folder = out or _default_out(texts, preset, corpus)
@@ -110,6 +115,22 @@ def train(
             command=shlex.join(["fastslow", *sys.argv[1:]]),
         )
     return report(result, json)
+
+
+def _follow() -> int:
+    """Take part in the run of rank 0, which says all that is to be said, unless it cannot be reached."""
+    from fastslow.training.distributed import LostError
+    from fastslow.training.loop import follow
+
+    try:
+        result = follow()
+    except (LostError, LaunchError):
+        raise
+    except FastslowError as error:
+        raise SystemExit(ERROR) from error
+    if result.status == "interrupted":
+        raise SystemExit(INTERRUPTED)
+    return 0
 
 
 def report(result: RunResult, json: bool = False) -> int:
@@ -189,8 +210,10 @@ def prepare(arguments: list[str]) -> tuple[list[str], dict[str, Any]]:
     """
     arguments = [_dashes(argument) for argument in arguments]
     typed = {argument.split("=")[0] for argument in arguments if argument.startswith("--")}
-    arguments = _in_seconds(arguments)
     asks_help = bool({"-h", "--help"} & set(arguments))
+    if not asks_help and not find_launch().leads:
+        return [], {}  # rank 0 reads them, and tells the others what to do
+    arguments = _in_seconds(arguments)
     if "--resume" in typed and not asks_help:
         folder = _value(arguments, "--out")
         texts = [a for a in arguments if not a.startswith("-")][:1] if not folder else []

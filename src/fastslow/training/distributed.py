@@ -11,6 +11,8 @@ One process alone is a `Ranks` too, and exchanges nothing.
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import json
 import math
 import socket
@@ -22,6 +24,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from fastslow.data.streams import rank_columns
 from fastslow.errors import FastslowError
@@ -215,6 +219,15 @@ class Group(Ranks):
             ) from error
 
 
+_meetings = itertools.count()
+
+
+@functools.cache
+def _meeting_place(launch: Launch) -> Any:
+    """What the address of the environment leads to: connected to once a process."""
+    return next(rendezvous("env://", launch.rank, launch.size, timeout=TIMEOUT))[0]
+
+
 @contextmanager
 def joined() -> Iterator[Ranks]:
     """The processes of this job, connected inside. Raises LaunchError where they cannot be."""
@@ -227,7 +240,9 @@ def joined() -> Iterator[Ranks]:
     ours = not dist.is_initialized()
     try:
         if ours:
-            dist.init_process_group("gloo", timeout=TIMEOUT)
+            # Names of its own for every meeting: those of the last would lead to its closed doors.
+            store = PrefixStore(f"fastslow/{next(_meetings)}", _meeting_place(launch))
+            dist.init_process_group("gloo", store=store, rank=launch.rank, world_size=launch.size, timeout=TIMEOUT)
         control = dist.group.WORLD if ours else dist.new_group(backend="gloo", timeout=TIMEOUT)
     except (RuntimeError, ValueError, OSError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
