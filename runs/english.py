@@ -313,6 +313,7 @@ def marks(options: argparse.Namespace) -> int:
         for kind in options.kinds
         if not has(record, name, texts[name], kind) and (kind != "adapt" or len(texts[name]) <= options.adapt_limit)
     ]
+    record["texts"] = {name: record["texts"][name] for name in (*texts, *(record["texts"].keys() - texts.keys()))}
     seconds = sum(len(texts[name]) / SPEEDS[kind] for name, kind in left)
     print(f"{len(left)} of {len(texts) * len(options.kinds)} figures to measure; about {seconds / 3600:.1f} hours")
     if options.dry_run:
