@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -266,6 +267,9 @@ def test_verbose_and_progress(here: Path, monkeypatch: pytest.MonkeyPatch, capsy
     said = capsys.readouterr().err
     assert said.startswith("fastslow: a.txt: 400 -> ")
     assert "bits/byte" in said
+    memory = re.search(r"at most ([\d,]+) MB of memory", said)
+    assert memory
+    assert 20 < int(memory[1].replace(",", "")) < 20_000
     assert "neural 400" in said
     from fastslow.cli import compress as module
 

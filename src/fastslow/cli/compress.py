@@ -509,7 +509,21 @@ class _Progress:
             f"{self._name}: {sizes[0]:,} -> {sizes[1]:,} bytes, {summary.bits_per_byte:.3f} bits/byte, "
             f"{summary.plain / seconds / 1000:.1f} kB/s -> {where}"
         )
-        _say(line + (f" (bytes of text: {kinds})" if self._asked.verbose and kinds else ""))
+        if self._asked.verbose:
+            line += f" (bytes of text: {kinds})" if kinds else ""
+            memory = _peak_megabytes()
+            line += "" if memory is None else f", at most {memory:,.0f} MB of memory"
+        _say(line)
+
+
+def _peak_megabytes() -> float | None:
+    """The most memory this process has held so far; None where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # not a POSIX system
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
 def _shown(name: str) -> str:
