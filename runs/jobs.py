@@ -22,6 +22,7 @@ from typing import Any
 from fastslow.data.corpora import load_corpus
 from fastslow.errors import FastslowError
 from fastslow.lm.store import read_json
+from fastslow.training import read_record
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
@@ -39,16 +40,22 @@ class Job:
     """One command.
 
     name: of its log. arguments: after `fastslow`. run: the run folder it trains, gone on with if there is a run in it.
-    out: the file that what it prints becomes, once it has succeeded.
+    out: the file that what it prints becomes, once it has succeeded. of: the complete runs it is about, older than it.
     """
 
     name: str
     arguments: tuple[str, ...]
     run: Path | None = None
     out: Path | None = None
+    of: tuple[Path, ...] = ()
 
     def done(self) -> bool:
-        return complete(self.run) if self.run is not None else self.out is not None and self.out.is_file()
+        if self.run is not None:
+            return complete(self.run)
+        if self.out is None or not self.out.is_file():
+            return False
+        made = self.out.stat().st_mtime_ns
+        return all(complete(run) and (run / "result.json").stat().st_mtime_ns <= made for run in self.of)
 
     def command(self) -> list[str]:
         resume = ["--resume"] if self.run is not None and (self.run / "run.json").is_file() else []
@@ -172,7 +179,16 @@ def the_texts(folder: Path | None) -> Texts:
 
 
 def training(folder: Path, preset: str, texts: Texts, *, test: bool = True, **changes: Any) -> Job:
-    """A training by a preset with some fields changed, on the symbols of the text. Without `test` it is not tested."""
+    """A training by a preset with some fields changed, on the symbols of the text. Without `test` it is not tested.
+
+    Raises JobsError where the folder holds a run with other values of these fields.
+    """
+    if (folder / "run.json").is_file():
+        stored = read_record(folder)
+        there = stored.train.to_json() | stored.model.options_json()
+        for name, value in changes.items():
+            if there[name] != value:
+                raise JobsError(f"{folder} holds a run with {name} {there[name]}, not {value}: choose another --out")
     options = ["train", str(texts.train), "--valid", str(texts.valid), *(["--test", str(texts.test)] if test else [])]
     options += ["--alphabet", "text", "--device", "cpu", "--preset", preset, "--out", str(folder)]
     return Job(folder.name, (*options, *as_options(changes)), run=folder)

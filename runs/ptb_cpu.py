@@ -158,8 +158,8 @@ def scored(options: argparse.Namespace, runs: Sequence[Path], texts: Texts) -> l
     given = ["evaluate", *map(str, runs), str(texts.test), "--device", "cpu", "--json"]
     scores = options.out / "scores"
     return [
-        Job(f"{name}-static", (*given, "--fit-temperature", str(texts.valid)), out=scores / f"{name}-static.json"),
-        Job(f"{name}-dynamic", (*given, "--dynamic"), out=scores / f"{name}-dynamic.json"),
+        Job(f"{name}-{kind}", (*given, *more), out=scores / f"{name}-{kind}.json", of=tuple(runs))
+        for kind, more in (("static", ("--fit-temperature", str(texts.valid))), ("dynamic", ("--dynamic",)))
     ]
 
 
@@ -244,6 +244,7 @@ def comparison(options: argparse.Namespace) -> None:
             f"{run.name}-static",
             ("evaluate", str(run), str(texts.test), "--device", "cpu", "--json", "--per-symbol", str(_nats(run))),
             out=scores / f"{run.name}-static.json",
+            of=(run,),
         )
         for _, _, run in plan
     ]

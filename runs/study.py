@@ -90,7 +90,7 @@ def study(options: argparse.Namespace) -> int:
 
 def the_training(preset: str, seed: int, folder: Path, texts: Texts, options: argparse.Namespace) -> Job:
     """By the preset's recipe, for these minutes; short ones are validated at the end of each epoch."""
-    changes = {"seed": seed, "max_time": options.minutes * 60}
+    changes: dict[str, Any] = {"seed": seed, "max_time": options.minutes * 60}
     if options.minutes < 2:
         changes["validate_every"] = 0
     return training(folder, preset, texts, **changes)

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests.training.runs import run
+
 RUNS = Path(__file__).parents[2] / "runs"
 
 
@@ -83,6 +85,24 @@ def test_a_stop_reaches_the_commands(jobs: Any, python: Any, tmp_path: Path) -> 
     assert signal.getsignal(signal.SIGINT) is before
     assert (tmp_path / "logs" / "first.log").read_text() == "saved\n"
     assert not (tmp_path / "third").exists() or plan[1].done()
+
+
+def test_scores_of_a_run_that_was_made_again_are_made_again(jobs: Any, tmp_path: Path) -> None:
+    job = jobs.Job("score", (), out=tmp_path / "score.json", of=(tmp_path,))
+    (tmp_path / "result.json").write_text('{"status": "completed"}')
+    assert not job.done()
+    job.out.touch()
+    assert job.done()
+    os.utime(tmp_path / "result.json", (time.time() + 9, time.time() + 9))
+    assert not job.done()
+
+
+def test_a_folder_with_another_run(jobs: Any, tmp_path: Path) -> None:
+    texts = jobs.Texts(Path("a"), Path("b"), Path("c"))
+    run(tmp_path / "run", max_updates=2)
+    assert jobs.training(tmp_path / "run", "demo", texts, max_updates=2, hidden_size=8, rate=1e-2).done()
+    with pytest.raises(jobs.JobsError, match="holds a run with max_updates 2, not 3: choose another --out"):
+        jobs.training(tmp_path / "run", "demo", texts, max_updates=3)
 
 
 def test_options_and_commands(jobs: Any, tmp_path: Path) -> None:
