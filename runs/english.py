@@ -564,9 +564,10 @@ Made with {", ".join(f"{key} {value}" for key, value in made_with.items())}, by
 ## Marks
 
 On text that it never saw. `valid` is the validation text above (the training kept the weights that were best there);
-`book` is War and Peace in English (Project Gutenberg 2600).
+`book` is War and Peace in English (Project Gutenberg 2600){same_author(by_split["train"])}.
 
-{marks_text(found) if found is not None else "Not measured."}
+{marks_text(found).rstrip() if found is not None else "Not measured."}
+
 ## What it is bad at
 
 - Modern text: its books are of the nineteenth and early twentieth century, and so is its language. Words, names and
@@ -585,6 +586,12 @@ For validation:
 
 {book_list(by_split["valid"])}
 """
+
+
+def same_author(listed: list[dict[str, str]]) -> str:
+    """What the model was trained on of the author of the marks' book."""
+    titles = [book["title"] for book in listed if "Tolstoy" in book["author"]]
+    return f", whose author also wrote {' and '.join(titles)}, which it was trained on" if titles else ""
 
 
 def indented(commands: list[str]) -> str:

@@ -29,6 +29,7 @@ VALID = TEXT[2000::-1]
 BOOK = TEXT[4000:5500]
 BOOKS = """gutenberg_id\ttitle\tauthor\tbytes\tsha256\tsplit
 12\tA "Quoted" Title\tSomebody Known\t10\t00\ttrain
+33\tWar Or Peace\tTolstoy\t10\t00\ttrain
 34\tAnother\tNobody\t10\t00\tvalid
 56\tKept Aside\tA Third\t10\t00\ttest
 """
@@ -179,7 +180,8 @@ def test_marks_and_the_package(
     assert sorted(path.name for path in target.iterdir()) == ["README.md", "config.json", "model.safetensors"]
     card = (target / "README.md").read_text(encoding="utf-8")
     assert record["archive_id"] in card
-    assert told in card
+    assert told.rstrip() in card
+    assert ", whose author also wrote War Or Peace, which it was trained on." in card
     assert "fs-lstm-2 8/5" in card
     assert '- A "Quoted" Title, Somebody Known (12)' in card
     assert "Kept Aside" not in card
