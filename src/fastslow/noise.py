@@ -47,7 +47,11 @@ class Noise(NamedTuple):
 
 def draw_key(device: torch.device | str | None = None) -> Tensor:
     """A fresh key from torch's generator of that device, so that `torch.manual_seed` repeats it."""
-    return torch.empty((), dtype=torch.int64, device=device).random_()
+    key = torch.empty((), dtype=torch.int64, device=device)
+    if torch.compiler.is_compiling():  # which does not know the same in place
+        drawn: Tensor = torch.ops.aten.random(key)
+        return drawn
+    return key.random_()
 
 
 def dropout_threshold(p: float) -> int:

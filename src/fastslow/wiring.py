@@ -69,6 +69,8 @@ class Wiring:
         self._check_inputs()
         self._check_slots(used)
         self._check_used()
+        # Worked out now: torch.compile cannot follow the lock that a cached property takes at its first use.
+        _ = self.slot_of, self.sources, self.output_index
 
     def _check_names(self) -> None:
         names = [node.name for node in self.nodes]

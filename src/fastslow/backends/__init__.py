@@ -19,6 +19,10 @@ ENGINES: dict[str, str] = {
 """Name to module, fastest first; imported when first considered. "auto" tries them in this order."""
 
 
+TRACED = "torch.compile, torch.export and torch.func cannot look inside it"
+"""Why only the reference runs where they look."""
+
+
 @dataclass(frozen=True)
 class Choice:
     """The engine that runs a window, and why no faster one does."""
@@ -33,6 +37,10 @@ class Choice:
 
 def engine(name: str) -> Engine:
     """The engine's module."""
+    if name == "reference":  # in words that torch.compile can follow
+        from fastslow.backends import reference
+
+        return reference
     return importlib.import_module(ENGINES[name])
 
 
@@ -48,8 +56,10 @@ def choose(problem: Problem, backend: str = "auto") -> Choice:
     A named backend is taken or refused (RuntimeError, with its reason); "auto" takes the first that can run.
     """
     check_name(backend)
+    if problem.traced and backend == "auto":
+        return Choice("reference", {name: TRACED for name in ENGINES if name != "reference"})
     if backend != "auto":
-        reason = engine(backend).refusal(problem)
+        reason = TRACED if problem.traced and backend != "reference" else engine(backend).refusal(problem)
         if reason is not None:
             raise RuntimeError(f"backend {backend!r} cannot run this: {reason}; backend='auto' picks one that can")
         return Choice(backend)

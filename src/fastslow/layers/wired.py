@@ -7,6 +7,7 @@ from typing import Any, NoReturn, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import PackedSequence
 
 from fastslow.backends import Choice, check_name, choose, engine
@@ -155,6 +156,12 @@ class WiredLSTM(nn.Module):
         copies, which are made at the first one: round again after changing a matrix.
         """
         for cell in dict.fromkeys(self.node_cells()):
+            if parametrize.is_parametrized(cell):
+                raise RuntimeError(
+                    f"{type(self).__name__} has parametrized weights, which are computed anew at each use: call "
+                    "torch.nn.utils.parametrize.remove_parametrizations before rounding them"
+                )
+        for cell in dict.fromkeys(self.node_cells()):
             for weight in (cell.weight_ih, cell.weight_hh):
                 if weight is not None:
                     # A new parameter, so that copies of the old one are not read again.
@@ -235,13 +242,24 @@ class WiredLSTM(nn.Module):
             if problem.autocast is None:
                 raise ValueError(f"RNN input dtype ({x.dtype}) does not match weight dtype ({problem.dtype})")
             x = x.to(problem.dtype)
-        rates = self.rates
+        rates, weights = self.rates, self.weights()
+        self._check_weights(weights, x)
         noise = None
         if self.training and rates.random:
             key = draw_key(x.device) if self.noise_key is None else self.noise_key
             noise = Noise(key, 0, self.first_row)
         run = engine(choose(problem, self.backend).name).run
-        return run(self.wiring, self.weights(), x, state, noise, rates, lengths)
+        return run(self.wiring, weights, x, state, noise, rates, lengths)
+
+    def _check_weights(self, weights: Sequence[CellWeights], x: Tensor) -> None:
+        """Compiled engines read addresses: every weight must be where x is, and of one type."""
+        for node, cell in zip(self.wiring.nodes, weights, strict=True):
+            for weight in cell:
+                if weight is not None and (weight.device != x.device or weight.dtype != x.dtype):
+                    raise RuntimeError(
+                        f"x is {x.dtype} on {x.device} and cell {node.cell_name!r} has a weight that is {weight.dtype} "
+                        f"on {weight.device}: move the layer to the device of x, and give all of it one type"
+                    )
 
     def _problem(self, x: Tensor) -> Problem:
         weights = self.weights()

@@ -60,7 +60,10 @@ class CharLM(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
-        self.embedding = nn.Embedding(len(config.alphabet), config.embedding_size, device=device, dtype=dtype)
+        size = len(config.alphabet), config.embedding_size
+        # Without numbers there is nothing to draw, and torch takes two seconds to find that out.
+        unset = torch.empty(size, device="meta", dtype=dtype) if str(device) == "meta" else None
+        self.embedding = nn.Embedding(*size, _weight=unset, device=device, dtype=dtype)
         self.layer = _layer(config, backend, device, dtype)
         self.head = nn.Linear(config.hidden_size, len(config.alphabet), device=device, dtype=dtype)
         for weight in (self.embedding.weight, self.head.weight):

@@ -68,6 +68,7 @@ from torch.autograd import forward_ad
 
 from fastslow.backends.base import Problem, Rates, States
 from fastslow.backends.fused.masks import Masks
+from fastslow.backends.fused.once import once
 from fastslow.backends.fused.plan import BLOCK_NUMBERS, Saved, Window, plan
 from fastslow.backends.fused.window_backward import backward
 from fastslow.backends.fused.window_forward import forward
@@ -136,25 +137,8 @@ class _Function(torch.autograd.Function):
         return (y, *(part for pair in finals for part in pair))
 
     @staticmethod
+    @once(NAME)
     def backward(ctx: Any, dy: Tensor | None, *dfinals: Tensor | None) -> tuple[Tensor | None, ...]:
         window: Window = ctx.window
         saved = Saved.of(window, ctx.saved_tensors)
-        with torch.no_grad():
-            grads = backward(window, saved, dy, dfinals, ctx.needs_input_grad[1:])
-        if torch.is_grad_enabled():  # create_graph=True
-            # torch's once_differentiable lets gradients of a constant dy pass for constants, which they are not.
-            guard = torch.zeros((), requires_grad=True)
-            grads = [grad if grad is None else cast("Any", _NoSecond).apply(grad, guard) for grad in grads]
-        return (None, *grads)
-
-
-class _NoSecond(torch.autograd.Function):
-    """A gradient as it is; to differentiate it is an error."""
-
-    @staticmethod
-    def forward(ctx: Any, grad: Tensor, guard: Tensor) -> Tensor:
-        return grad.view_as(grad)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        raise RuntimeError("backend 'window' has no second derivative; backend='reference' has one")
+        return (None, *backward(window, saved, dy, dfinals, ctx.needs_input_grad[1:]))

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from fastslow.backends.base import Problem, Rates, States
 from fastslow.backends.fused.gpu import options as run_options
@@ -23,6 +22,7 @@ from fastslow.backends.fused.gpu.backward import Gradients, Wanted, backward
 from fastslow.backends.fused.gpu.forward import forward
 from fastslow.backends.fused.gpu.plan import plan
 from fastslow.backends.fused.gpu.window import Held, Setting
+from fastslow.backends.fused.once import once
 from fastslow.cells.lstm import CellWeights
 from fastslow.noise import Noise
 from fastslow.state import LSTMState
@@ -140,7 +140,7 @@ class _Window(torch.autograd.Function):
         return (y, *(leaf for pair in final for leaf in pair))
 
     @staticmethod
-    @once_differentiable
+    @once(NAME)
     def backward(ctx: Any, dy: Tensor | None, *dfinal: Tensor | None) -> tuple[Tensor | None, ...]:
         setting: Setting = ctx.setting
         slots, nodes = len(setting.wiring.slots), len(setting.steps)

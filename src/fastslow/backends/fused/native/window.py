@@ -23,6 +23,7 @@ from fastslow.backends.base import Rates, States
 from fastslow.backends.fused.native.library import Library, NodeArgs, OuterArgs, WindowArgs, library
 from fastslow.backends.fused.native.memory import Lease
 from fastslow.backends.fused.native.steps import Steps, contiguous, streams
+from fastslow.backends.fused.once import once
 from fastslow.cells.lstm import CellWeights
 from fastslow.noise import Noise, dropout_threshold, zoneout_threshold
 from fastslow.state import LSTMState
@@ -602,7 +603,7 @@ class WindowFunction(torch.autograd.Function):
         return y, *final
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once("native")
     def backward(ctx: Any, d_y: Tensor | None, *d_final: Tensor | None) -> tuple[Any, ...]:
         call: Call = ctx.call
         x, *flat = ctx.saved_tensors
