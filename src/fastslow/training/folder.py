@@ -261,7 +261,7 @@ class Metrics:
             there = self._file.seek(0, os.SEEK_END)
             if there < length:  # cut short by someone else: at least its lines stay whole
                 self._file.seek(0)
-                length = self._file.read().rfind(b"\n") + 1
+                length = self._file.read(there).rfind(b"\n") + 1
             if there > length:
                 self._file.truncate(length)
                 self._file.seek(length)
