@@ -68,11 +68,11 @@ OFTEN = (
     f"half of {CHECKPOINT}",
     f"before the rename of {CHECKPOINT}",
     f"after the rename of {CHECKPOINT}",
-    "in a validation",
     "half a line of metrics.jsonl",
 )
 PLACES = (
     *OFTEN,
+    "in a validation",
     f"half of {WEIGHTS}",
     f"before the rename of {WEIGHTS}",
     f"after the rename of {WEIGHTS}",
@@ -296,7 +296,7 @@ class Bench:
 
     def train(self, folder: Path, *checkpoints: str) -> list[str]:
         """Arguments that start a run."""
-        each = str(self.updates // 6)
+        each = str(self.updates // 10)
         ends = ["--max-updates", str(self.updates), "--validate-every", each]
         return [str(self.text), "--out", str(folder), "--device", "cpu", *NETWORK, *RECIPE, *ends, *checkpoints]
 
@@ -443,7 +443,7 @@ def killed(bench: Bench, name: str, kills: int, every: int, seconds: float, choo
             elif training.comes_to_train():
                 if not outcome.note:
                     refused(training, folder, outcome)
-                training.runs_for(choose.uniform(0.0, bench.work / on_the_way))
+                training.runs_for(choose.uniform(0.0, 0.5 * bench.work / on_the_way))
             ended = training.end(STOPS.get(place, signal.SIGKILL))
         else:
             nth = choose.randint(1, 2) if place in OFTEN else 1
@@ -683,9 +683,9 @@ def conclude(outcomes: list[Outcome], options: argparse.Namespace, seconds: floa
     faults = [fault for outcome in outcomes for fault in outcome.faults]
     if kills.total() < options.kills:
         faults.append(f"only {kills.total()} of {options.kills} kills")
-    print(f"\n{'killed':<34} times")
+    print(f"\n{'killed':<44} times")
     for place, count in kills.most_common():
-        print(f"{place:<34} {count:>5}")
+        print(f"{place:<44} {count:>5}")
     print(
         f"\n{'run':<18} {'SIGKILL':>7} {'stopped':>7} {'resumed':>7}   {'lost at most':<20} "
         f"{'half-written':>12} {'commands worked, explained':>27}   equal"
