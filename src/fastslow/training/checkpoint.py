@@ -37,7 +37,7 @@ from fastslow.training.folder import CHECKPOINT_FILE
 from fastslow.training.updater import ADAM_TENSORS
 
 FORMAT_VERSION = 1
-COUNTS = ("update", "epoch", "window", "decays", "waited", "elapsed", "sum_symbols", "metrics_bytes")
+COUNTS = ("update", "epoch", "window", "decays", "waited", "averaged", "elapsed", "sum_symbols", "metrics_bytes")
 MAX_COUNT = 10**15
 """Of updates, symbols, seconds: more than any run has, and exact in a float."""
 RESUME_REMEDY = "start the run again in another folder"
@@ -51,6 +51,7 @@ class Position:
     validated: the update that was last validated, or -1.
     best_nats, best_update: the best validation, nats a symbol, and its update; None before the first.
     decays, waited: of the plateau rule.
+    averaged: updates whose weights are in a tail average.
     elapsed: seconds of all processes so far.
     sum_nats, sum_symbols: since the last line of metrics. metrics_bytes: length of `metrics.jsonl`.
     """
@@ -63,6 +64,7 @@ class Position:
     best_update: int | None = None
     decays: int = 0
     waited: int = 0
+    averaged: int = 0
     elapsed: float = 0.0
     sum_nats: float = 0.0
     sum_symbols: int = 0
@@ -71,6 +73,7 @@ class Position:
     @classmethod
     def from_json(cls, value: Mapping[str, Any], where: str) -> Position:
         """Raises ModelError for anything but what `asdict` makes of a position."""
+        value = {"averaged": 0, **value}  # which checkpoints of earlier versions lack
         check_fields(value, (field.name for field in fields(cls)), where, ModelError)
         for field in fields(cls):
             number = value[field.name]
