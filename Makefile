@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test test-slow test-gpu lint types format soak bench bench-codec clean
+.PHONY: demo test test-slow test-gpu lint types format soak fuzz bench bench-codec clean
 
 demo: $(STAMP)  ## train, evaluate and sample a small Fast-Slow LSTM; about four minutes on two cores
 	$(BIN)/fastslow demo --out runs/demo
@@ -30,6 +30,9 @@ format: $(STAMP)
 
 soak: $(STAMP)  ## a run killed thirty times, on a full disk and read-only, against one undisturbed; ARGS="--help"
 	$(BIN)/python runs/soak.py $(ARGS)
+
+fuzz: $(STAMP)  ## 10,000 mutations of a run's files, opened as the programs do; some minutes; ARGS="--help"
+	$(BIN)/python runs/fuzz.py $(ARGS)
 
 bench: $(STAMP)  ## one table: engines against torch.nn.LSTM and the floors, on this machine
 	$(BIN)/fastslow bench
