@@ -101,6 +101,16 @@ def _plain(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
+def _plain_decades(axes: Axes) -> None:
+    """Ticks of a logarithmic x axis as plain numbers; 2 and 5 of a decade too where there are few decades."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_locator(LogLocator(subs=(2.0, 5.0)))
+    axes.xaxis.set_minor_formatter("{x:g}" if high < 300 * low else NullFormatter())
+
+
 def gradient_figure(groups: Sequence[Group]) -> Figure:
     """Figure 3: norm of d L_t / d c_{t-j} against j, log scale, a panel a network. What a slot carries on is thick."""
     figure = _figure(4.2 * len(groups) + 0.6, 4.4)
@@ -148,6 +158,7 @@ def change_figure(groups: Sequence[Group]) -> Figure:
     axes.set_yticks([at for at, _ in ticks], [name for _, name in ticks])
     axes.invert_yaxis()
     axes.set_xscale("log")
+    _plain_decades(axes)
     axes.set_xlabel("mean squared change of c a step")
     _plain(axes)
     return figure
