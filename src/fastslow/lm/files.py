@@ -98,7 +98,10 @@ def read_config(folder: Path) -> LMConfig:
     """The configuration in `folder`. Raises ModelError."""
     path = folder / CONFIG_FILE
     if not path.is_file():
-        raise ModelError(f"{folder} holds no model: it has no {CONFIG_FILE}; name a run's folder, such as runs/demo")
+        raise ModelError(
+            f"{folder} holds no model: it has no {CONFIG_FILE}; name a run's folder, such as runs/demo; if it is a run, "
+            "it was stopped at its very beginning, and can be resumed"
+        )
     value = read_json(path, what="the configuration")
     try:
         return LMConfig.from_json(value, f"the configuration {path}")
