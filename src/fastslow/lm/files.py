@@ -99,8 +99,8 @@ def read_config(folder: Path) -> LMConfig:
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise ModelError(
-            f"{folder} holds no model: it has no {CONFIG_FILE}; name a run's folder, such as runs/demo; if it is a run, "
-            "it was stopped at its very beginning, and can be resumed"
+            f"{folder} holds no model: it has no {CONFIG_FILE}; name a run's folder, such as runs/demo; if it is "
+            "a run, it was stopped at its very beginning, and can be resumed"
         )
     value = read_json(path, what="the configuration")
     try:
