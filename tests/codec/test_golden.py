@@ -13,6 +13,14 @@ from .golden.make import CASES, FOLDER, HAS_LZMA, models, texts
 from .restatement import decode
 
 
+@pytest.fixture(params=["compiled", "python"])
+def code(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled code where there is a compiler, and the Python that does without one."""
+    if request.param == "python":
+        monkeypatch.setenv("FASTSLOW_NATIVE", "0")
+
+
+@pytest.mark.usefixtures("code")
 @pytest.mark.parametrize("name", CASES)
 def test_it_is_read(name: str) -> None:
     model, text, _ = CASES[name]
@@ -27,6 +35,7 @@ def test_the_restatement_reads_it(name: str) -> None:
     assert decode(archive, (FOLDER / f"{model}.fsxm").read_bytes()) == texts()[text]
 
 
+@pytest.mark.usefixtures("code")
 @pytest.mark.parametrize("name", sorted(set(CASES) - HAS_LZMA))
 def test_the_same_bytes_are_written(name: str) -> None:
     model, text, options = CASES[name]
