@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,22 @@ def test_stored_form_is_exact_and_small(data: bytes) -> None:
     assert hash(again) == hash(alphabet)
     assert again.fingerprint == alphabet.fingerprint
     assert pickle.loads(pickle.dumps(alphabet)) == copy.deepcopy(alphabet) == alphabet
+
+
+@given(texts, st.binary(min_size=1, max_size=300))
+def test_the_first_unknown_symbol_is_named_with_its_place(known: bytes, data: bytes) -> None:
+    alphabet = Alphabet.of(known)
+    places = [i for i, byte in enumerate(data) if byte not in known]
+    if not places:
+        assert alphabet.decode(alphabet.encode(data)) == data
+        alphabet.check(data)
+        return
+    message = f"it has byte {re.escape(describe_byte(data[places[0]]))} at offset {places[0]},"
+    for look in (alphabet.encode, alphabet.check):
+        with pytest.raises(AlphabetError, match=message) as caught:
+            look(data, name="it")
+        count = f"{len(places)} such byte"
+        assert count in str(caught.value)
 
 
 def test_byte_alphabet_is_the_identity_and_makes_no_copy(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fastslow.data.alphabet import Alphabet
@@ -82,6 +82,35 @@ def test_seeds_repeat(options: dict[str, Any]) -> None:
     assert first == lm.generate("the ", 30, generator=torch.Generator().manual_seed(3), **options)
     if options.get("temperature") != 0.0:
         assert first != lm.generate("the ", 30, seed=4, **options)
+
+
+@settings(max_examples=25)
+@given(
+    st.integers(0, 99),
+    st.sampled_from([0.0, 0.5, 1.0, 3.0]),
+    st.none() | st.integers(1, 5),
+    st.none() | st.floats(0.05, 1),
+    st.integers(0, 5),
+)
+def test_what_is_drawn_was_possible_at_its_place(
+    seed: int, temperature: float, top_k: int | None, top_p: float | None, prompt: int
+) -> None:
+    lm = small_lm(seed=seed % 3, dtype=torch.float64).eval()
+    options: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    start = b"the quick"[:prompt] or b"t"
+    drawn = lm.generate(start, 12, seed=seed, **options)
+    assert lm.generate(start, 12, seed=seed, **options) == drawn
+    text = torch.from_numpy(LETTERS.encode(start + drawn).astype(np.int64))
+    with torch.no_grad():
+        logits, _ = lm(text)
+        beside, _ = lm(torch.stack([text.flip(0), text, text.roll(3)], 1))  # other streams change nothing
+    torch.testing.assert_close(beside[:, 1], logits)
+    for place in range(len(start), len(text)):
+        # A hair's breadth of room, for the sums of a window are not in the order of those of a step.
+        possible = next_probabilities(logits[place - 1].numpy(), temperature, top_k, top_p)
+        chosen = int(text[place])
+        near = np.isclose(logits[place - 1].numpy()[possible > 0], float(logits[place - 1, chosen]), atol=1e-9)
+        assert possible[chosen] > 0 or near.any()
 
 
 def test_torchs_own_generator_by_default() -> None:
