@@ -72,8 +72,8 @@ RECIPE = TrainConfig(
 BENCH = Path(__file__).parents[1] / "benchmarks" / "codec.py"
 RIVALS = ("ppmd I, order 12", "zpaq -m5", "xz -9e", "bzip2 -9")
 KINDS = ("static", "exact", "adapt", "rivals")
-SPEEDS = {"static": 20_000.0, "exact": 10_000.0, "adapt": 1_000.0, "rivals": 100_000.0}
-"""Bytes a second there and back, for the estimate of costs: of a model of this size on two cores."""
+SPEEDS = {"static": 10_000.0, "exact": 2_500.0, "adapt": 500.0, "rivals": 50_000.0}
+"""Bytes a second there and back, for a rough estimate of costs. Short texts, of few lanes, take longer."""
 
 
 class EnglishError(FastslowError):
@@ -315,7 +315,9 @@ def marks(options: argparse.Namespace) -> int:
     ]
     record["texts"] = {name: record["texts"][name] for name in (*texts, *(record["texts"].keys() - texts.keys()))}
     seconds = sum(len(texts[name]) / SPEEDS[kind] for name, kind in left)
-    print(f"{len(left)} of {len(texts) * len(options.kinds)} figures to measure; about {seconds / 3600:.1f} hours")
+    print(
+        f"{len(left)} of {len(texts) * len(options.kinds)} figures to measure; very roughly {seconds / 3600:.1f} hours"
+    )
     if options.dry_run:
         return 0
     files.make_folder(options.out)

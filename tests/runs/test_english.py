@@ -150,7 +150,7 @@ def test_marks_and_the_package(
     book.write_bytes(BOOK)
     arguments = ["marks", str(run), "--data", str(data), "--book", str(book), "--window", "100"]
     assert english.main([*arguments, "--dry-run"]) == 0
-    assert "32 of 32 figures to measure; about" in capsys.readouterr().out
+    assert "32 of 32 figures to measure; very roughly 0.0 hours" in capsys.readouterr().out
     assert english.main([*arguments, "--kinds", "exact", "--limit", "1500"]) == 0
     assert english.main(arguments) == 0
     record = json.loads(Path("runs/english/marks.json").read_text())

@@ -221,10 +221,12 @@ class CharLM(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> CharLM:
-        """The model in a folder that `save_pretrained` or a training run wrote, in evaluation mode.
+        """The model in a folder that `save_pretrained` or a training run wrote, or one in the package, in evaluation
+        mode.
 
-        name: a folder; or, where there is none of that name, `owner/name` on the Hugging Face hub (with the package
-            `huggingface-hub` installed). dtype: default the stored one.
+        name: a folder; "english" for the model that comes with the package, unless a folder of that name holds a model;
+            or, where there is no such folder, `owner/name` on the Hugging Face hub (with the package `huggingface-hub`
+            installed). dtype: default the stored one; float32 for a packaged model.
 
         Raises ModelError, in one line, for a folder that is missing, half written, damaged or of a newer version.
         """
