@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import pytest
 from fastslow.lm import CharLM, ModelError, StorageError
 from fastslow.lm.config import ConfigError
 from fastslow.training import DivergedError, RunError, TrainConfig, read_record, resume, train
-from fastslow.training.checkpoint import read_checkpoint
+from fastslow.training.checkpoint import Position, read_checkpoint
 from fastslow.training.events import Evaluating, Event, Notice, Saved, Updated, Validated
 from fastslow.training.folder import RunFolder
 from fastslow.training.updater import Step, Updater
@@ -284,6 +284,12 @@ def test_weights_that_are_no_numbers_are_not_kept(tmp_path: Path) -> None:
         run(out, rate=1e3, epsilon=0.0, clip=0.0, schedule="constant", warmup=0, model=replace(MODEL, layer_norm=False))
     if (out / "checkpoint.safetensors").exists():
         CharLM.from_pretrained(out).generate("1", 3)
+
+
+def test_positions_from_before_there_were_tail_averages() -> None:
+    stored = asdict(Position(update=7, epoch=1))
+    del stored["averaged"]
+    assert Position.from_json(stored, "the checkpoint") == Position(update=7, epoch=1)
 
 
 def test_two_processes_on_one_folder(tmp_path: Path) -> None:

@@ -139,7 +139,9 @@ class TrainConfig:
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name} must be true or false; got {str(getattr(self, name))[:40]!r}")
         if self.average and self.average_from:
-            raise ConfigError("average and average_from are two averages of the weights, of which a run keeps one")
+            raise ConfigError(
+                "average and average_from are two averages of the weights, of which a run keeps one: set one to 0"
+            )
         if self.anneal_by_time and (self.schedule != "cosine" or self.max_time is None):
             raise ConfigError("anneal_by_time needs schedule cosine and a max_time, whose end is the schedule's")
 
