@@ -77,7 +77,7 @@ def both(data: bytes, predictor: Any, lanes: int, escape: int) -> tuple[bytes, b
     st.integers(0, 10**6),
     st.sampled_from([0.0, 1.0, 3e4, 1e6, 1e13]),
 )
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_logits_from_elsewhere(data: bytes, lanes: int, size: int, seed: int, spread: float) -> None:
     predictor = Fixed(size, seed, spread)
     unknown = any(byte not in predictor.symbols for byte in data)
@@ -106,7 +106,7 @@ def outcome(payload: bytes, length: int, lanes: int) -> str:
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_damaged_payloads_end_alike(data: st.DataObject) -> None:
     text = random_text(200) + b"\xee"
     payload = bytearray(encode_block(text, ExactPredictor(tiny_model(hidden=6, slow=5)), 7, 10, 1 << 20) or b"")

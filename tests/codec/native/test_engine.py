@@ -87,7 +87,7 @@ def test_a_medium_model(lanes: int) -> None:
     st.integers(1, 20),
     st.tuples(st.integers(1, 70), st.integers(1, 40)),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_random_and_extreme_weights(
     seed: int, scale: float, norm: bool, bits: int, lanes: int, sizes: tuple[int, int]
 ) -> None:
@@ -119,8 +119,8 @@ def test_integers_at_the_ends_of_their_range() -> None:
 
 
 def test_wide_sums_do_not_overflow() -> None:
-    """More numbers to a sum than 32 bits hold without care, on either kind of product."""
-    model = tiny_model(hidden=2100, slow=3, norm=False)
+    """More numbers to a sum than int32 holds of pairs: they are added up 256 at a time."""
+    model = tiny_model(hidden=300, slow=3, norm=False)
     cell = model.cells[0]
     full = replace(cell, weight=np.full_like(cell.weight, -32768), z_bits=4, bias=np.zeros_like(cell.bias))
     model = replace(model, cells=(full, *model.cells[1:]))
