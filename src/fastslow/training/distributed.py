@@ -241,7 +241,7 @@ def joined() -> Iterator[Ranks]:
     try:
         if ours:
             # Names of its own for every meeting: those of the last would lead to its closed doors.
-            store = PrefixStore(f"fastslow/{next(_meetings)}", _meeting_place(launch))
+            store = PrefixStore(f"fastslow/{launch.restarts}/{next(_meetings)}", _meeting_place(launch))
             dist.init_process_group("gloo", store=store, rank=launch.rank, world_size=launch.size, timeout=TIMEOUT)
         control = dist.group.WORLD if ours else dist.new_group(backend="gloo", timeout=TIMEOUT)
     except (RuntimeError, ValueError, OSError) as error:

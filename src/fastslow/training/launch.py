@@ -25,7 +25,7 @@ class Launch:
 
     rank: 0 to size - 1. local_rank: among those of this machine.
     job: names the job that goes on from one restart of its processes to the next; None outside of torchrun.
-    restarted: whether torchrun has started the processes again after a failure.
+    restarts: how often torchrun has started the processes again after a failure.
     address: where they meet.
     """
 
@@ -33,7 +33,7 @@ class Launch:
     size: int = 1
     local_rank: int = 0
     job: str | None = None
-    restarted: bool = False
+    restarts: int = 0
     address: str = ""
 
     @property
@@ -59,8 +59,8 @@ def find_launch(environment: Mapping[str, str] | None = None) -> Launch:
     if "TORCHELASTIC_RUN_ID" in env:
         # Its agent outlives its processes, and is the parent of them all.
         job = f"{env['TORCHELASTIC_RUN_ID']} {socket.gethostname()} {os.getppid()}"
-    restarted = _number(env, "TORCHELASTIC_RESTART_COUNT", 0, 10**9) > 0
-    return Launch(rank, size, local_rank, job, restarted, f"{env['MASTER_ADDR']}:{port}")
+    restarts = _number(env, "TORCHELASTIC_RESTART_COUNT", 0, 10**9)
+    return Launch(rank, size, local_rank, job, restarts, f"{env['MASTER_ADDR']}:{port}")
 
 
 def _number(env: Mapping[str, str], name: str, low: int, high: int) -> int:

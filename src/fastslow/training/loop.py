@@ -245,7 +245,7 @@ def _prepare(
 
 def _was_begun_by(ranks: Ranks, out: str | os.PathLike[str]) -> bool:
     """Whether torchrun has started these processes again, and those before had begun the run in `out`."""
-    if not ranks.launch.restarted or ranks.launch.job is None or not (Path(out) / RUN_FILE).is_file():
+    if ranks.launch.restarts == 0 or ranks.launch.job is None or not (Path(out) / RUN_FILE).is_file():
         return False
     sessions = read_record(out).sessions
     return bool(sessions) and sessions[-1].get("job") == ranks.launch.job
