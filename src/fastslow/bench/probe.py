@@ -2,7 +2,7 @@
 
     python -m fastslow.bench.probe ENGINE SHAPE [STEPS]
 
-prints one line of JSON. ENGINE may be `nn.LSTM`.
+prints one line of JSON. ENGINE may be `nn.LSTM`, or `native, states saved`.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ from typing import Any
 
 import torch
 
+from fastslow.backends.fused import native
 from fastslow.bench.rivals import lstm_window, training_window
 from fastslow.bench.shapes import SHAPES, SMALL, Shape
 from fastslow.bench.timing import Work
 
 LSTM = "nn.LSTM"
+STATES = "native, states saved"
 TIMEOUT_SECONDS = 1800
 
 
@@ -32,8 +34,16 @@ def window_of(engine: str, shape: Shape) -> Work:
     """One window forward and backward of an engine, or of the LSTM beside it."""
     if engine == LSTM:
         return lstm_window(shape)
-    layer = shape.layer(engine)
-    return training_window(layer, shape, layer.output_size)
+    layer = shape.layer(native.NAME if engine == STATES else engine)
+    work = training_window(layer, shape, layer.output_size)
+    if engine != STATES:
+        return work
+
+    def saving_states() -> None:
+        with native.saving("states"):
+            work()
+
+    return saving_states
 
 
 def memory(engine: str, shape: Shape) -> int | None:

@@ -105,7 +105,40 @@ def _cpu(found: Row) -> list[str]:
         *(["First use:", first] if found["first_use"] else []),
         "Streaming:",
         steps,
+        *_precision(found),
     ]
+
+
+def _precision(found: Row) -> list[str]:
+    """Of results that have them: errors by the kind of products, and what saving less costs."""
+    parts: list[str] = []
+    if found.get("errors"):
+        first = found["errors"][0]
+        rows = [
+            (row["engine"], row["products"], f"{row['output_error']:.1e}", f"{row['gradient_error']:.1e}")
+            for row in found["errors"]
+        ]
+        parts += [
+            f"Largest errors beside the loop in float64, {first['shape']}, B {first['rows']}, T {first['steps']}, as "
+            "shares of a tensor's largest entry:",
+            table(("engine", "products", "outputs and states", "gradients"), rows),
+        ]
+    if found.get("saving"):
+        saved = [
+            (
+                f"{row['shape']}, B {row['rows']}, T {row['steps']}",
+                row["saved"],
+                _milliseconds(row["seconds"]),
+                _ratio(row["of_all_seconds"]),
+                "" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 1e6:,.0f}",
+                _ratio(row["peak_bytes"] and row["peak_bytes"] / row["needed_bytes"]),
+                _ratio(row["of_all_bytes"]),
+            )
+            for row in found["saving"]
+        ]
+        header = ("shape", "native saves", "ms", "of all's", "peak MB", "x needed", "of all's")
+        parts += ["Saving less for the backward:", table(header, saved)]
+    return parts
 
 
 def _gpu(found: Row) -> list[str]:

@@ -1,0 +1,86 @@
+"""The errors of products and the price of saving less, at sizes of no interest."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fastslow.backends.fused.native import window
+from fastslow.backends.fused.native.library import Library, library
+from fastslow.bench import precision, tables
+from fastslow.bench.probe import STATES, window_of
+from tests.bench.test_measures import TINY
+
+needs_library = pytest.mark.skipif(isinstance(library(), str), reason=f"no native library: {library()}")
+
+
+@needs_library
+def test_fewer_parts_err_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(window.TILES, "0")
+    before = torch.get_float32_matmul_precision()
+    rows = list(precision.errors(TINY, lambda line: None))
+    assert torch.get_float32_matmul_precision() == before
+    assert os.environ[window.TILES] == "0"
+    found = library()
+    assert isinstance(found, Library)
+    assert len(rows) == (5 if found.tiles else 2)
+    errors = [(row["output_error"], row["gradient_error"]) for row in rows]
+    for exact in errors[:3]:  # of the loop, of multiply-adds, and of three parts
+        assert 0 < max(exact) < 1e-4
+    if found.tiles:
+        _, _, three, two, one = errors
+        for a, b, c in zip(three, two, one, strict=True):
+            assert a < b < c < 0.3
+    text = "\n".join(tables._precision({"errors": rows}))
+    assert f"{rows[0]['gradient_error']:.1e}" in text
+
+
+def test_nothing_without_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTSLOW_NATIVE", "0")
+    said: list[str] = []
+    assert not list(precision.errors(TINY, said.append))
+    assert not list(precision.saving([TINY], 0.0, said.append))
+    assert "FASTSLOW_NATIVE=0" in said[0]
+    assert tables._precision({"errors": [], "saving": []}) == []
+
+
+@needs_library
+def test_saving_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def memory(name: str, shape: object) -> int:
+        asked.append(name)
+        return 1_000_000 if name == STATES else 4_000_000
+
+    monkeypatch.setattr(precision, "memory", memory)
+    rows = list(precision.saving([TINY, replace(TINY, name="tiny too")], 0.0, lambda line: None))
+    assert [(row["shape"], row["saved"]) for row in rows] == [
+        ("tiny", "all"),
+        ("tiny", "states"),
+        ("tiny too", "all"),
+        ("tiny too", "states"),
+    ]
+    assert asked == ["native", STATES] * 2
+    assert [row["of_all_bytes"] for row in rows[:2]] == [1.0, 0.25]
+    assert "0.25" in "\n".join(tables._precision({"saving": rows}))
+
+
+@needs_library
+def test_the_window_that_saves_states_does() -> None:
+    assert window._saving.get() == "all"
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        describe = window.describe
+
+        def spy(*args: object) -> window.Call:
+            call = describe(*args)  # type: ignore[arg-type]
+            seen.append(call.saving)
+            return call
+
+        patch.setattr(window, "describe", spy)
+        window_of(STATES, TINY)()
+        window_of("native", TINY)()
+    assert seen == ["states", "all"]
