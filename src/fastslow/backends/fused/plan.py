@@ -15,9 +15,11 @@ from fastslow.wiring import Wiring
 
 States = tuple[LSTMState, ...]
 
-SPAN_ROWS = 512, 2048
+SPAN_ROWS = 96, 2048
 """Least and most rows of a span; between them an eighth of the window, so that scratch stays small beside what is
 saved."""
+BLOCKS = 16
+"""A window on the CPU falls into at least so many blocks, for the same reason."""
 BLOCK_NUMBERS = {"cpu": 2**17, "cuda": 2**23}
 """How many numbers of 4 H a block holds: a part of a core's second-level cache, or enough to fill a GPU."""
 
@@ -74,10 +76,10 @@ class Window:
         state = tuple(LSTMState(*rest[2 * s : 2 * s + 2]) for s in range(slots))  # type: ignore[arg-type]
         return x, state, cells(rest[2 * slots :], nodes)
 
-    def kind(self, weights: Sequence[CellWeights], x: Tensor, direction: str) -> Hashable:
-        """What windows that can use each other's scratch agree in."""
+    def kind(self, weights: Sequence[CellWeights], x: Tensor) -> Hashable:
+        """What windows that can use each other's scratch agree in, one direction after the other."""
         sizes = tuple(w.hidden_size for w in weights)
-        return direction, self.plan, self.recompute, sizes, tuple(x.shape)
+        return self.plan, self.recompute, sizes, tuple(x.shape)
 
 
 def cells(fields: Sequence[Tensor | None], nodes: int) -> tuple[CellWeights, ...]:
@@ -129,9 +131,10 @@ class History:
         return History(out, read)
 
 
-def block_steps(rows: int, sizes: Sequence[int], device: str) -> int:
+def block_steps(steps: int, rows: int, sizes: Sequence[int], device: str) -> int:
     """How many steps a block has."""
-    return max(1, BLOCK_NUMBERS[device] // (4 * max(sizes) * max(1, rows)))
+    fitting = max(1, BLOCK_NUMBERS[device] // (4 * max(sizes) * max(1, rows)))
+    return min(fitting, -(-max(1, steps) // BLOCKS)) if device == "cpu" else fitting
 
 
 def span_steps(steps: int, rows: int, block: int) -> int:

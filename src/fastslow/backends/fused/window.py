@@ -50,7 +50,7 @@ Forward saves z, h_t and c_t of every node and step, 6 H numbers; everything els
 With `recompute` only h_t and c_t are saved, and z is rebuilt from them, a large product for many steps at a time, as
 no step then waits for another. Two lengths of steps rule both directions:
 
-    span    512 to 2,048 rows: products that need not wait - W_x x of nodes that read the network's x, and all of
+    span    96 to 2,048 rows: products that need not wait - W_x x of nodes that read the network's x, and all of
             dW_x, dW_h and the gradient of x - are made once a span
     block   what fits the cache: masks, and in backward the factors of dn and dy, are formed once a block
 

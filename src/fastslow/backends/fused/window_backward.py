@@ -125,7 +125,7 @@ def backward(
     dy (T, B, H of the output) and dfinals (h and c of each slot), None where no gradient arrived; needs: which of the
     results are wanted.
     """
-    with workspace(window.kind(saved.weights, saved.x, "backward"), saved.x.dtype, saved.x.device) as room:
+    with workspace(window.kind(saved.weights, saved.x), saved.x.dtype, saved.x.device) as room:
         return _backward(window, saved, dy, dfinals, needs, room)
 
 
@@ -146,7 +146,7 @@ def _backward(
     wanted = needs[1 + 2 * slots :]
     grads = [Grads(w, wanted[n * fields : (n + 1) * fields]) for n, w in enumerate(weights)]
     hs, cs = History.of(plan, saved.h), History.of(plan, saved.c)
-    block = block_steps(rows, [node.size for node in nodes], x.device.type)
+    block = block_steps(steps, rows, [node.size for node in nodes], x.device.type)
     span = span_steps(steps, rows, block)
     dx = torch.zeros_like(x) if needs[0] else None
     dh: list[Tensor] = []

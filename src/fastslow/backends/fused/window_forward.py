@@ -88,7 +88,7 @@ def forward(
     window: Window, weights: tuple[CellWeights, ...], x: Tensor, state: States, *, save: bool
 ) -> tuple[Tensor, States, Saved]:
     """y (T, B, H of the output), the states after the window, and what backward needs if `save`."""
-    with workspace(window.kind(weights, x, "forward"), x.dtype, x.device) as room:
+    with workspace(window.kind(weights, x), x.dtype, x.device) as room:
         return _forward(window, weights, x.contiguous(), state, save, room)
 
 
@@ -100,7 +100,7 @@ def _forward(
     nodes = [Cell(w, window.forget_bias, transpose=steps >= FEW_STEPS) for w in weights]
     for n, node in enumerate(nodes):
         node.prepare(room, n, rows)
-    block = block_steps(rows, [node.size for node in nodes], x.device.type)
+    block = block_steps(steps, rows, [node.size for node in nodes], x.device.type)
     span = span_steps(steps, rows, block)
     save_z = save and not window.recompute
 

@@ -26,7 +26,7 @@ class Workspace:
     def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
         self.dtype, self.device = dtype, device
         self._buffers: dict[Hashable, Tensor] = {}
-        self._views: dict[Hashable, Tensor] = {}
+        self._views: dict[tuple[Hashable, tuple[int, ...]], Tensor] = {}
 
     def take(self, name: Hashable, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
         """A tensor of any contents, of this workspace's type if `dtype` does not say otherwise."""
@@ -37,6 +37,7 @@ class Workspace:
             # An ordinary tensor even in inference mode, which the next window may not be in.
             with torch.inference_mode(False):
                 if buffer is None or buffer.numel() < size:
+                    self._views = {key: kept for key, kept in self._views.items() if key[0] != name}
                     buffer = torch.empty(size, dtype=dtype or self.dtype, device=self.device)
                     self._buffers[name] = buffer
                 view = self._views[name, shape] = buffer[:size].view(shape)
