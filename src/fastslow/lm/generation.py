@@ -97,6 +97,8 @@ def stream(
     if seed is not None:
         if generator is not None:
             raise SamplingError("give a seed or a generator, not both")
+        if not -(2**63) <= seed < 2**64:
+            raise SamplingError(f"seed must be a whole number of 64 bits; got {str(seed)[:40]}")
         generator = torch.Generator().manual_seed(seed)
     data = prompt.encode() if isinstance(prompt, str) else prompt
     symbols = lm.alphabet.encode(data or start_of_text(lm.alphabet), name="the prompt")
