@@ -38,6 +38,8 @@ def test_stored_recipes_that_are_none() -> None:
     [
         ({"batch": 0}, "batch must be a whole number from 1 to"),
         ({"batch": 1.5}, "batch must be a whole number"),
+        ({"accumulate": 0}, "accumulate must be a whole number from 1 to 128; got 0"),
+        ({"batch": 4, "accumulate": 5}, "accumulate must be a whole number from 1 to 4; got 5"),
         ({"window": True}, "window must be a whole number"),
         ({"rate": -1.0}, "rate must be a number from 0 to 1,000"),
         ({"rate": float("nan")}, "rate must be a number"),

@@ -115,6 +115,20 @@ def test_the_mean_of_the_last_weights() -> None:
     torch.testing.assert_close(average.tensors()["head.weight"], sum(seen[-3:]) / 3)
 
 
+def test_gradients_of_parts_in_float64() -> None:
+    kept = []
+    for parts in (1, 3):
+        lm = small_lm(dtype=torch.float64, dropout=0.2, zoneout_c=0.3)
+        updater = Updater(lm, TrainConfig(batch=3, accumulate=parts, clip=0.0))
+        torch.manual_seed(1)
+        step = updater.step(*window(), None, 0.01)
+        step = updater.step(*window(1), step.state, 0.01)
+        kept.append([step.loss_nats, step.gradient_norm, *state_tensors(step.state), *lm.parameters()])
+        assert (lm.layer.first_row, lm.layer.noise_key) == (0, None)
+    for one, other in zip(*kept, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+
+
 def test_bf16_is_autocast_around_float32_weights() -> None:
     lm = small_lm()
     step = Updater(lm, replace(CONFIG, precision="bf16")).step(*window(), None, 0.01)
