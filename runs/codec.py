@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Archives against primed compressors on Penn Treebank and War and Peace, after an hour of training for each.
+"""Archives against primed compressors on Penn Treebank and War and Peace, after less than an hour of training for each.
 
     python runs/codec.py --ptb DIR --book FILE      DIR holds train.txt, valid.txt and test.txt
-    python runs/codec.py --ptb DIR --minutes 60 --dry-run
+    python runs/codec.py --ptb DIR --dry-run
 
 For each text: train a model on its first part (for the book, 85%; 5% validate, the last 10% are kept unseen); tune
 --adapt on the validation text alone; then one table, `benchmarks/codec.py`, on the unseen part, with every rival primed
@@ -18,7 +18,6 @@ training run that was stopped goes on, so it can be stopped (Ctrl-C) and called 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import subprocess
 import sys
@@ -29,12 +28,42 @@ from typing import Any
 from fastslow import codec
 from fastslow.cli.progress import TrainingView
 from fastslow.errors import FastslowError
+from fastslow.lm.config import ModelOptions
 from fastslow.lm.store import read_json, write_atomic, write_json
-from fastslow.training import DataSource, find_preset, train
+from fastslow.training import DataSource, TrainConfig, train
 
-RATES, WINDOWS, DECAYS = (0.0001, 0.0002, 0.0003, 0.0006), (20, 50, 100), (0.0, 0.001)
-TUNE_BYTES = 100_000
+SETTINGS: dict[str, tuple[float, ...]] = {
+    "rate": (0.0001, 0.0002, 0.0004, 0.0008, 0.0016),
+    "window": (20, 50, 100),
+    "decay": (0.0, 0.001),
+}
+"""Of --adapt, tried on validation text one setting after the other, from the middle of each."""
+TUNE_BYTES = 50_000
 ALPHABETS: dict[str, Any] = {"ptb": "text", "book": "bytes"}
+MODEL = ModelOptions(embedding_size=32, hidden_size=256, slow_size=160)
+MODELS = {
+    "ptb": replace(MODEL, dropout=0.05),
+    "book": replace(MODEL, dropout=0.2, zoneout_c=0.1, zoneout_h=0.05),  # little text, read many times
+}
+# By updates and not by time: the same model whatever else the machine does.
+RECIPE = TrainConfig(
+    batch=32,
+    window=100,
+    epochs=1000,
+    rate=4e-3,
+    schedule="cosine",
+    warmup=750,
+    clip=10.0,
+    average=0.999,
+    random_offset=True,
+    precision="bf16",
+    validate_every=1250,
+    checkpoint_seconds=120.0,
+    log_every=100,
+)
+UPDATES = {"ptb": 25_000, "book": 15_000}
+SECONDS_PER_UPDATE = 0.09
+"""Of one core with a tile unit."""
 BENCH = Path(__file__).parents[1] / "benchmarks" / "codec.py"
 
 
@@ -43,10 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--ptb", type=Path, help="folder with train.txt, valid.txt and test.txt")
     parser.add_argument("--book", type=Path, help="a text, such as war-and-peace.txt")
     parser.add_argument("--out", type=Path, default=Path("runs/codec"), help="folder for everything")
-    parser.add_argument("--minutes", type=float, default=60.0, help="of training, for each text")
-    parser.add_argument("--preset", default="demo", help="whose recipe is used")
-    parser.add_argument("--hidden", type=int, default=288)
-    parser.add_argument("--slow", type=int, default=192)
+    parser.add_argument("--updates", type=int, help="of training, for each text (default: 25,000 and 15,000)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--dry-run", action="store_true", help="say what it costs and stop")
     options = parser.parse_args(arguments)
@@ -69,8 +95,9 @@ def run(options: argparse.Namespace) -> int:
         print("codec: name a text with --ptb or --book", file=sys.stderr)
         return 2
     left = [name for name in texts if not complete(options.out / name)]
-    tunes = len(RATES) * len(WINDOWS) * len(DECAYS) * TUNE_BYTES / 1500 / 3600
-    hours = len(left) * options.minutes / 60 + len(texts) * (tunes + 0.3)
+    tunes = sum(len(values) for values in SETTINGS.values()) * TUNE_BYTES / 1500 / 3600
+    updates = sum(options.updates or UPDATES[name] for name in left)
+    hours = updates * SECONDS_PER_UPDATE / 3600 + len(texts) * (tunes + 0.3)
     print(f"{len(left)} of {len(texts)} runs to train; about {hours:.1f} hours of this machine with tuning and tables")
     if options.dry_run:
         return 0
@@ -106,11 +133,10 @@ def complete(folder: Path) -> bool:
 
 def trained(options: argparse.Namespace, name: str, train_file: Path, valid: Path, test: Path) -> bool:
     """Train the model of a text, or go on; whether it is done."""
-    preset = find_preset(options.preset)
     with TrainingView() as view:
         result = train(
-            replace(preset.model, hidden_size=options.hidden, slow_size=options.slow),
-            replace(preset.train, seed=options.seed, max_time=options.minutes * 60, max_updates=None),
+            MODELS[name],
+            replace(RECIPE, seed=options.seed, max_updates=options.updates or UPDATES[name]),
             DataSource(texts=(str(train_file),), valid=str(valid), test=str(test), alphabet=ALPHABETS[name]),
             options.out / name,
             device="cpu",
@@ -126,16 +152,21 @@ def tuned(out: Path, name: str, valid: Path) -> dict[str, float]:
     path = out / f"{name}.tune.json"
     found: dict[str, float] = json.loads(path.read_text()) if path.is_file() else {}
     text = valid.read_bytes()[:TUNE_BYTES]
-    for rate, window, decay in itertools.product(RATES, WINDOWS, DECAYS):
-        key = f"{rate} {window} {decay}"
-        if key not in found:
-            learning = codec.Learning(rate=rate, window=window, decay=decay)
-            archive = codec.compress(text, out / name, mode="adapt", learning=learning)
-            found[key] = 8 * len(archive) / len(text)
-            write_json(path, found)
-            print(f"{name}: rate {rate}, window {window}, decay {decay}: {found[key]:.4f} bits a byte", flush=True)
-    rate, window, decay = min(found, key=lambda key: found[key]).split()
-    return {"rate": float(rate), "window": int(window), "decay": float(decay)}
+    best = {setting: values[len(values) // 2] for setting, values in SETTINGS.items()}
+    for setting, values in SETTINGS.items():
+        costs = {}
+        for value in values:
+            tried = {**best, setting: value}
+            key = ", ".join(f"{name} {number:g}" for name, number in tried.items())
+            if key not in found:
+                learning = codec.Learning(rate=tried["rate"], window=int(tried["window"]), decay=tried["decay"])
+                archive = codec.compress(text, out / name, mode="adapt", learning=learning)
+                found[key] = 8 * len(archive) / len(text)
+                write_json(path, found)
+                print(f"{name}: {key}: {found[key]:.4f} bits a byte", flush=True)
+            costs[value] = found[key]
+        best[setting] = min(costs, key=lambda value: costs[value])
+    return best
 
 
 def table(out: Path, name: str, prime: tuple[Path, ...], test: Path, settings: dict[str, float]) -> None:
@@ -155,7 +186,7 @@ def table(out: Path, name: str, prime: tuple[Path, ...], test: Path, settings: d
         command += [
             "--json",
             str(record),
-            *(part for key, value in settings.items() for part in (f"--{key}", str(value))),
+            *(part for key, value in settings.items() for part in (f"--{key}", f"{value:g}")),
         ]
         done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
         write_atomic(out / f"{name}.txt", lambda file: write(file, done.stdout))
