@@ -86,7 +86,7 @@ class DataSource:
             if not isinstance(value[name], list):
                 raise ConfigError(f"{where} is damaged: {name} is no list")
         for text in (*value["texts"], *(value[name] for name in ("valid", "test", "corpus", "protocol", "data_dir"))):
-            if text is not None and not isinstance(text, str):
+            if text is not None and (not isinstance(text, str) or len(text) > 4096):  # no system has longer paths
                 raise ConfigError(f"{where} is damaged: {str(text)[:40]!r} is no name")
         if None in value["texts"]:
             raise ConfigError(f"{where} is damaged: a text has no name")
