@@ -38,7 +38,9 @@ SETTINGS: dict[str, tuple[float, ...]] = {
     "decay": (0.0, 0.001),
 }
 """Of --adapt, tried on validation text one setting after the other, from the middle of each."""
-TUNE_BYTES = 50_000
+TUNE_BYTES = 400_000
+TUNE_SPEED = 5000.0
+"""Bytes a second, a guess for the estimate."""
 ALPHABETS: dict[str, Any] = {"ptb": "text", "book": "bytes"}
 MODEL = ModelOptions(embedding_size=32, hidden_size=256, slow_size=160)
 MODELS = {
@@ -95,7 +97,7 @@ def run(options: argparse.Namespace) -> int:
         print("codec: name a text with --ptb or --book", file=sys.stderr)
         return 2
     left = [name for name in texts if not complete(options.out / name)]
-    tunes = sum(len(values) for values in SETTINGS.values()) * TUNE_BYTES / 1500 / 3600
+    tunes = sum(len(values) for values in SETTINGS.values()) * TUNE_BYTES / TUNE_SPEED / 3600
     updates = sum(options.updates or UPDATES[name] for name in left)
     hours = updates * SECONDS_PER_UPDATE / 3600 + len(texts) * (tunes + 0.3)
     print(f"{len(left)} of {len(texts)} runs to train; about {hours:.1f} hours of this machine with tuning and tables")
@@ -105,7 +107,7 @@ def run(options: argparse.Namespace) -> int:
         if name in left and not trained(options, name, train_file, valid, test):
             print(f"stopped in {options.out / name}; call this again to go on")
             return 130
-        settings = tuned(options.out, name, valid)
+        settings = tuned(options.out, name, valid, codec.Options(mode=codec.Mode.ADAPT).lanes_of(test.stat().st_size))
         table(options.out, name, (train_file, valid), test, settings)
     return 0
 
@@ -147,8 +149,8 @@ def trained(options: argparse.Namespace, name: str, train_file: Path, valid: Pat
     return bool(result.status == "completed")
 
 
-def tuned(out: Path, name: str, valid: Path) -> dict[str, float]:
-    """The settings of --adapt that are best on validation text; each is measured once and kept."""
+def tuned(out: Path, name: str, valid: Path, lanes: int) -> dict[str, float]:
+    """The settings of --adapt that are best on validation text, at so many lanes; each is measured once and kept."""
     path = out / f"{name}.tune.json"
     found: dict[str, float] = json.loads(path.read_text()) if path.is_file() else {}
     text = valid.read_bytes()[:TUNE_BYTES]
@@ -160,7 +162,7 @@ def tuned(out: Path, name: str, valid: Path) -> dict[str, float]:
             key = ", ".join(f"{name} {number:g}" for name, number in tried.items())
             if key not in found:
                 learning = codec.Learning(rate=tried["rate"], window=int(tried["window"]), decay=tried["decay"])
-                archive = codec.compress(text, out / name, mode="adapt", learning=learning)
+                archive = codec.compress(text, out / name, mode="adapt", lanes=lanes, learning=learning)
                 found[key] = 8 * len(archive) / len(text)
                 write_json(path, found)
                 print(f"{name}: {key}: {found[key]:.4f} bits a byte", flush=True)
