@@ -28,7 +28,7 @@ def test_top(model: Path, text: Path, capsys: pytest.CaptureFixture[str]) -> Non
     shown = output_of(capsys, "score", text, "--model", model, "--top", 3).splitlines()
     assert len(shown) == 7
     assert all("expected" in row for row in shown[1:6:2])
-    found = json.loads(output_of(capsys, "score", text, "--model", model, "--top", 3, "--json"))
+    found = json.loads(output_of(capsys, "score", text, "-m", model, "--top", 3, "--json"))
     bits = [place["bits"] for place in found["places"]]
     assert bits == sorted(bits, reverse=True)
     every = json.loads(output_of(capsys, "score", text, "--model", model, "--json"))["characters"]

@@ -30,7 +30,11 @@ Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior
 
 Run = Annotated[
     str | None,
-    tyro.conf.arg(metavar="RUN", help_behavior_hint="(default: english, in the box; without it the newest in runs/)"),
+    tyro.conf.arg(
+        aliases=["-m"],
+        metavar="RUN",
+        help_behavior_hint="(default: english, in the box; without it the newest in runs/)",
+    ),
 ]
 Device = Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: a GPU if there is one)")]
 Backend = Annotated[str, tyro.conf.arg(metavar="NAME")]
