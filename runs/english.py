@@ -451,8 +451,11 @@ def marks_text(record: dict[str, Any]) -> str:
     for name, row in record["texts"].items():
         if "exact" not in row:
             continue
-        size, best = row["exact"]["size"], min((row[r]["size"] for r in rivals if "size" in row.get(r, {})), default=0)
-        even = f"{model / (best - size) * row['bytes'] / 1e6:,.0f} MB of such text" if best > size else "never"
+        size, others = row["exact"]["size"], [row[r]["size"] for r in rivals if "size" in row.get(r, {})]
+        saved = min(others) - size if others else None
+        even = "-" if saved is None else "never"
+        if saved is not None and saved > 0:
+            even = f"{model / saved * row['bytes'] / 1e6:,.0f} MB of such text"
         found = [figure(row.get(rival, {}), "size") for rival in rivals]
         lines.append(f"| {name} | {row['bytes']:,} | {size:,} | {size + model:,} | {' | '.join(found)} | {even} |")
     whole = [row["exact"] | {"bytes": row["bytes"]} for row in record["texts"].values() if "exact" in row]
