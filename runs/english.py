@@ -3,7 +3,7 @@
 
     python runs/english.py pilots --data DIR --minutes 5      short runs of equal time on one core, and their table
     python runs/english.py pilots --table RUN...              the table of runs that are there
-    python runs/english.py train --data DIR --minutes 300     the model
+    python runs/english.py train --data DIR                   the model
     python runs/english.py marks RUN --data DIR --book FILE   what it is worth, beside other compressors
     python runs/english.py package RUN --data DIR             into src/fastslow/models/english, with its card
 
@@ -260,6 +260,8 @@ def train_model(options: argparse.Namespace) -> int:
         batch=options.batch,
         window=options.window,
         rate=options.rate,
+        anneal_from=options.anneal_from,
+        warmup=options.warmup,
         average=options.average,
         seed=options.seed,
         max_time=options.minutes * 60,
@@ -642,7 +644,9 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--seed", type=int, default=1)
 
     one = command("train", train_model, "train the model")
-    one.add_argument("--minutes", type=float, default=300.0, help="the schedule ends with them")
+    one.add_argument(
+        "--minutes", type=float, default=98.0, help="the schedule ends with them; the default made the box's"
+    )
     one.add_argument("--architecture", default="fs-lstm", choices=("fs-lstm", "stacked", "sequential"))
     one.add_argument("--depth", type=int, default=2)
     one.add_argument("--embedding", type=int, default=32)
@@ -651,8 +655,10 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--batch", type=int, default=RECIPE.batch)
     one.add_argument("--window", type=int, default=RECIPE.window)
     one.add_argument("--rate", type=float, default=RECIPE.rate)
-    one.add_argument("--average", type=float, default=0.0, help="decay of an average of the weights")
-    one.add_argument("--validate-every", type=int, default=4000, help="updates")
+    one.add_argument("--anneal-from", type=float, default=0.4, help="part of the minutes at the full rate")
+    one.add_argument("--warmup", type=int, default=500, help="updates")
+    one.add_argument("--average", type=float, default=0.999, help="decay of an average of the weights")
+    one.add_argument("--validate-every", type=int, default=5000, help="updates")
     one.add_argument("--seed", type=int, default=1)
 
     one = command("marks", marks, "bits a byte and archives beside other compressors, on text it never saw")
