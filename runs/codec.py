@@ -28,9 +28,8 @@ from typing import Any
 from fastslow import codec
 from fastslow.cli.progress import TrainingView
 from fastslow.errors import FastslowError
-from fastslow.lm.config import ModelOptions
 from fastslow.lm.store import read_json, write_atomic, write_json
-from fastslow.training import DataSource, TrainConfig, train
+from fastslow.training import DataSource, find_preset, train
 
 SETTINGS: dict[str, tuple[float, ...]] = {
     "rate": (0.0001, 0.0002, 0.0004, 0.0008, 0.0016),
@@ -42,27 +41,12 @@ TUNE_BYTES = 400_000
 TUNE_SPEED = 5000.0
 """Bytes a second, a guess for the estimate."""
 ALPHABETS: dict[str, Any] = {"ptb": "text", "book": "bytes"}
-MODEL = ModelOptions(embedding_size=32, hidden_size=256, slow_size=160)
+PRESET = find_preset("ptb-cpu")
+RECIPE = PRESET.train
 MODELS = {
-    "ptb": replace(MODEL, dropout=0.05),
-    "book": replace(MODEL, dropout=0.2, zoneout_c=0.1, zoneout_h=0.05),  # little text, read many times
+    "ptb": PRESET.model,
+    "book": replace(PRESET.model, dropout=0.2, zoneout_c=0.1, zoneout_h=0.05),  # little text, read many times
 }
-# By updates and not by time: the same model whatever else the machine does.
-RECIPE = TrainConfig(
-    batch=32,
-    window=100,
-    epochs=1000,
-    rate=4e-3,
-    schedule="cosine",
-    warmup=750,
-    clip=10.0,
-    average=0.999,
-    random_offset=True,
-    precision="bf16",
-    validate_every=1250,
-    checkpoint_seconds=120.0,
-    log_every=100,
-)
 UPDATES = {"ptb": 25_000, "book": 15_000}
 SECONDS_PER_UPDATE = 0.09
 """Of one core with a tile unit."""

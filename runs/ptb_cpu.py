@@ -5,7 +5,7 @@
     python runs/ptb_cpu.py                          Penn Treebank, fetched before (`fastslow data fetch ptb`)
     python runs/ptb_cpu.py --compare                beside stacked and sequential LSTMs of equal size, for equal time
     python runs/ptb_cpu.py --recipes                one technique at a time against the base recipe
-    ... --jobs 2 --minutes 20 --seeds 1 2 --dry-run --record
+    ... --jobs 2 --minutes 20 --seeds 1 2 --dry-run --record    (--minutes: in place of the preset's updates, too)
 
 It says first what it will cost. What is complete is not made again and a training that was stopped goes on, so it can
 be stopped (Ctrl-C) and called again. With --jobs 2 two trainings run side by side, with a thread each: on two cores
@@ -66,17 +66,22 @@ RECIPES: dict[str, dict[str, Any]] = {
     "clip-1": {"clip": 1},
     "beta1-0": {"beta1": 0},
     "fp32": {"precision": "fp32"},
-    "dropout-only": {"dropout": 0.1, "zoneout_c": 0, "zoneout_h": 0},
-    "zoneout-only": {"dropout": 0, "zoneout_c": 0.1, "zoneout_h": 0.05},
-    "no-noise": {"dropout": 0, "zoneout_c": 0, "zoneout_h": 0},
-    "more-noise": {"dropout": 0.2, "zoneout_c": 0.2, "zoneout_h": 0.1},
+    "no-dropout": {"dropout": 0},
+    "more-dropout": {"dropout": 0.15},
+    "zoneout": {"dropout": 0, "zoneout_c": 0.1, "zoneout_h": 0.05},
+    "dropout-and-zoneout": {"zoneout_c": 0.1, "zoneout_h": 0.05},
     "small": {"hidden_size": 160, "slow_size": 96},
     "large": {"hidden_size": 384, "slow_size": 256},
 }
 """Techniques, one at a time: what each changes in the preset. `results.plan` has their rows, `ptb-cpu-recipe-...`."""
 
-DEFAULTS = {"headline": (45.0, (1, 2)), "compare": (10.0, (1, 2, 3, 4)), "recipes": (5.0, (1, 2))}
-"""Minutes and seeds of each mode."""
+DEFAULTS: dict[str, tuple[float | None, tuple[int, ...]]] = {
+    "headline": (None, (1, 2)),
+    "compare": (6.0, (1, 2, 3)),
+    "recipes": (3.0, (1, 2)),
+}
+"""Minutes and seeds of each mode; without minutes the preset's updates, `HEADLINE_MINUTES` of one core."""
+HEADLINE_MINUTES = 35.0
 
 # Seconds of one core, for a million weights and a test text of Penn Treebank's length.
 TEST_SECONDS = 90.0
@@ -355,26 +360,27 @@ def validation_record(options: argparse.Namespace, row: str, runs: Sequence[Path
 
 
 def the_training(run: Path, preset: str, seed: int, texts: Texts, options: argparse.Namespace, **changes: Any) -> Job:
-    """By the preset's recipe, for these minutes, with its warm-up in proportion."""
-    given = find_preset(preset).train
-    assert given.max_time is not None
-    part = min(1.0, options.minutes * 60 / given.max_time)
-    every = max(50, round(given.validate_every * part))
-    common = {
-        "seed": seed,
-        "max_time": options.minutes * 60,
-        "warmup": max(1, round(given.warmup * part)),
-        "test_streams": 64,
-    }
-    return training(run, preset, texts, **{**common, "validate_every": every, **changes})
+    """By the preset's recipe; where minutes are given, annealed to the end of them, with its warm-up in proportion."""
+    common: dict[str, Any] = {"seed": seed}
+    if options.minutes is not None:
+        given, part = find_preset(preset).train, min(1.0, options.minutes / HEADLINE_MINUTES)
+        common |= {
+            "max_time": options.minutes * 60,
+            "anneal_by_time": True,
+            "warmup": max(1, round(given.warmup * part)),
+            "validate_every": max(50, round(given.validate_every * part)),
+            "test_streams": 64,
+        }
+    return training(run, preset, texts, **{**common, **changes})
 
 
 def say_cost(options: argparse.Namespace, trainings: Sequence[Job], more: float, megabytes: int) -> bool:
     """Print what is to come; whether to begin."""
     left = [job for job in trainings if not job.done()]
-    seconds = rounds(len(left), options.jobs) * (options.minutes * 60 + 30) + more
+    minutes = HEADLINE_MINUTES if options.minutes is None else options.minutes
+    seconds = rounds(len(left), options.jobs) * (minutes * 60 + 30) + more
     print(
-        f"{len(trainings)} trainings of {options.minutes:g} minutes, {len(trainings) - len(left)} of them complete, "
+        f"{len(trainings)} trainings of {length(options)}, {len(trainings) - len(left)} of them complete, "
         f"{options.jobs} at a time; with the scores about {seconds / 3600:.1f} hours of this machine, and about "
         f"{megabytes} MB in {options.out}",
         flush=True,
@@ -387,7 +393,7 @@ def command(options: argparse.Namespace) -> str:
     minutes, seeds = DEFAULTS[options.mode]
     parts = ["python runs/ptb_cpu.py"]
     parts += [f"--{options.mode}"] if options.mode != "headline" else []
-    parts += [f"--minutes {options.minutes:g}"] if options.minutes != minutes else []
+    parts += [f"--minutes {options.minutes:g}"] if options.minutes not in (None, minutes) else []
     parts += [f"--seeds {' '.join(map(str, options.seeds))}"] if tuple(options.seeds) != seeds else []
     parts += [f"--jobs {options.jobs}"] if options.jobs != 1 else []
     return " ".join(parts)
@@ -395,7 +401,12 @@ def command(options: argparse.Namespace) -> str:
 
 def how(options: argparse.Namespace) -> str:
     side = f", {options.jobs} side by side with a thread each" if options.jobs > 1 else ""
-    return f"{options.minutes:g} minutes of training a model{side}"
+    return f"{length(options)} of training a model{side}"
+
+
+def length(options: argparse.Namespace) -> str:
+    updates = find_preset(PRESET).train.max_updates
+    return f"{updates:,} updates" if options.minutes is None else f"{options.minutes:g} minutes"
 
 
 def merged(

@@ -58,8 +58,8 @@ def test_each_recipe_changes_something_there_is(script: Any) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ([], "2 trainings of 45 minutes, 0 of them complete, 1 at a time"),
-        (["--compare", "--jobs", "2", "--seeds", "1", "2"], "6 trainings of 10 minutes, 0 of them complete, 2 at"),
+        ([], "2 trainings of 25,000 updates, 0 of them complete, 1 at a time"),
+        (["--compare", "--jobs", "2", "--seeds", "1", "2"], "6 trainings of 6 minutes, 0 of them complete, 2 at"),
         (["--recipes", "--only", "jitter", "--minutes", "1"], "4 trainings of 1 minutes"),
     ],
 )

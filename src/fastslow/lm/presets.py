@@ -22,7 +22,7 @@ _STUDY = ModelOptions(embedding_size=256, hidden_size=450, slow_size=450, depth=
 _STUDY_SMALL = ModelOptions(embedding_size=64, hidden_size=112, slow_size=112, depth=4)
 
 # About a million weights: what two cores take over all of Penn Treebank many times in an hour.
-_PTB_CPU = ModelOptions(embedding_size=64, hidden_size=256, slow_size=160, dropout=0.1, zoneout_c=0.1, zoneout_h=0.05)
+_PTB_CPU = ModelOptions(embedding_size=32, hidden_size=256, slow_size=160, dropout=0.05)
 
 
 def _stacked(model: ModelOptions, size: int, depth: int) -> ModelOptions:
@@ -40,8 +40,8 @@ MODELS: dict[str, ModelOptions] = {
     "ptb-stacked-lstm-2": _stacked(_PTB, 752, depth=2),
     "ptb-sequential-lstm-2": _sequential(_PTB, 914, depth=2),
     "ptb-cpu": _PTB_CPU,
-    "ptb-cpu-stacked": _stacked(_PTB_CPU, 281, depth=2),
-    "ptb-cpu-sequential": _sequential(_PTB_CPU, 341, depth=2),
+    "ptb-cpu-stacked": _stacked(_PTB_CPU, 282, depth=2),
+    "ptb-cpu-sequential": _sequential(_PTB_CPU, 343, depth=2),
     "enwik8-fs-lstm-2": _ENWIK8,
     "enwik8-fs-lstm-4": replace(_ENWIK8, hidden_size=730, depth=4),
     "enwik8-fs-lstm-4-large": replace(_ENWIK8, hidden_size=1200, depth=4, dropout=0.25),
