@@ -135,3 +135,89 @@ def test_what_takes_the_long_way() -> None:
     assert streams(lm.embedding, lm.head)
     lm.train()
     assert not streams(lm.embedding, lm.head)
+
+
+# ---------------------------------------------------------------------- one stream, step after step
+
+
+def walked(lm: CharLM) -> tuple[Any, Any]:
+    """A walk, and the state it began from."""
+    with torch.no_grad():
+        _, state = lm(torch.tensor([3, 5, 8]))
+        walk = lm.walk(state)
+    assert walk is not None
+    return walk, state
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("architecture", ["fs-lstm", "stacked", "sequential"])
+@torch.no_grad()
+def test_a_walk_is_step_after_step(architecture: str, dtype: torch.dtype) -> None:
+    lm = make(architecture, dtype)
+    walk, state = walked(lm)
+    start = [leaf.clone() for leaf in state_tensors(state)]
+    kept = []
+    for token in (1, 0, SYMBOLS - 1, 7, 7):
+        with poisoned_memory():
+            logits, state_after = lm.step(torch.tensor(token), state)
+            found = walk(token)
+        assert found is not None
+        assert torch.equal(torch.from_numpy(found), logits)
+        state = state_after
+        kept.append((walk.state, state))
+        assert type(walk.state) is type(state)
+    for ours, theirs in kept:  # what was taken before later steps is still what it was
+        assert all(map(torch.equal, state_tensors(ours), state_tensors(theirs)))
+    assert walk(SYMBOLS) is None
+    assert walk(-1) is None
+    _, beginning = lm(torch.tensor([3, 5, 8]))
+    assert all(map(torch.equal, start, state_tensors(beginning)))
+
+
+@torch.no_grad()
+def test_a_walk_sees_what_becomes_of_the_weights() -> None:
+    lm = make()
+    walk, state = walked(lm)
+    lm.head.weight.mul_(2)  # in place
+    lm.layer.node_cells()[0].weight_hh = nn.Parameter(lm.layer.node_cells()[0].weight_hh * 0.5)
+    logits, state = lm.step(torch.tensor(4), state)
+    assert torch.equal(torch.from_numpy(walk(4)), logits)
+    lm.double()
+    assert walk(4) is None
+    assert all(map(torch.equal, state_tensors(walk.state), state_tensors(state)))
+
+
+@torch.no_grad()
+def test_where_there_is_no_walk(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = make()
+    _, state = lm(torch.tensor([3]))
+    with torch.enable_grad():
+        assert lm.walk(state) is None
+    lm.layer.backend = "reference"
+    assert lm.walk(state) is None
+    lm.layer.backend = "auto"
+    assert lm.walk(lm.initial_state(2)) is None  # two streams
+    assert lm.to(torch.bfloat16).walk(state) is None
+    lm.float()
+    monkeypatch.setattr(lm.head, "__class__", type("Louder", (nn.Linear,), {}))
+    assert lm.walk(state) is None
+    monkeypatch.undo()
+    assert lm.walk(state) is not None
+
+    class Other(CharLM):
+        def step(self, tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+            logits, state = super().step(tokens, state)
+            return -logits, state
+
+    other = Other(lm.config).eval()
+    assert other.walk(state) is None
+
+
+@torch.no_grad()
+def test_generating_goes_on_when_somebody_listens() -> None:
+    lm, heard = make(), []
+    parts = lm.stream(b"\x01", 12, seed=4)
+    first = next(parts) + next(parts)
+    lm.head.register_forward_hook(lambda module, given, logits: heard.append(logits))
+    assert first + b"".join(parts) == make().generate(b"\x01", 12, seed=4)
+    assert len(heard) == 10

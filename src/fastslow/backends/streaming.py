@@ -7,12 +7,14 @@ notices when they move.
 
 from __future__ import annotations
 
+import ctypes
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol
 from weakref import WeakKeyDictionary
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fastslow.backends import reference
@@ -171,6 +173,7 @@ class LayerSteps:
         """Of parameters that steps can be prepared for; None if they are of another kind."""
         self._modules: tuple[nn.Embedding, nn.Linear] | None = None
         self._ends: Ends | None = None
+        self._symbols = 0
 
     def step(
         self,
@@ -184,9 +187,7 @@ class LayerSteps:
         With an embedding before the layer and a linear head behind it, x_t are tokens, (B,) or (), and y logits.
         None if the other engines must see to it, because the step is not of a kind that runs here or is an error.
         """
-        if not self._values or ends != self._modules or self._changed():
-            self._modules = ends
-            self._look(layer)
+        self._notice(layer, ends)
         batched = x_t.dim() == (2 if ends is None else 1)
         rows = x_t.shape[0] if batched else 1
         dtype = self._dtype if ends is None else torch.int64
@@ -194,7 +195,7 @@ class LayerSteps:
             return None
         if x_t.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
             return None
-        if ends is not None and (not self._plain_ends(ends) or not self._in_vocabulary(x_t)):
+        if ends is not None and not (self._plain_ends(ends) and all(map(self.has_symbol, x_t.view(-1).tolist()))):
             return None
         shapes = [(rows, size) if batched else (size,) for size in self._sizes]
         before: list[Tensor] = []
@@ -210,6 +211,30 @@ class LayerSteps:
                     if part.device.type != "cpu":
                         return None
                     before.append(part.contiguous())
+        steps = self._prepared(layer, rows)
+        after = [torch.empty_like(part) for part in before]
+        x_t = x_t.contiguous()
+        y = torch.empty((rows, steps.output_size) if batched else (steps.output_size,), dtype=self._dtype)
+        addresses = [part.data_ptr() for part in before], [part.data_ptr() for part in after]
+        steps(1, x_t.data_ptr(), y.data_ptr(), *addresses)
+        return y, tuple(LSTMState(after[i], after[i + 1]) for i in range(0, len(after), 2))
+
+    def one_row(self, layer: Layer, ends: tuple[nn.Embedding, nn.Linear]) -> Steps | None:
+        """The prepared steps of a language model's single stream, as they are now; None where `step` gives None."""
+        self._notice(layer, ends)
+        if self._dtype is None or torch.is_autocast_enabled("cpu") or not self._plain_ends(ends):
+            return None
+        return self._prepared(layer, 1)
+
+    def has_symbol(self, token: int) -> bool:
+        return self._ends is not None and 0 <= token < self._symbols
+
+    def _notice(self, layer: Layer, ends: tuple[nn.Embedding, nn.Linear] | None) -> None:
+        if not self._values or ends != self._modules or self._changed():
+            self._modules = ends
+            self._look(layer)
+
+    def _prepared(self, layer: Layer, rows: int) -> Steps:
         key = (rows, layer.zoneout_h, layer.zoneout_c, layer.forget_bias, layer.steps_in_int8)
         steps = self._steps.get(key)
         if steps is None:
@@ -218,12 +243,7 @@ class LayerSteps:
             steps = self._steps[key] = Steps(
                 layer.wiring, weights, rates, rows, layer.input_size, quantized, self._ends
             )
-        after = [torch.empty_like(part) for part in before]
-        x_t = x_t.contiguous()
-        y = torch.empty((rows, steps.output_size) if batched else (steps.output_size,), dtype=self._dtype)
-        addresses = [part.data_ptr() for part in before], [part.data_ptr() for part in after]
-        steps(1, x_t.data_ptr(), y.data_ptr(), *addresses)
-        return y, tuple(LSTMState(after[i], after[i + 1]) for i in range(0, len(after), 2))
+        return steps
 
     def _plain_ends(self, ends: tuple[nn.Embedding, nn.Linear]) -> bool:
         """Whether the modules do what their classes say and nobody listens."""
@@ -236,11 +256,6 @@ class LayerSteps:
             and not (embedding._forward_hooks or embedding._forward_pre_hooks)
             and not (head._forward_hooks or head._forward_pre_hooks)
         )
-
-    def _in_vocabulary(self, tokens: Tensor) -> bool:
-        assert self._ends is not None
-        symbols = len(self._ends.embedding)
-        return all(0 <= token < symbols for token in tokens.view(-1).tolist())
 
     def _changed(self) -> bool:
         return (
@@ -266,7 +281,7 @@ class LayerSteps:
         if self._modules is not None:
             fits = embedding.weight.shape[1:] == (layer.input_size,)
             if fits and head.weight.shape == (len(embedding.weight), weights[layer.wiring.output_index].hidden_size):
-                self._ends = Ends(embedding.weight, head.weight, head.bias)
+                self._ends, self._symbols = Ends(embedding.weight, head.weight, head.bias), len(embedding.weight)
             used += [part for part in (embedding.weight, head.weight, head.bias) if part is not None]
         dtype = used[0].dtype
         plain = all(
@@ -300,7 +315,55 @@ def model_step(
     layer: Layer, ends: tuple[nn.Embedding, nn.Linear], tokens: Tensor, state: Sequence[Any] | None
 ) -> tuple[Tensor, States] | None:
     """`LayerSteps.step` of a language model: tokens (B,) or () int64, logits (B, V) or (V,)."""
+    return _model_steps(layer).step(layer, tokens, state, ends)
+
+
+def _model_steps(layer: Layer) -> LayerSteps:
     steps = _MODELS.get(layer)
     if steps is None:
         steps = _MODELS[layer] = LayerSteps()
-    return steps.step(layer, tokens, state, ends)
+    return steps
+
+
+class Walk:
+    """One stream of a language model, symbol after symbol: what `model_step` does, in buffers that are made once.
+
+    At small sizes half of a step's time goes into tensors for its results; a walk has two sets of states and writes
+    them in turn. state: one (h, c) of shape (H,) a slot, of the weights' type.
+
+    `walk(token)`: logits (V,) as an array, which the next call writes over; None where `model_step` gives None, and
+    then nothing was done. `walk.state`: the state after the last step, as `public` shows it, which later steps leave
+    alone.
+    """
+
+    def __init__(
+        self,
+        layer: Layer,
+        ends: tuple[nn.Embedding, nn.Linear],
+        state: Sequence[Any],
+        public: Callable[[States], Any] = lambda state: state,
+    ) -> None:
+        self._layer, self._ends, self._steps, self._public = layer, ends, _model_steps(layer), public
+        self._before = [part.clone().contiguous() for pair in state for part in pair]
+        self._after = [torch.empty_like(part) for part in self._before]
+        self._token = ctypes.c_int64()
+        self._token_address = ctypes.addressof(self._token)
+        logits = self._before[0].new_empty(ends[1].weight.shape[0])
+        self._dtype, self._address = logits.dtype, logits.data_ptr()
+        self._logits: NDArray[Any] = logits.numpy()
+        self._addresses = [[part.data_ptr() for part in parts] for parts in (self._before, self._after)]
+
+    def __call__(self, token: int) -> NDArray[Any] | None:
+        steps = self._steps.one_row(self._layer, self._ends)
+        if steps is None or steps.dtype != self._dtype or not self._steps.has_symbol(token):
+            return None
+        self._token.value = token
+        steps(1, self._token_address, self._address, *self._addresses)
+        self._before, self._after = self._after, self._before
+        self._addresses.reverse()
+        return self._logits
+
+    @property
+    def state(self) -> Any:
+        parts = [part.clone() for part in self._before]
+        return self._public(tuple(LSTMState(parts[i], parts[i + 1]) for i in range(0, len(parts), 2)))

@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import PackedSequence
 from fastslow.backends import Choice, check_name, choose, engine
 from fastslow.backends.base import Problem, Rates, States
 from fastslow.backends.fused.native.steps import Quantized
-from fastslow.backends.streaming import layer_step, model_step
+from fastslow.backends.streaming import Walk, layer_step, model_step
 from fastslow.cells.lstm import CellWeights, LayerNormLSTMCell, check_rate, check_size
 from fastslow.layers.sequences import check_input_size, to_steps
 from fastslow.noise import Noise, draw_key
@@ -211,6 +211,22 @@ class WiredLSTM(nn.Module):
             return None
         streamed = model_step(self, (embedding, head), tokens, None if state is None else self._slots(state))
         return None if streamed is None else (streamed[0], self._public(streamed[1]))
+
+    def logits_walk(self, embedding: nn.Embedding, head: nn.Linear, state: Any) -> Walk | None:
+        """`logits_step` again and again for one stream, from a state with leaves (H,), in buffers made once.
+
+        None where it cannot be. What holds now must hold at each step: no gradients, evaluation mode.
+        """
+        if torch.is_grad_enabled() or not self._streams():
+            return None
+        slots = self._slots(state)
+        leaves = [part for pair in slots for part in pair]
+        fits = type(head) is nn.Linear and all(
+            type(part) is Tensor and part.device.type == "cpu" and part.dim() == 1 and part.dtype == head.weight.dtype
+            for part in leaves
+        )
+        fits = fits and head.weight.dtype in (torch.float32, torch.float64)
+        return Walk(self, (embedding, head), slots, self._public) if fits else None
 
     def _streams(self) -> bool:
         """Whether a step may take the streaming path: no masks, no other backend asked for, nobody tracing."""

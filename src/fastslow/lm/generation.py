@@ -62,8 +62,8 @@ def next_probabilities(
 
 def draw(probabilities: Probabilities, uniform: float) -> int:
     """The symbol at `uniform` (0 <= uniform < 1) of the cumulated probabilities; never one of probability zero."""
-    cumulated = np.cumsum(probabilities)
-    symbol = int(np.searchsorted(cumulated, uniform * cumulated[-1], side="right"))
+    cumulated = probabilities.cumsum()
+    symbol = int(cumulated.searchsorted(uniform * cumulated[-1], side="right"))
     # Rounding may put the product at the very end, past which there is no symbol.
     return symbol if symbol < len(probabilities) else int(np.flatnonzero(probabilities)[-1])
 
@@ -99,11 +99,10 @@ def stream(
             raise SamplingError("give a seed or a generator, not both")
         if not -(2**63) <= seed < 2**64:
             raise SamplingError(f"seed must be a whole number of 64 bits; got {str(seed)[:40]}")
-        generator = torch.Generator().manual_seed(seed)
     data = prompt.encode() if isinstance(prompt, str) else prompt
     symbols = lm.alphabet.encode(data or start_of_text(lm.alphabet), name="the prompt")
     tokens = torch.from_numpy(symbols.astype(np.int64))
-    return _stream(lm, tokens, length, temperature, top_k, top_p, generator, state)
+    return _stream(lm, tokens, length, temperature, top_k, top_p, _uniforms(seed, generator), state)
 
 
 def start_of_text(alphabet: Alphabet) -> bytes:
@@ -121,7 +120,7 @@ def _stream(
     temperature: float,
     top_k: int | None,
     top_p: float | None,
-    generator: torch.Generator | None,
+    uniforms: Iterator[float],
     state: Any,
 ) -> Iterator[bytes]:
     values = lm.alphabet.symbols
@@ -130,14 +129,37 @@ def _stream(
     for window in torch.split(tokens, PROMPT_WINDOW):
         with torch.inference_mode(), lm.evaluating():
             every, state = lm(window.to(lm.device), state)
-            logits = every[-1]
+            logits = array(every[-1])
+    with torch.no_grad(), lm.evaluating():
+        walk = lm.walk(state)
     while length is None or drawn < length:
         assert logits is not None  # a prompt has at least one symbol
-        p = next_probabilities(logits.float().cpu().numpy(), temperature, top_k, top_p)
-        uniform = 0.0 if temperature == 0.0 else float(torch.rand((), generator=generator, dtype=torch.float64))
-        symbol = draw(p, uniform)
+        p = next_probabilities(logits, temperature, top_k, top_p)
+        symbol = draw(p, 0.0 if temperature == 0.0 else next(uniforms))
         yield values[symbol : symbol + 1]
         drawn += 1
-        if drawn != length:
-            with torch.inference_mode(), lm.evaluating():
-                logits, state = lm.step(torch.tensor(symbol, device=lm.device), state)
+        if drawn == length:
+            break
+        if walk is not None:
+            logits = walk(symbol)
+            if logits is not None:
+                continue
+            state, walk = walk.state, None  # the model is no longer what it was
+        with torch.inference_mode(), lm.evaluating():
+            tensor, state = lm.step(torch.tensor(symbol, device=lm.device), state)
+            logits = array(tensor)
+
+
+def array(logits: torch.Tensor) -> NDArray[Any]:
+    values: NDArray[Any] = (logits if logits.dtype == torch.float64 else logits.float()).cpu().numpy()
+    return values
+
+
+def _uniforms(seed: int | None, generator: torch.Generator | None) -> Iterator[float]:
+    """Uniform numbers one after another. Many at a time, which is quicker, only where nobody else draws from them."""
+    if seed is None:
+        while True:
+            yield float(torch.rand((), generator=generator, dtype=torch.float64))
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        yield from torch.rand(256, generator=generator, dtype=torch.float64).tolist()

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastslow.backends.streaming import Walk
 from fastslow.cells.lstm import orthogonal_
 from fastslow.data.alphabet import Alphabet
 from fastslow.layers import FSLSTM, SequentialLSTM, StackedLSTM, WiredLSTM
@@ -101,6 +102,13 @@ class CharLM(nn.Module):
             return streamed
         y, state = self.layer.step(self.embedding(tokens), state)
         return self.head(y), state
+
+    def walk(self, state: Any) -> Walk | None:
+        """`step` of one stream again and again from `state` (leaves (H,)), with less around it, where there is such a
+        thing: see :class:`fastslow.backends.streaming.Walk`."""
+        if type(self).step is not CharLM.step:  # another's step does something else
+            return None
+        return self.layer.logits_walk(self.embedding, self.head, state)
 
     def initial_state(self, batch: int) -> Any:
         """The zero state of `batch` streams: what `state=None` stands for."""

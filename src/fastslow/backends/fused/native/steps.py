@@ -89,7 +89,7 @@ class Steps:
         if not isinstance(found, Library):
             raise RuntimeError(f"the native engine cannot run: {found}")
         self.output_size = weights[wiring.output_index].hidden_size
-        dtype = weights[0].w_h.dtype
+        self.dtype = dtype = weights[0].w_h.dtype
         self._keep = (weights, quantized, ends)
         self._ends = ends
         lanes = found.vector_bytes // dtype.itemsize
