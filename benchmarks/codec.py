@@ -286,7 +286,7 @@ def show(name: str, row: dict[str, Any], length: int, even: str) -> None:
 
 
 def speeds(options: argparse.Namespace) -> list[dict[str, Any]]:
-    print(f"\n{'parameters':<12} {'numerics':<8} {'lanes':>5} {'encode kB/s':>12} {'CPU s/MB':>9} ", end="")
+    print(f"{'parameters':<12} {'numerics':<8} {'lanes':>5} {'encode kB/s':>12} {'CPU s/MB':>9} ", end="")
     print(f"{'decode kB/s':>12} {'CPU s/MB':>9} {'MB':>6}")
     rows = []
     for size in ("7.2M", "1.8M"):
@@ -316,22 +316,27 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--decay", type=float, help="of --adapt")
     parser.add_argument("--speed-lanes", type=int, nargs="*", default=[64, 128, 256])
     parser.add_argument("--steps", type=int, default=60, help="of the measurement of speed")
+    parser.add_argument("--speed-only", action="store_true", help="compress no text")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.child:
         print(json.dumps(run_child(json.loads(options.child))))
         return 0
-    try:
-        text, prime = the_texts(options)
-    except (FastslowError, OSError) as error:
-        print(f"bench-codec: error: {error}", file=sys.stderr)
-        return 2
-    with tempfile.TemporaryDirectory() as folder:
-        rows = table(options, text, prime, Path(folder))
-    fast = speeds(options) if options.speed_lanes else []
+    record: dict[str, Any] = {}
+    if not options.speed_only:
+        try:
+            text, prime = the_texts(options)
+        except (FastslowError, OSError) as error:
+            print(f"bench-codec: error: {error}", file=sys.stderr)
+            return 2
+        with tempfile.TemporaryDirectory() as folder:
+            rows = table(options, text, prime, Path(folder))
+        record = {"text": len(text), "prime": len(prime), "model": options.model, "rows": rows}
+    if record and options.speed_lanes:
+        print()
+    record["speed"] = speeds(options) if options.speed_lanes else []
     if options.json:
-        record = {"text": len(text), "prime": len(prime), "model": options.model, "rows": rows, "speed": fast}
         options.json.write_text(json.dumps(record, indent=2) + "\n")
     return 0
 

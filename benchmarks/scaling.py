@@ -28,9 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from fastslow.errors import FastslowError
-
-BEGIN, END = "<!-- scaling: {} -->", "<!-- scaling: end -->"
-
+from fastslow.results.pages import placed
 
 # ---------------------------------------------------------------------------------------------------- measured
 
@@ -261,19 +259,6 @@ def reckoned() -> str:
         f"batch saves less time than messages take)\n\n{table(header, rows)}"
     )
     return "\n".join(parts)
-
-
-# ---------------------------------------------------------------------------------------------------- the page
-
-
-def placed(page: str, name: str, text: str) -> str:
-    """The page with `text` between the markers `name`. Raises FastslowError where they are missing."""
-    begin = BEGIN.format(name)
-    before, found, rest = page.partition(begin)
-    _, ended, after = rest.partition(END)
-    if not found or not ended:
-        raise FastslowError(f"the page has no place for the {name} figures: put {begin} and {END} around it")
-    return f"{before}{begin}\n\n{text}\n\n{END}{after}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

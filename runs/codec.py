@@ -13,6 +13,10 @@ training run that was stopped goes on, so it can be stopped (Ctrl-C) and called 
     <text>.tune.json   the settings of --adapt that were tried on validation text, in bits a byte
     <text>.json        the figures of the table
     <text>.txt         the table
+    speed.json .txt    the speed of exact and float numerics
+
+With --page docs/compression.md the tables are put into that page, between its markers. Speeds are those of this machine
+as it is: on a busy one delete speed.json and call this again when it is quiet.
 """
 
 from __future__ import annotations
@@ -21,18 +25,23 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fastslow import codec
+from fastslow.bench.machine import describe, machine
 from fastslow.cli.progress import TrainingView
 from fastslow.errors import FastslowError
 from fastslow.lm.store import read_json, write_atomic, write_json
-from fastslow.training import DataSource, find_preset, train
+from fastslow.results.pages import placed
+from fastslow.training import DataSource, find_preset, read_record, train
 
 SETTINGS: dict[str, tuple[float, ...]] = {
-    "rate": (0.0001, 0.0002, 0.0004, 0.0008, 0.0016),
+    "rate": (0.0002, 0.0004, 0.0008, 0.0016, 0.0032),
     "window": (20, 50, 100),
     "decay": (0.0, 0.001),
 }
@@ -60,6 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/codec"), help="folder for everything")
     parser.add_argument("--updates", type=int, help="of training, for each text (default: 25,000 and 15,000)")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--page", type=Path, help="put the tables between the markers of this page")
     parser.add_argument("--dry-run", action="store_true", help="say what it costs and stop")
     options = parser.parse_args(arguments)
     try:
@@ -92,7 +102,17 @@ def run(options: argparse.Namespace) -> int:
             print(f"stopped in {options.out / name}; call this again to go on")
             return 130
         settings = tuned(options.out, name, valid, codec.Options(mode=codec.Mode.ADAPT).lanes_of(test.stat().st_size))
-        table(options.out, name, (train_file, valid), test, settings)
+        arguments = ["--model", str(options.out / name), "--text", str(test), "--prime", str(train_file), str(valid)]
+        for key, value in settings.items():
+            arguments += [f"--{key}", f"{value:g}"]
+        arguments += ["--speed-lanes"]  # none: speeds have a table of their own
+        table(options.out, name, arguments)
+    table(options.out, "speed", ["--speed-only"])
+    if options.page is not None:
+        page = options.page.read_text()
+        for name in texts:
+            page = placed(page, name, f"{about(options.out, name)}\n\n{code(options.out, name)}")
+        options.page.write_text(placed(page, "speed", f"{on()}:\n\n{code(options.out, 'speed')}"))
     return 0
 
 
@@ -155,28 +175,41 @@ def tuned(out: Path, name: str, valid: Path, lanes: int) -> dict[str, float]:
     return best
 
 
-def table(out: Path, name: str, prime: tuple[Path, ...], test: Path, settings: dict[str, float]) -> None:
-    """The table of a text, printed and kept."""
+def table(out: Path, name: str, arguments: Sequence[str]) -> None:
+    """A table of `benchmarks/codec.py`, printed and kept: made anew only where its figures are not there."""
     record = out / f"{name}.json"
     if not record.is_file():
-        command = [
-            sys.executable,
-            str(BENCH),
-            "--model",
-            str(out / name),
-            "--text",
-            str(test),
-            "--prime",
-            *map(str, prime),
-        ]
-        command += [
-            "--json",
-            str(record),
-            *(part for key, value in settings.items() for part in (f"--{key}", f"{value:g}")),
-        ]
+        command = [sys.executable, str(BENCH), *arguments, "--json", str(record)]
         done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
         write_atomic(out / f"{name}.txt", lambda file: write(file, done.stdout))
     print((out / f"{name}.txt").read_text())
+
+
+# ---------------------------------------------------------------------- the page
+
+
+def about(out: Path, name: str) -> str:
+    """What the model of a text is, and what training made of it."""
+    result, run = read_json(out / name / "result.json", what="the result"), read_record(out / name)
+    settings = json.loads((out / f"{name}.tune.json").read_text())
+    best = min(settings, key=lambda key: float(settings[key]))
+    test = result["test"]
+    both = f"{test['bpc']:.4f} bits a character"
+    if name == "ptb":
+        both += f" by the raw protocol, {test['char_protocol']['bpc']:.4f} by the char protocol"
+    return (
+        f"{run.sessions[0]['parameters']:,} weights, {result['updates']:,} updates "
+        f"({result['characters']:,} characters); validation {result['best_bpc']:.4f}, test, one stream, {both}. "
+        f"`--adapt` with {best}: the best of {len(settings)} settings on validation text. {on()}:"
+    )
+
+
+def code(out: Path, name: str) -> str:
+    return "```text\n" + (out / f"{name}.txt").read_text().rstrip() + "\n```"
+
+
+def on() -> str:
+    return f"`python runs/codec.py`, {describe(machine(torch.device('cpu')))}"
 
 
 if __name__ == "__main__":
