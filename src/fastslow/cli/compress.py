@@ -94,7 +94,7 @@ def compress(
         output: the file to write
         suffix: of archives
         rm: remove each file once its archive is safely on the disk
-        float_: compute in floats: not faster where exact numerics are compiled, and decodes only where arithmetic is the same
+        float_: compute in floats: no faster than compiled exact numerics, and decodes only where arithmetic is the same
         adapt: go on learning from the text; floats, as --float
         online: no model: learn the text from nothing; floats; experimental: ppmd is better for files below some MB
         embed_model: put the model into the archive

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -38,7 +39,7 @@ def all_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Threads are used however small the window."""
     before = torch.get_num_threads()
 
-    def deal(weights: object, rows: int, steps: int, threads: int) -> tuple[int, int]:
+    def deal(weights: object, rows: int, steps: int, threads: int, parts: int) -> tuple[int, int]:
         return threads, max(1, min(threads, rows // 4))
 
     monkeypatch.setattr(window, "deal", deal)
@@ -261,6 +262,45 @@ def test_saved_states_take_less_memory() -> None:
         assert held() < 0.45 * everything
 
 
+@pytest.mark.parametrize(
+    ("sizes", "rows", "threads", "parts", "expected"),
+    [
+        ((128, 64), 16, 2, 3, (2, 2)),  # lies in a core's cache: rows of their own
+        ((128, 64), 3, 2, 0, (1, 1)),  # nothing to share
+        ((256, 160), 16, 1, 3, (1, 1)),
+        ((256, 160), 16, 2, 3, (2, 1)),  # does not: a part of the weights each
+        ((256, 160), 64, 2, 3, (2, 1)),
+        ((256, 160), 128, 2, 3, (2, 2)),
+        ((256, 160), 128, 8, 3, (8, 2)),
+        ((256, 160), 32, 2, 0, (2, 2)),  # without tiles products are slow beside weights
+        ((700, 400), 64, 2, 1, (2, 2)),
+        ((700, 400), 32, 2, 1, (2, 1)),
+    ],
+)
+def test_threads_are_dealt_by_where_the_weights_lie(
+    sizes: tuple[int, int],
+    rows: int,
+    threads: int,
+    parts: int,
+    expected: tuple[int, int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(window, "own_cache", lambda: 2 << 20)
+    weights = FSLSTM(64, *sizes).weights()
+    assert window.deal(weights, rows, 100, threads, parts) == expected
+    assert window.deal(FSLSTM(3, 5, 4).weights(), 1, 1, threads, parts) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("told", "size"), [("2048K\n", 2 << 20), ("512K", 1 << 19), ("none", 1 << 20), (None, 1 << 20)]
+)
+def test_the_size_of_the_cache(told: str | None, size: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(window, "CACHE", tmp_path / "size")
+    if told is not None:
+        (tmp_path / "size").write_text(told)
+    assert window.own_cache.__wrapped__() == size
+
+
 # ---------------------------------------------------------------------- the process
 
 
@@ -269,7 +309,7 @@ def test_a_forked_child_still_runs(all_threads: None) -> None:
 import os, torch
 from fastslow import FSLSTM
 from fastslow.backends.fused.native import window
-window.deal = lambda weights, rows, steps, threads: (2, 2)
+window.deal = lambda *given: (2, 2)
 layer, x = FSLSTM(5, 11, 7, backend="native").eval(), torch.randn(6, 8, 5)
 torch.set_num_threads(2)
 with torch.no_grad():
@@ -277,7 +317,7 @@ with torch.no_grad():
     child = os.fork()
     if child == 0:
         torch.set_num_threads(1)
-        window.deal = lambda weights, rows, steps, threads: (2, 2)
+        window.deal = lambda *given: (2, 2)
         same = torch.equal(layer(x)[0], y) and torch.equal(layer(x)[0], y)
         os._exit(0 if same else 1)
     os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
