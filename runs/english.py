@@ -503,7 +503,9 @@ def package(options: argparse.Namespace) -> int:
         if found.get("archive_id") != exact_model(result).id.hex():
             raise EnglishError(f"{marks_file} has the marks of another model than {run}")
     made = make(result, options.to)
-    write_text(options.to / CARD_FILE, card(run, listed, found, made.size, made.id.hex()))
+    short = options.pilots or options.out / "pilots.md"
+    tried = short.read_text(encoding="utf-8") if options.pilots is not None or short.is_file() else None
+    write_text(options.to / CARD_FILE, card(run, listed, found, tried, made.size, made.id.hex()))
     print(f"{made.size:,} bytes; archives name it {made.id.hex()}; its card: {options.to / CARD_FILE}")
     if found is None:
         print("without marks: measure them and package it again")
@@ -523,7 +525,9 @@ def books(data: Path | None) -> list[dict[str, str]]:
     return rows
 
 
-def card(run: Path, listed: list[dict[str, str]], found: dict[str, Any] | None, size: int, name: str) -> str:
+def card(
+    run: Path, listed: list[dict[str, str]], found: dict[str, Any] | None, tried: str | None, size: int, name: str
+) -> str:
     """The model card, all of it from the run's own files."""
     row, record = row_of(run), read_record(run)
     first = record.sessions[0] if record.sessions else {}
@@ -567,6 +571,13 @@ The recipe, where it is not the default: {", ".join(f"{key} {value}" for key, va
 Made with {", ".join(f"{key} {value}" for key, value in made_with.items())}, by
 
 {indented(commands)}
+
+## Short runs
+
+Networks of nearly equal size, batches and windows, each trained for the same time on one core
+(`python runs/english.py pilots`). So short a training tells which learns quickest, not which ends best.
+
+{tried.strip() if tried is not None else "Not measured."}
 
 ## Marks
 
@@ -676,6 +687,7 @@ def parser() -> argparse.ArgumentParser:
     one = command("package", package, "put a run's model into the package")
     one.add_argument("run", type=Path, help="the run")
     one.add_argument("--marks", type=Path, help="its figures (default: marks.json in OUT, if it is there)")
+    one.add_argument("--pilots", type=Path, help="the table of short runs (default: pilots.md in OUT, if it is there)")
     one.add_argument("--to", type=Path, default=models_folder() / DEFAULT, help="the model's folder")
     return result
 

@@ -209,19 +209,10 @@ class _Asked:
         if self.model_name is not None:
             return self.model()
         from fastslow.cli.common import RUNS
-        from fastslow.codec.predictors import weight_bits
+        from fastslow.codec.search import model_among
 
-        folders = [*packaged_models().values()]
-        folders += sorted({path.parent for path in RUNS.glob("*/model.safetensors")})
-        folders.sort(key=lambda folder: folder.name != header.model_name)  # the likeliest first
-        for folder in folders:
-            try:
-                model = self._load(str(folder))
-                if model.id(header.mode, weight_bits(header.settings)) == header.model_id:
-                    return model
-            except FastslowError:  # a damaged run is no reason not to look at the others
-                continue
-        return None
+        runs = sorted({path.parent for path in RUNS.glob("*/model.safetensors")})
+        return model_among([*packaged_models().values(), *runs], header, self.device)
 
     def _load(self, name: str) -> CodecModel:
         from fastslow.cli.common import check_path

@@ -271,7 +271,7 @@ class ArchiveReader:
 
     Raises FormatError for anything that is no whole archive, ModelError for a missing or different model,
     NumericsError where a float archive cannot be read here. `find_model` is asked when a model is needed, none was
-    given and none is in the archive.
+    given and none is in the archive; without it the models in the box are looked at.
     """
 
     def __init__(
@@ -436,6 +436,7 @@ class ArchiveReader:
 
     def _model(self) -> CodecModel:
         from fastslow.codec.predictors import recorded_backend, weight_bits
+        from fastslow.codec.search import packaged_model
 
         header = self.header
         if self._embedded is not None:
@@ -445,8 +446,8 @@ class ArchiveReader:
             return model
         wanted = describe_model(header)
         given = self._given
-        if given is None and self._find is not None:
-            given = self._find(header)
+        if given is None:
+            given = packaged_model(header, self._device) if self._find is None else self._find(header)
         if given is None:
             raise ModelError(f"the archive needs model {wanted}: name its folder")
         model = as_model(given, self._device)
