@@ -135,7 +135,9 @@ def test_a_limit_takes_the_presets_other_limits_away() -> None:
 def test_durations() -> None:
     assert prepared("--max-time", "1h30m")[0] == ["--max-time", "5400.0"]
     assert prepared("--max_time=45s")[0] == ["--max-time=45.0"]
-    assert prepared("--checkpoint-seconds", "0")[0] == ["--checkpoint-seconds", "0.0"]
+    assert prepared("--max-time", "none")[0] == ["--max-time", "None"]
+    for none in ("0", "0.0", "0s"):
+        assert prepared("--checkpoint-seconds", none)[0] == ["--checkpoint-seconds", "0.0"]
     assert prepared("--checkpoint-seconds", "2m")[0] == ["--checkpoint-seconds", "120.0"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -265,8 +266,12 @@ def _in_seconds(arguments: list[str]) -> list[str]:
 
 
 def _seconds(name: str, value: str) -> str:
+    if name == "--checkpoint-seconds" and re.fullmatch(r"0+(\.0*)?s?", value):
+        return "0.0"
+    if name == "--max-time" and value.lower() == "none":
+        return "None"
     try:
-        return str(float(value)) if name == "--checkpoint-seconds" and value == "0" else str(parse_duration(value))
+        return str(parse_duration(value))
     except FastslowError as error:
         raise OptionError(f"{name}: {error}") from error
 
