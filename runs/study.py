@@ -35,6 +35,7 @@ from fastslow.lm.store import read_json, write_atomic, write_json
 from fastslow.results.records import Record, record_of_runs, write_record
 
 PRESETS = ("study-small-fs-lstm-4", "study-small-stacked-lstm-5", "study-small-sequential-lstm-5")
+MINUTES, SEEDS = 10.0, (1, 2, 3)
 DYNAMICS_SECONDS = 30.0
 """Of each model: 11 seconds of one core, with the options' defaults, and room."""
 
@@ -43,8 +44,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder with train.txt, valid.txt and test.txt")
     parser.add_argument("--out", type=Path, default=Path("runs/study"), help="folder for everything")
-    parser.add_argument("--minutes", type=float, default=10.0, help="of training, for each run")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="of training, for each run")
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
     parser.add_argument("--jobs", type=int, default=1, help="trainings side by side, with a thread each")
     parser.add_argument("--record", type=Path, nargs="?", const=Path("results"), help="write records to this folder")
     parser.add_argument("--dry-run", action="store_true", help="say what it costs and stop")
@@ -98,12 +99,15 @@ def the_training(preset: str, seed: int, folder: Path, texts: Texts, options: ar
 
 def report(options: argparse.Namespace, plan: list[tuple[str, int, Path]]) -> None:
     """Print and write the table, and the records if they are wanted."""
-    records = [record_of_runs(preset, [f for p, _, f in plan if p == preset], note=note(options)) for preset in PRESETS]
+    records = [
+        record_of_runs(preset, [f for p, _, f in plan if p == preset], command=command(options), note=note(options))
+        for preset in PRESETS
+    ]
     speeds = {preset: updates([f for p, _, f in plan if p == preset]) for preset in PRESETS}
     lines = [
         f"# {len(options.seeds)} seeds, {options.minutes:g} minutes of training each",
         "",
-        f"Made by `python runs/study.py` on {records[0].machine}, {time.strftime('%Y-%m-%d')}. Test bits per "
+        f"Made by `{command(options)}` on {records[0].machine}, {time.strftime('%Y-%m-%d')}. Test bits per "
         "character, mean ± the sample's standard deviation.",
         "",
         "| network | parameters | updates | raw protocol | char protocol | each seed, raw |",
@@ -127,6 +131,15 @@ def write(file: Any, text: str) -> None:
 def note(options: argparse.Namespace) -> str:
     how = f", {options.jobs} side by side with a thread each" if options.jobs > 1 else ""
     return f"{options.minutes:g} minutes of training a seed{how}"
+
+
+def command(options: argparse.Namespace) -> str:
+    """What measures this, with the options that matter to the figures."""
+    parts = ["python runs/study.py"]
+    parts += [f"--minutes {options.minutes:g}"] if options.minutes != MINUTES else []
+    parts += [f"--seeds {' '.join(map(str, options.seeds))}"] if tuple(options.seeds) != SEEDS else []
+    parts += [f"--jobs {options.jobs}"] if options.jobs != 1 else []
+    return " ".join(parts)
 
 
 def updates(folders: list[Path]) -> float:
