@@ -19,7 +19,7 @@ validation text. --recipes looks at the validation text alone. In OUT (runs/ptb-
     logs/                what they printed, where they ran side by side
     scores/              the evaluations, as JSON
     table.md             the figures; table.json: the same in numbers
-    curve.csv .png .svg  validation loss against minutes
+    curve.csv .png .svg  validation loss against updates
 
 With --record, also a record of each row in results/, from which `python -m fastslow.results build` makes RESULTS.md.
 """
@@ -205,7 +205,7 @@ def told(kind: str, files: Sequence[Path], temperatures: dict[str, float]) -> st
 
 
 def write_curve(out: Path, runs: dict[int, Path]) -> None:
-    """Validation loss against minutes of training, of each seed: curve.csv, curve.png, curve.svg."""
+    """Validation loss against updates, of each seed, with the minutes in the data: curve.csv, curve.png, curve.svg."""
     from matplotlib.figure import Figure
 
     rows: list[dict[str, float]] = []
@@ -218,8 +218,10 @@ def write_curve(out: Path, runs: dict[int, Path]) -> None:
             for x in lines
         ]
         rows += found
-        axes.plot([r["minutes"] for r in found], [r["bpc"] for r in found], marker="o", markersize=3, label=f"{seed}")
-    axes.set_xlabel("minutes of training")
+        axes.plot(
+            [r["update"] / 1000 for r in found], [r["bpc"] for r in found], marker="o", markersize=3, label=f"{seed}"
+        )
+    axes.set_xlabel("thousand updates of training")
     axes.set_ylabel("validation, bits per character (raw)")
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:.2f}")
