@@ -97,11 +97,13 @@ def run(options: argparse.Namespace) -> int:
     print(f"{len(left)} of {len(texts)} runs to train; about {hours:.1f} hours of this machine with tuning and tables")
     if options.dry_run:
         return 0
+    used: dict[str, dict[str, float]] = {}
     for name, (train_file, valid, test) in texts.items():
         if name in left and not trained(options, name, train_file, valid, test):
             print(f"stopped in {options.out / name}; call this again to go on")
             return 130
-        settings = tuned(options.out, name, valid, codec.Options(mode=codec.Mode.ADAPT).lanes_of(test.stat().st_size))
+        lanes = codec.Options(mode=codec.Mode.ADAPT).lanes_of(test.stat().st_size)
+        settings = used[name] = tuned(options.out, name, valid, lanes)
         arguments = ["--model", str(options.out / name), "--text", str(test), "--prime", str(train_file), str(valid)]
         for key, value in settings.items():
             arguments += [f"--{key}", f"{value:g}"]
@@ -111,7 +113,7 @@ def run(options: argparse.Namespace) -> int:
     if options.page is not None:
         page = options.page.read_text()
         for name in texts:
-            page = placed(page, name, f"{about(options.out, name)}\n\n{code(options.out, name)}")
+            page = placed(page, name, f"{about(options.out, name, used[name])}\n\n{code(options.out, name)}")
         options.page.write_text(placed(page, "speed", f"{on()}:\n\n{code(options.out, 'speed')}"))
     return 0
 
@@ -188,11 +190,11 @@ def table(out: Path, name: str, arguments: Sequence[str]) -> None:
 # ---------------------------------------------------------------------- the page
 
 
-def about(out: Path, name: str) -> str:
-    """What the model of a text is, and what training made of it."""
+def about(out: Path, name: str, settings: dict[str, float]) -> str:
+    """What the model of a text is, what training made of it, and the settings of --adapt."""
     result, run = read_json(out / name / "result.json", what="the result"), read_record(out / name)
-    settings = json.loads((out / f"{name}.tune.json").read_text())
-    best = min(settings, key=lambda key: float(settings[key]))
+    tried = len(json.loads((out / f"{name}.tune.json").read_text()))
+    best = ", ".join(f"{key} {value:g}" for key, value in settings.items())
     test = result["test"]
     both = f"{test['bpc']:.4f} bits a character"
     if name == "ptb":
@@ -200,7 +202,7 @@ def about(out: Path, name: str) -> str:
     return (
         f"{run.sessions[0]['parameters']:,} weights, {result['updates']:,} updates "
         f"({result['characters']:,} characters); validation {result['best_bpc']:.4f}, test, one stream, {both}. "
-        f"`--adapt` with {best}: the best of {len(settings)} settings on validation text. {on()}:"
+        f"`--adapt` with {best}: the best of {tried} settings on validation text. {on()}:"
     )
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The English model that comes with the package: its pilots, its training, its marks, and its packaging.
 
-    python runs/english.py pilots --data DIR --minutes 5      short runs of equal time on one core, and their table
+    python runs/english.py pilots --data DIR                 short runs of equal time on one core, and their table
     python runs/english.py pilots --table RUN...              the table of runs that are there
     python runs/english.py train --data DIR                   the model
     python runs/english.py marks RUN --data DIR --book FILE   what it is worth, beside other compressors
@@ -649,7 +649,7 @@ def parser() -> argparse.ArgumentParser:
         return one
 
     one = command("pilots", pilots, "short runs of equal time on one core: wirings, sizes, batches and windows")
-    one.add_argument("--minutes", type=float, default=5.0, help="of each pilot")
+    one.add_argument("--minutes", type=float, default=2.5, help="of each pilot")
     one.add_argument("--only", nargs="+", default=[], metavar="NAME", help=f"of {', '.join(PILOTS)}")
     one.add_argument("--table", nargs="+", type=Path, metavar="RUN", help="train nothing: the table of these runs")
     one.add_argument("--seed", type=int, default=1)
@@ -679,7 +679,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--book", type=Path, help="War and Peace, the whole file")
     one.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
     one.add_argument("--limit", type=int, default=1 << 40, help="longer texts are not measured at all")
-    one.add_argument("--adapt-limit", type=int, default=1_500_000, help="longer texts are not measured with --adapt")
+    one.add_argument("--adapt-limit", type=int, default=4_000_000, help="longer texts are not measured with --adapt")
     one.add_argument("--rate", type=float, help="of --adapt")
     one.add_argument("--window", type=int, help="of --adapt")
     one.add_argument("--decay", type=float, help="of --adapt")

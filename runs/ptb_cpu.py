@@ -82,6 +82,7 @@ DEFAULTS: dict[str, tuple[float | None, tuple[int, ...]]] = {
 }
 """Minutes and seeds of each mode; without minutes the preset's updates, `HEADLINE_MINUTES` of one core."""
 HEADLINE_MINUTES = 35.0
+"""Of one core with a tile unit, for the preset's updates: for the estimate, and for the warm-up of shorter runs."""
 
 # Seconds of one core, for a million weights and a test text of Penn Treebank's length.
 TEST_SECONDS = 90.0

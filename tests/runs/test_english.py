@@ -130,7 +130,9 @@ def test_pilots_and_their_table(
     assert "4 x 8 | 9 | 288 |" in told
     capsys.readouterr()
     assert english.main(arguments) == 0  # complete: only the table
-    assert capsys.readouterr().out.startswith("2 pilots of 5 minutes on one core, 2 of them complete; about 0.0 hours")
+    assert capsys.readouterr().out.startswith(
+        "2 pilots of 2.5 minutes on one core, 2 of them complete; about 0.0 hours"
+    )
     Path("runs/english/pilot-fs2/result.json").unlink()
     assert english.main(["pilots", "--table", *map(str, Path("runs/english").glob("p*")), "--out", "other"]) == 0
     assert Path("other/pilots.md").read_text().splitlines()[-1].endswith("(not complete) |")

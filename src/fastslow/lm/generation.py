@@ -151,6 +151,7 @@ def _stream(
 
 
 def array(logits: torch.Tensor) -> NDArray[Any]:
+    """(V,) logits on any device, as an array of float32, or float64 where they are."""
     values: NDArray[Any] = (logits if logits.dtype == torch.float64 else logits.float()).cpu().numpy()
     return values
 

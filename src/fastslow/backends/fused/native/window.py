@@ -182,7 +182,7 @@ def deal(weights: Sequence[CellWeights], rows: int, steps: int, threads: int, pa
     one, and read a part of the weights each. Several threads share a block only where a product is long beside the
     barrier that follows it, and a second thread is woken only for a window that is long beside that.
 
-    parts: as in `Call`. The sizes below were measured on two cores (old rule's time to this one's: 1.0 to 1.7).
+    parts: as in `Call`. The sizes below are those at which sharing began to pay on two cores.
     """
     numbers = sum(w.w_h.numel() + (0 if w.w_x is None else w.w_x.numel()) for w in weights)
     if numbers * rows * steps < 1 << 20:
