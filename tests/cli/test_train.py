@@ -14,6 +14,7 @@ import pytest
 from fastslow.cli.train import prepare, train
 from fastslow.lm import CharLM, ModelOptions
 from fastslow.training import PRESETS, TrainConfig, read_metrics, read_record
+from fastslow.training.distributed import LostError
 from tests.cli.command import TEXT, TINY, error_of, output_of
 
 RUN = Path("runs/tables")
@@ -213,6 +214,22 @@ def test_a_loss_that_is_no_number(text: Path, capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such signals")
+def test_the_message_of_a_lost_process_outlives_the_launchers_signal(
+    text: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: Any, **__: Any) -> None:
+        raise LostError("rank 0 has lost the other 1 of its job")
+
+    monkeypatch.setattr("fastslow.training.loop.train", lost)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        told = error_of(capsys, "train", text)
+        os.kill(os.getpid(), signal.SIGTERM)  # ends nothing
+        assert told == "rank 0 has lost the other 1 of its job"
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_an_interrupted_run_says_how_to_go_on(text: Path, elsewhere: Path) -> None:
     command = [sys.executable, "-m", "fastslow", "train", str(text), *TINY, "--max-updates", "1000000"]
     with subprocess.Popen(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import shlex
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -103,7 +105,7 @@ def train(
     from fastslow.cli.progress import TrainingView
     from fastslow.training.loop import train as run
 
-    with TrainingView() as view:
+    with TrainingView() as view, _heard():
         result = run(
             model,
             recipe,
@@ -124,7 +126,8 @@ def _follow() -> int:
     from fastslow.training.loop import follow
 
     try:
-        result = follow()
+        with _heard():
+            result = follow()
     except (LostError, LaunchError):
         raise
     except FastslowError as error:
@@ -132,6 +135,19 @@ def _follow() -> int:
     if result.status == "interrupted":
         raise SystemExit(INTERRUPTED)
     return 0
+
+
+@contextmanager
+def _heard() -> Iterator[None]:
+    """Inside, the loss of another process ends with its message: a launcher ends those that are left by SIGTERM."""
+    from fastslow.training.distributed import LostError
+
+    try:
+        yield
+    except LostError:
+        with suppress(ValueError):  # of a thread that is not the main one
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise
 
 
 def report(result: RunResult, json: bool = False) -> int:
