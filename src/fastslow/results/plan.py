@@ -87,12 +87,6 @@ TABLES = (
         ("raw", "char"),
         (
             Row("ptb-cpu", "FS-LSTM-2", "raw", _CPU),
-            Row(
-                "ptb-cpu-plain",
-                "FS-LSTM-2, without dropout and momentum",
-                "raw",
-                "fastslow train --preset ptb-cpu --dropout 0 --beta1 0 --out runs/ptb-cpu-plain",
-            ),
             Row("ptb-cpu-stacked", "stacked LSTM-2", "raw", _train("ptb-cpu-stacked")),
             Row("ptb-cpu-sequential", "sequential LSTM-2", "raw", _train("ptb-cpu-sequential")),
             Row("ptb-cpu-temperature", "FS-LSTM-2, temperature fitted", "raw", _CPU),
