@@ -85,6 +85,10 @@ _PTB_CPU = TrainConfig(
     checkpoint_seconds=120.0,
     log_every=100,
 )
+# The paper's sizes on a CPU: many small updates instead of 200 passes of few large ones. By updates, so repeatable.
+_PTB_CPU_PAPER_SIZE = replace(
+    _PTB_CPU, batch=64, max_updates=32_000, rate=3e-3, average=0.997, validate_every=800, checkpoint_seconds=300.0
+)
 
 
 def _preset(name: str, summary: str, train: TrainConfig, corpus: str, alphabet: str = "text") -> Preset:
@@ -99,6 +103,15 @@ PRESETS: dict[str, Preset] = {
         _preset("ptb-fs-lstm-4", "the paper's FS-LSTM-4 on Penn Treebank (test 1.193)", _PTB, "ptb"),
         _preset("ptb-stacked-lstm-2", "two stacked LSTMs of as many weights as ptb-fs-lstm-2", _PTB, "ptb"),
         _preset("ptb-sequential-lstm-2", "two LSTMs in sequence, as many weights as ptb-fs-lstm-2", _PTB, "ptb"),
+        _preset(
+            "ptb-fs-lstm-2-cpu", "the paper's FS-LSTM-2 by our recipe for CPUs, 40 epochs", _PTB_CPU_PAPER_SIZE, "ptb"
+        ),
+        _preset(
+            "ptb-fs-lstm-4-cpu", "the paper's FS-LSTM-4 by our recipe for CPUs, 40 epochs", _PTB_CPU_PAPER_SIZE, "ptb"
+        ),
+        _preset(
+            "ptb-stacked-lstm-2-cpu", "two stacked LSTMs of that size by that recipe", _PTB_CPU_PAPER_SIZE, "ptb"
+        ),
         _preset("ptb-cpu", "an FS-LSTM-2 of a million weights, for a CPU and half an hour", _PTB_CPU, "ptb"),
         _preset("ptb-cpu-stacked", "two stacked LSTMs of as many weights as ptb-cpu", _PTB_CPU, "ptb"),
         _preset("ptb-cpu-sequential", "two LSTMs in sequence, as many weights as ptb-cpu", _PTB_CPU, "ptb"),

@@ -49,9 +49,9 @@ SIDE = 32
 """Sizes that the gradients of the matrices are rounded up to on the tile unit,"""
 OUTER_BAND = 256
 """columns of the gradients are packed there at a time (BAND vectors in csrc/amx.h),"""
-OUTER_ROWS = 128
+OUTER_ROWS = 256
 """so many rows at a time,"""
-OUTER_CACHE = 900_000
+OUTER_CACHE = 1_600_000
 """or what leaves a chunk of rows of both factors, in parts, so many bytes of a core's cache."""
 CACHE = Path("/sys/devices/system/cpu/cpu0/cache/index2/size")
 """Linux tells the second-level cache here, as in 2048K."""
