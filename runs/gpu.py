@@ -249,7 +249,7 @@ def update_of(updater: Any, shape: Shape) -> Callable[[], Any]:
 
 def check_twin_first(**changes: Any) -> None:
     """AssertionError unless the engine, so set, agrees with the loop in bfloat16."""
-    from tests.backends.fused.gpu.rounded import check_rounded
+    from tests.backends.triton.rounded import check_rounded
     from tests.backends.twins import CASES
 
     check_rounded(CASES["fs2-odd"], "cuda", **changes)
@@ -330,7 +330,7 @@ def cudnn_update(shape: Shape, weights: int) -> tuple[Callable[[], Any], int]:
 def run_bench(args: argparse.Namespace) -> int:
     import torch
 
-    from fastslow.backends.fused.gpu import options
+    from fastslow.backends.triton import options
     from fastslow.training.accelerated import GraphedUpdater
     from fastslow.training.updater import Updater
 
@@ -438,7 +438,7 @@ def run_bench(args: argparse.Namespace) -> int:
 
 
 def run_train(args: argparse.Namespace) -> int:
-    from fastslow.backends.fused.gpu import options
+    from fastslow.backends.triton import options
     from fastslow.errors import FastslowError
     from fastslow.training import DataSource, find_preset, train
     from fastslow.training.events import Event, Notice, Saved, Started, Tested, Updated, Validated

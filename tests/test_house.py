@@ -14,7 +14,7 @@ import fastslow
 ROOT = Path(fastslow.__file__).parent
 FLOORS = [
     {"lazy", "errors", "printable", "wiring", "state", "noise"},
-    {"cells"},
+    {"cells", "compiling"},
     {"backends"},
     {"layers"},
     {"metrics", "data"},

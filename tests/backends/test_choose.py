@@ -5,7 +5,7 @@ import torch
 
 from fastslow import FSLSTM
 from fastslow.backends import ENGINES, Choice, choose, engine
-from fastslow.backends.fused.native.build import BuildError, compiler
+from fastslow.compiling.build import BuildError, compiler
 
 
 def test_the_reference_runs_everything_and_comes_last() -> None:

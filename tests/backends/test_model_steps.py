@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastslow.backends.fused.native import steps as native_steps
-from fastslow.backends.fused.native.library import library
+from fastslow.backends.native import steps as native_steps
+from fastslow.backends.native.library import library
 from fastslow.data.alphabet import Alphabet
 from fastslow.lm import CharLM, LMConfig
 from fastslow.state import state_tensors

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from fastslow import FSLSTM, SequentialLSTM, StackedLSTM
 from fastslow.backends import reference, streaming
 from fastslow.backends.base import States
-from fastslow.backends.fused import native
-from fastslow.backends.fused.native.library import library
-from fastslow.backends.fused.native.steps import Quantized, Steps
+from fastslow.backends.native import engine as native
+from fastslow.backends.native.library import library
+from fastslow.backends.native.steps import Quantized, Steps
 from fastslow.backends.streaming import Stepper, layer_step
 from fastslow.state import map_state, state_tensors
 from tests.backends.twins import CASES, TOLERANCE, Case, Inputs, assert_close, make_inputs, poisoned_memory
@@ -64,7 +64,7 @@ def test_steps_are_the_loop_s(case: Case, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @torch.no_grad()
 def test_any_number_of_rows_and_threads(rows: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastslow.backends.fused.native.steps.SHARED_FROM", 1)
+    monkeypatch.setattr("fastslow.backends.native.steps.SHARED_FROM", 1)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

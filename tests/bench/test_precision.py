@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fastslow.backends.fused.native import window
-from fastslow.backends.fused.native.library import Library, library
+from fastslow.backends.native import window
+from fastslow.backends.native.library import Library, library
 from fastslow.bench import precision, tables
 from fastslow.bench.probe import STATES, window_of
 from tests.bench.test_measures import TINY

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from fastslow.backends.fused.gpu import options
+from fastslow.backends.triton import options
 from fastslow.data.alphabet import Alphabet
 from fastslow.evaluation import evaluate
 from fastslow.lm.config import ModelOptions

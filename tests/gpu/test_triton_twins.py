@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from fastslow import FSLSTM, StackedLSTM
-from fastslow.backends.fused.gpu import engine, options
+from fastslow.backends.triton import engine, options
 from fastslow.noise import Noise, random_bits
-from tests.backends.fused.gpu.rounded import brief, check_rounded
+from tests.backends.triton.rounded import brief, check_rounded
 from tests.backends.twins import CASES, Case, check_repeatable, check_twin
 
 pytestmark = pytest.mark.gpu
@@ -72,7 +72,7 @@ def test_results_repeat_exactly(setting: str, device: torch.device) -> None:
 
 
 def test_the_words_are_those_of_the_loop(device: torch.device) -> None:
-    from fastslow.backends.fused.gpu import kernels
+    from fastslow.backends.triton import kernels
 
     noise = Noise(torch.randint(-(2**62), 2**62, (), device=device), first_step=12345, first_row=64)
     words = torch.empty(3, 128, 700, dtype=torch.int32, device=device)

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from fastslow.backends.base import Engine, Problem
 
 ENGINES: dict[str, str] = {
-    "native": "fastslow.backends.fused.native",
-    "triton": "fastslow.backends.fused.gpu.engine",
-    "window": "fastslow.backends.fused.window",
+    "native": "fastslow.backends.native.engine",
+    "triton": "fastslow.backends.triton.engine",
+    "window": "fastslow.backends.window.engine",
     "reference": "fastslow.backends.reference",
 }
 """Name to module, fastest first; imported when first considered. "auto" tries them in this order."""

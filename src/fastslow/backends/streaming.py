@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from fastslow.backends import reference
 from fastslow.backends.base import Rates, States
-from fastslow.backends.fused.native.library import library
-from fastslow.backends.fused.native.steps import Ends, Quantized, Steps, contiguous
+from fastslow.backends.native.library import library
+from fastslow.backends.native.steps import Ends, Quantized, Steps, contiguous
 from fastslow.cells.lstm import CellWeights
 from fastslow.state import LSTMState
 from fastslow.wiring import FROM_INPUT, Wiring

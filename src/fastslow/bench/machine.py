@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 import fastslow
-from fastslow.backends.fused.native.build import BuildError, compiler
+from fastslow.compiling.build import BuildError, compiler
 
 
 def machine(device: torch.device) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from fastslow.backends.fused import native
+from fastslow.backends.native import engine as native
 from fastslow.bench.rivals import lstm_window, training_window
 from fastslow.bench.shapes import SHAPES, SMALL, Shape
 from fastslow.bench.timing import Work

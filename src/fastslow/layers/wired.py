@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from fastslow.backends import Choice, check_name, choose, engine
 from fastslow.backends.base import Problem, Rates, States
-from fastslow.backends.fused.native.steps import Quantized
+from fastslow.backends.native.steps import Quantized
 from fastslow.backends.streaming import Walk, layer_step, model_step
 from fastslow.cells.lstm import CellWeights, LayerNormLSTMCell, check_rate, check_size
 from fastslow.layers.sequences import check_input_size, to_steps

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastslow.backends.fused.native.build import BuildError, compiler
 from fastslow.codec.blocks import decode_block, encode_block
 from fastslow.codec.errors import FormatError
 from fastslow.codec.exact.predictor import ExactPredictor
 from fastslow.codec.exact.tables import Ints, standard_tables
 from fastslow.codec.frequencies import MAX_LOGIT, FrequencyModel
 from fastslow.codec.steps import Compiled, Decoder, Encoder, Layout
+from fastslow.compiling.build import BuildError, compiler
 
 from ..tiny import ALPHABET, random_text, tiny_model
 

@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastslow import FSLSTM, SequentialLSTM, WiredLSTM
-from fastslow.backends.fused.native.build import BuildError, compiler
 from fastslow.codec.errors import ModelError
 from fastslow.codec.exact.engine import ExactEngine
 from fastslow.codec.exact.model import ExactModel
@@ -23,6 +22,7 @@ from fastslow.codec.exact.quantise import quantise
 from fastslow.codec.exact.tables import ONE
 from fastslow.codec.native import library
 from fastslow.codec.native.engine import NativeEngine, refusal
+from fastslow.compiling.build import BuildError, compiler
 
 from ..exact.test_engine import GOLDEN, medium
 from ..exact.test_model import layers, parts
@@ -182,7 +182,7 @@ BUILDS = ["-march=x86-64-v4 -mno-avx512vnni", "-march=x86-64-v3", "-march=x86-64
 SCRIPT = """
 import hashlib, sys
 import numpy as np
-from fastslow.backends.fused.native import build
+from fastslow.compiling import build
 build.NATIVE_FLAGS = (tuple(sys.argv[1].split()),)
 from fastslow.codec.native.engine import NativeEngine
 from tests.codec.exact.test_engine import medium

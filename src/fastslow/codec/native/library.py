@@ -11,20 +11,19 @@ from ctypes import POINTER, Structure, c_double, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
 
-from fastslow.backends.fused.native import build
-from fastslow.backends.fused.native.build import BuildError, Unit, ensure
-from fastslow.backends.fused.native.openmp import share_openmp
+from fastslow.compiling.build import BuildError, Unit
+from fastslow.compiling.build import load as load_unit
+from fastslow.compiling.openmp import share_openmp
 
 _CSRC = Path(__file__).parent / "csrc"
-_SHARED = build.CSRC / "threads.h"
 CODEC = Unit(
     "codec",
     "the codec",
-    lambda: [*sorted(_CSRC.iterdir()), _SHARED],
+    lambda: sorted(_CSRC.iterdir()),
     # All that is computed is exact, or is IEEE's in any build: no flag here may loosen that.
     (
         *("-O3", "-std=c++17", "-shared", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno"),
-        *("-fno-trapping-math", "-fopenmp-simd", f"-I{_SHARED.parent}"),
+        *("-fno-trapping-math", "-fopenmp-simd"),
     ),
 )
 
@@ -102,9 +101,8 @@ _FUNCTIONS: dict[str, tuple[type | None, tuple[type, ...]]] = {
 """Name: what it returns, what it takes; csrc/codec.cpp has the meaning."""
 
 
-def load(path: Path) -> ctypes.CDLL:
-    """The library at `path`, its functions typed. BuildError for one of another version."""
-    handle = ctypes.CDLL(str(path))
+def load(handle: ctypes.CDLL) -> ctypes.CDLL:
+    """The library, its functions typed. BuildError for one of another version."""
     for name, (returns, takes) in _FUNCTIONS.items():
         function = handle[name]
         function.restype, function.argtypes = returns, takes
@@ -117,14 +115,7 @@ def load(path: Path) -> ctypes.CDLL:
 
 @cache
 def _load() -> ctypes.CDLL | str:
-    try:
-        path = ensure(CODEC)
-        try:
-            return load(path)
-        except (OSError, AttributeError, BuildError):
-            return load(ensure(CODEC, rebuild=True))
-    except (OSError, AttributeError, BuildError) as error:
-        return str(error)
+    return load_unit(CODEC, load)
 
 
 def library() -> ctypes.CDLL | str:

@@ -1,0 +1,50 @@
+"""The native engine: a window's whole loop over time in compiled C++, forward and backward (CPU, float32 and float64).
+
+The C++ (csrc/) is compiled at first use in seconds and kept; see `build`. Without a compiler, or with
+`FASTSLOW_NATIVE=0`, the engine refuses and others run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fastslow.backends.base import Problem, Rates, States
+from fastslow.backends.native.library import library
+from fastslow.backends.native.window import run_window, saving
+from fastslow.cells.lstm import CellWeights
+from fastslow.noise import Noise
+from fastslow.wiring import Wiring
+
+__all__ = ["NAME", "refusal", "run", "saving"]
+
+NAME = "native"
+
+
+def refusal(problem: Problem) -> str | None:
+    if problem.device.type != "cpu":
+        return f"it runs on the CPU only, and the input is on {problem.device}"
+    if problem.dtype not in (torch.float32, torch.float64):
+        return f"it computes in float32 and float64, not {problem.dtype}"
+    if problem.autocast not in (None, torch.bfloat16):
+        return f"autocast to {problem.autocast} is on, and of lower precisions it has bfloat16 alone"
+    if problem.traced:
+        return "its compiled code cannot be traced, exported or transformed"
+    if problem.steps == 0 or problem.rows == 0:
+        return f"the window is empty: {problem.steps} steps of {problem.rows} rows"
+    found = library()
+    return found if isinstance(found, str) else None
+
+
+def run(
+    wiring: Wiring,
+    weights: Sequence[CellWeights],
+    x: Tensor,
+    state: States,
+    noise: Noise | None,
+    rates: Rates,
+    lengths: Tensor | None = None,
+) -> tuple[Tensor, States]:
+    return run_window(wiring, weights, x, state, noise, rates, lengths)

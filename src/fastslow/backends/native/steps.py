@@ -1,0 +1,159 @@
+"""Steps of a few rows in the compiled library, without gradients and masks: the arguments of csrc/step.h."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastslow.backends.base import Rates
+from fastslow.backends.native.library import Library, StepArgs, StepNodeArgs, library
+from fastslow.cells.lstm import CellWeights
+from fastslow.wiring import FROM_INPUT, Wiring
+
+STREAMED_ROWS = 4
+"""Up to so many rows a window is bound by reading the weights, which this path does in place and once a step."""
+PACKING = 12
+"""Packing the weights for a window takes about as long as reading them so many times."""
+SHARED_FROM = 150_000
+"""From so many weights a node, several threads share a step; fewer are read sooner than another thread has woken."""
+
+
+def contiguous(weights: CellWeights) -> CellWeights:
+    """The same values, row-major."""
+    parts: list[Any] = [None if part is None else part.contiguous() for part in weights]
+    return CellWeights(*parts)
+
+
+def streams(rows: int, steps: int) -> bool:
+    """Whether a window without gradients and masks runs faster here than with packed weights."""
+    return rows <= STREAMED_ROWS or steps * -(-rows // STREAMED_ROWS) <= PACKING
+
+
+class Quantized:
+    """A weight matrix (R, K) as int8 with one scale a row: entry = int8 * scale.
+
+    numbers: (R, K rounded up to a multiple of 16) int8, the pads zero; scale: (R,) float32.
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        rows, columns = weight.shape
+        value = weight.detach().float()
+        self.scale = (value.abs().amax(1) / 127).clamp_min(torch.finfo(torch.float32).tiny)
+        self.numbers = torch.zeros(rows, -(-columns // 16) * 16, dtype=torch.int8)
+        self.numbers[:, :columns] = (value / self.scale.unsqueeze(1)).round().clamp_(-127, 127).to(torch.int8)
+        self.columns = columns
+
+    def addresses(self) -> tuple[int, int, int]:
+        """Of the numbers, their row stride, and of the scales."""
+        return self.numbers.data_ptr(), self.numbers.stride(0), self.scale.data_ptr()
+
+    def dequantized(self) -> Tensor:
+        """(R, K) float32: the matrix that the engine computes with."""
+        return self.numbers[:, : self.columns].float() * self.scale.unsqueeze(1)
+
+
+@dataclass(frozen=True)
+class Ends:
+    """A language model's embedding (V, X), and its head (V, H of the output) and bias (V): contiguous, of one type."""
+
+    embedding: Tensor
+    head: Tensor
+    bias: Tensor | None
+
+
+class Steps:
+    """The prepared arguments of any number of calls with the same weights and number of rows.
+
+    The weights are read where they lie, so what is written into them between calls counts; they must be contiguous, of
+    one type, on the CPU, and stay where they are. `quantized`: (w_x, w_h) of each node to use in their stead. With
+    `ends` calls take tokens for x and give logits for y.
+    """
+
+    def __init__(
+        self,
+        wiring: Wiring,
+        weights: Sequence[CellWeights],
+        rates: Rates,
+        rows: int,
+        inputs: int,
+        quantized: Sequence[tuple[Quantized | None, Quantized]] | None = None,
+        ends: Ends | None = None,
+    ) -> None:
+        found = library()
+        if not isinstance(found, Library):
+            raise RuntimeError(f"the native engine cannot run: {found}")
+        self.output_size = weights[wiring.output_index].hidden_size
+        self.dtype = dtype = weights[0].w_h.dtype
+        self._keep = (weights, quantized, ends)
+        self._ends = ends
+        lanes = found.vector_bytes // dtype.itemsize
+        slot_of, sources = wiring.slot_of, wiring.sources
+        nodes = (StepNodeArgs * len(weights))()
+        for n, (node, w) in enumerate(zip(nodes, weights, strict=True)):
+            node.hidden, node.padded = w.hidden_size, -(-w.hidden_size // lanes) * lanes
+            node.slot, node.source, node.norm = slot_of[n], sources[n], w.layer_norm
+            node.inputs = node.ld_x = 0 if w.w_x is None else w.w_x.shape[1]
+            node.ld_h = w.hidden_size
+            for name, tensor in zip(CellWeights._fields, w, strict=True):
+                setattr(node, name, None if tensor is None else tensor.data_ptr())
+            if quantized is not None:
+                q_x, q_h = quantized[n]
+                node.w_h, node.ld_h, node.scale_h = q_h.addresses()
+                if q_x is not None:
+                    node.w_x, node.ld_x, node.scale_x = q_x.addresses()
+            elif w.w_x is None and sources[n] >= FROM_INPUT:
+                raise ValueError(f"node {wiring.nodes[n].name!r} has an input but no weights for it")
+        self._nodes = nodes
+        slots = len(wiring.slots)
+        self._states = (ctypes.c_void_p * (2 * slots))(), (ctypes.c_void_p * (2 * slots))()
+        self._args = StepArgs(
+            steps=1,
+            rows=rows,
+            nodes=len(weights),
+            slots=slots,
+            inputs=inputs,
+            output=wiring.output_index,
+            int8=quantized is not None,
+            zoneout=0 if rates.zoneout_h == rates.zoneout_c == 0 else 2,
+            rate_h=rates.zoneout_h,
+            rate_c=rates.zoneout_c,
+            forget_bias=rates.forget_bias,
+            node=nodes,
+            state_in=self._states[0],
+            state_out=self._states[1],
+        )
+        if ends is not None:
+            self._args.embedding, self._args.head = ends.embedding.data_ptr(), ends.head.data_ptr()
+            self._args.head_bias = None if ends.bias is None else ends.bias.data_ptr()
+            self._args.vocabulary = self.output_size = ends.head.shape[0]
+        numbers = sum(w.w_h.numel() + (0 if w.w_x is None else w.w_x.numel()) for w in weights) // len(weights)
+        self._most_threads = max(1, min(torch.get_num_threads(), numbers // SHARED_FROM + 1))
+        self._args.threads = self._most_threads
+        self._byref = ctypes.byref(self._args)
+        size = found.step_scratch[dtype](self._byref)
+        self._scratch = torch.zeros(size + 64, dtype=dtype)
+        self._args.scratch = -(-self._scratch.data_ptr() // 64) * 64
+        self._function = found.step[dtype]
+        self._lock = threading.Lock()  # one call at a time: the scratch is shared
+
+    def __call__(self, steps: int, x: int, y: int, states_in: list[int], states_out: list[int]) -> None:
+        """Run `steps` steps: x (T, B, X), y (T, B, H), h and c of every slot in turn (B, H), all as addresses.
+
+        With ends: x (T, B) int64 in 0..V-1, y (T, B, V).
+        """
+        with self._lock:
+            args = self._args
+            args.steps = steps
+            if self._ends is None:
+                args.x, args.y = x, y
+            else:
+                args.tokens, args.logits = x, y
+            args.threads = min(self._most_threads, torch.get_num_threads())
+            self._states[0][:], self._states[1][:] = states_in, states_out  # type: ignore[assignment]
+            self._function(self._byref)

@@ -1,0 +1,215 @@
+"""The backward pass of a window; see window.py."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fastslow.backends.triton import ops
+from fastslow.backends.triton.plan import Step
+from fastslow.backends.triton.window import Held, Setting, at, old_c
+from fastslow.wiring import FROM_INPUT
+
+SPLITS = 8
+"""Parts in which column sums are first made."""
+
+
+@dataclass
+class Gradients:
+    """What the backward pass makes. By node: matrix (4 width, columns), matrix_x (4 width, x_width), sums (SPLITS, 3 or
+    1, 4 width) and cell (SPLITS, 2 width); by slot: dh and dc (B, width)."""
+
+    x: Tensor | None
+    dh: list[Tensor]
+    dc: list[Tensor]
+    matrix: list[Tensor | None]
+    matrix_x: list[Tensor | None]
+    sums: list[Tensor | None]
+    cell: list[Tensor | None]
+
+
+@dataclass
+class Passing:
+    """Buffers of the loop, by node. dz, dn (chunk, B, 4 width), cell (chunk, B, 2 width).
+
+    joint (B, columns): dz [W_x, W_h], of which dx (B, x_width) and dh (B, width), the gradients of what the node reads
+    and of the state it takes, are the columns - unless the two are computed apart.
+    """
+
+    dz: list[Tensor]
+    dn: list[Tensor]
+    cell: list[Tensor]
+    dx: list[Tensor]
+    dh: list[Tensor]
+    joint: list[Tensor]
+
+
+def _passing(setting: Setting, chunk: int, device: torch.device) -> Passing:
+    B, kind = setting.B, setting.kind
+    wide = torch.float32 if ops.wide_products(device) else kind
+    made = Passing([], [], [], [], [], [])
+    for s in setting.steps:
+        made.dz.append(torch.empty(chunk, B, 4 * s.width, dtype=kind, device=device))
+        made.dn.append(torch.empty_like(made.dz[-1]) if setting.norm else made.dz[-1])
+        made.cell.append(torch.empty(chunk, B, 2 * s.width if setting.norm else 1, dtype=kind, device=device))
+        joint = torch.empty(B, s.columns, dtype=wide, device=device)
+        made.joint.append(joint)
+        if setting.options.overlap and s.reads_node:
+            made.dx.append(torch.empty(B, s.x_width, dtype=wide, device=device))
+            made.dh.append(torch.empty(B, s.width, dtype=wide, device=device))
+        else:
+            made.dx.append(joint[:, : s.h_at])
+            made.dh.append(joint[:, s.h_at :])
+    return made
+
+
+def _step(
+    setting: Setting, held: Held, passing: Passing, grads: Gradients, s: Step, t: int, place: int, dy: Tensor | None
+) -> None:
+    """The fused kernel of node s at step t; `place` is the step's entry in the chunk's buffers."""
+    n = s.index
+    z = at(held.z[n], t)
+    key = held.key[0] if held.key[0] is not None else z
+    further = None
+    for reader in s.readers[1:]:
+        add = further is not None
+        further = torch.empty(setting.B, s.width, device=z.device) if further is None else further
+        setting.drop_copy(passing.dx[reader], further, key, t, reader, s.size, s.width, add=add)
+    carried = not (s.last and t == setting.T - 1)
+    carry = passing.dh[s.after]
+    read = passing.dx[s.readers[0]] if s.readers else carry
+
+    def given(parts: list[Tensor | None]) -> Tensor:
+        part = parts[n]
+        return z if part is None else part
+
+    ops.launch(
+        "step_backward",
+        (setting.B,),
+        z, given(held.bias), given(held.gate_gain), given(held.gate_shift), given(held.cell_gain),
+        given(held.cell_shift), old_c(held, s, t), at(held.stats[n], t), carry, read,
+        carry if further is None else further, carry if dy is None else dy[t], grads.dh[s.slot], grads.dc[s.slot],
+        passing.dz[n][place], passing.dn[n][place], passing.cell[n][place], held.ends[0] if held.ends else z, key,
+        setting.first_step + t, t, setting.first_row, *setting.masks(s), setting.rates.forget_bias,
+        carry.stride(0), read.stride(0),
+        **setting.constants(s, held), CARRY=carried, EXTRA=further is not None, OUT=s.output and dy is not None,
+        warps=setting.warps(s.width), dependent=setting.options.dependent_launch,
+    )  # fmt: skip
+
+
+def _loop(setting: Setting, held: Held, grads: Gradients, dy: Tensor | None, want: Wanted) -> None:
+    steps, T = setting.steps, setting.T
+    device = grads.dh[0].device
+    chunk = max(1, min(T, setting.options.chunk_rows // setting.B))
+    passing = _passing(setting, chunk, device)
+    beside = ops.Beside(device, setting.options.overlap)
+    for end in range(T, 0, -chunk):
+        start = max(0, end - chunk)
+        for t in range(end - 1, start - 1, -1):
+            for s in reversed(steps):
+                for r in steps:
+                    if r.reads_node and r.early == s.index:
+                        beside.wait(r.index)
+                _step(setting, held, passing, grads, s, t, t - start, dy)
+                matrix, dz = held.matrix[s.index], passing.dz[s.index][t - start]
+                assert matrix is not None
+                if setting.options.overlap and s.reads_node:
+                    halves = (passing.dx[s.index], matrix[:, : s.h_at]), (passing.dh[s.index], matrix[:, s.h_at :])
+                    (soon, soon_half), (late, late_half) = halves if s.h_is_early else halves[::-1]
+                    with beside.start(s.index):
+                        ops.product(dz, late_half, late)
+                    ops.product(dz, soon_half, soon)
+                else:
+                    ops.product(dz, matrix, passing.joint[s.index])
+        beside.join()
+        for s in steps:
+            _after_chunk(setting, held, passing, grads, s, start, end, want)
+    for s in steps:
+        if s.first:
+            grads.dh[s.slot] += passing.dh[s.index]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which gradients are asked for: of x, and by node of any matrix, of any other parameter."""
+
+    x: bool
+    matrices: tuple[bool, ...]
+    vectors: tuple[bool, ...]
+
+
+def _after_chunk(
+    setting: Setting, held: Held, passing: Passing, grads: Gradients, s: Step, start: int, end: int, want: Wanted
+) -> None:
+    """Gradients of weights, of norms and of x from steps start .. end of node s."""
+    n, B = s.index, setting.B
+    rows = (end - start) * B
+    dz = passing.dz[n][: end - start].view(rows, -1)
+    operand, read, matrix_x = held.operand[n], held.x[n], held.matrix_x[n]
+    assert operand is not None
+    if want.matrices[n]:
+        grads.matrix[n] = ops.add_product(grads.matrix[n], dz.t(), operand[start:end].view(rows, -1))
+        if read is not None:
+            grads.matrix_x[n] = ops.add_product(grads.matrix_x[n], dz.t(), read[start * B : end * B])
+    if want.x and matrix_x is not None and grads.x is not None:
+        kind = torch.float32 if ops.wide_products(dz.device) else dz.dtype
+        of_x = ops.product(dz, matrix_x, torch.empty(rows, s.x_width, dtype=kind, device=dz.device))
+        target = grads.x[start:end].view(rows, -1)
+        key = held.key[0] if held.key[0] is not None else dz
+        setting.drop_copy(of_x, target, key, start, n, s.x_size, s.x_size, add=True)
+    if not want.vectors[n]:
+        return
+    each = -(-rows // SPLITS)
+
+    def columns(values: Tensor, sums: Tensor) -> None:
+        width = values.shape[-1]
+        grid = (-(-width // 64), SPLITS)
+        ops.launch("column_sums", grid, values, sums, rows, WIDTH=width, EACH=each, ROWS=16, COLUMNS=64, warps=4)
+
+    sums, cell = grads.sums[n], grads.cell[n]
+    assert sums is not None
+    if not setting.norm:
+        columns(dz, sums)
+        return
+    assert cell is not None
+    z, stats, bias = held.z[n], held.stats[n], held.bias[n]
+    assert z is not None
+    assert stats is not None
+    ops.launch(
+        "norm_sums",
+        (-(-4 * s.width // 64), SPLITS),
+        dz, passing.dn[n], z[start:end], z if bias is None else bias, stats[start:end], sums, rows,
+        H=s.size, HP=s.width, BIAS=bias is not None, EACH=each, ROWS=16, COLUMNS=64, warps=4,
+    )  # fmt: skip
+    columns(passing.cell[n][: end - start].view(rows, -1), cell)
+
+
+def backward(
+    setting: Setting, held: Held, dy: Tensor | None, dfinal: Sequence[Tensor | None], want: Wanted
+) -> Gradients:
+    """Gradients from those of y (T, B, H) and of the final state (h and c of every slot; None: zero)."""
+    T, B, steps = setting.T, setting.B, setting.steps
+    device = next(z.device for z in held.z if z is not None)
+    grads = Gradients(None, [], [], [], [], [], [])
+    if want.x:
+        x_size = next(s.x_size for s in steps if s.source == FROM_INPUT)
+        grads.x = torch.zeros(T, B, x_size, device=device)
+    for slot in range(len(setting.wiring.slots)):
+        s = next(s for s in steps if s.slot == slot)
+        for into, given in ((grads.dh, dfinal[2 * slot]), (grads.dc, dfinal[2 * slot + 1])):
+            into.append(torch.zeros(B, s.width, device=device))
+            if given is not None:
+                into[-1][:, : s.size] = given
+    for s in steps:
+        vectors = want.vectors[s.index]
+        grads.matrix.append(None)
+        grads.matrix_x.append(None)
+        rows = 3 if setting.norm else 1
+        grads.sums.append(torch.zeros(SPLITS, rows, 4 * s.width, device=device) if vectors else None)
+        grads.cell.append(torch.zeros(SPLITS, 2 * s.width, device=device) if vectors and setting.norm else None)
+    passing_dy = None if dy is None else dy.contiguous()
+    _loop(setting, held, grads, passing_dy, want)
+    return grads

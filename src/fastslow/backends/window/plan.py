@@ -1,0 +1,150 @@
+"""What the two directions of the window engine share: the order of the nodes, what is saved, and the spans."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from torch import Tensor
+
+from fastslow.backends.window.masks import Masks
+from fastslow.cells.lstm import CellWeights
+from fastslow.state import LSTMState
+from fastslow.wiring import Wiring
+
+States = tuple[LSTMState, ...]
+
+SPAN_ROWS = 96, 2048
+"""Least and most rows of a span; between them an eighth of the window, so that scratch stays small beside what is
+saved."""
+BLOCKS = 16
+"""A window on the CPU falls into at least so many blocks, for the same reason."""
+BLOCK_NUMBERS = {"cpu": 2**17, "cuda": 2**23}
+"""How many numbers of 4 H a block holds: a part of a core's second-level cache, or enough to fill a GPU."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The order of a wiring's nodes, as indices."""
+
+    slot: tuple[int, ...]
+    """The slot of each node."""
+    source: tuple[int, ...]
+    """`Wiring.sources`."""
+    before: tuple[int | None, ...]
+    """The node that wrote, in the same step, the state a node reads; None: the slot's last node, a step earlier."""
+    last: tuple[int, ...]
+    """The last node of each slot."""
+    direct: tuple[bool, ...]
+    """Walking backwards, whether the node that this one reads is the next of its slot to come."""
+    output: int
+    wiring: Wiring
+
+    @property
+    def nodes(self) -> range:
+        return range(len(self.slot))
+
+
+@lru_cache(maxsize=64)
+def plan(wiring: Wiring) -> Plan:
+    slot, source = wiring.slot_of, wiring.sources
+
+    def latest(of_slot: int, below: int) -> int | None:
+        return max((n for n in range(below) if slot[n] == of_slot), default=None)
+
+    nodes = range(len(slot))
+    last = tuple(max(n for n in nodes if slot[n] == s) for s in range(len(wiring.slots)))
+    direct = tuple(source[n] >= 0 and latest(slot[source[n]], n) == source[n] for n in nodes)
+    return Plan(slot, source, tuple(latest(slot[n], n) for n in nodes), last, direct, wiring.output_index, wiring)
+
+
+@dataclass(frozen=True)
+class Window:
+    """What one window is besides its tensors."""
+
+    plan: Plan
+    masks: Masks
+    forget_bias: float
+    recompute: bool
+
+    def sorted(self, leaves: Sequence[Tensor | None]) -> tuple[Tensor, States, tuple[CellWeights, ...]]:
+        """x, the states and the weights of `leaves`, in which they lie in this order."""
+        slots, nodes = len(self.plan.last), len(self.plan.slot)
+        x, *rest = leaves
+        assert x is not None
+        state = tuple(LSTMState(*rest[2 * s : 2 * s + 2]) for s in range(slots))  # type: ignore[arg-type]
+        return x, state, cells(rest[2 * slots :], nodes)
+
+    def kind(self, weights: Sequence[CellWeights], x: Tensor) -> Hashable:
+        """What windows that can use each other's scratch agree in, one direction after the other."""
+        sizes = tuple(w.hidden_size for w in weights)
+        return self.plan, self.recompute, sizes, tuple(x.shape)
+
+
+def cells(fields: Sequence[Tensor | None], nodes: int) -> tuple[CellWeights, ...]:
+    """The weights of `nodes` cells from their fields in one row."""
+    each = len(CellWeights._fields)
+    return tuple(CellWeights(*fields[n * each : (n + 1) * each]) for n in range(nodes))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What backward needs. h and c hold what each node wrote, one entry a step; of a slot's last node they begin with
+    the state before the window, and are one longer. z is empty under `recompute`."""
+
+    x: Tensor
+    weights: tuple[CellWeights, ...]
+    h: tuple[Tensor, ...]
+    c: tuple[Tensor, ...]
+    z: tuple[Tensor, ...]
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (*self.h, *self.c, *self.z)
+
+    @staticmethod
+    def of(window: Window, saved: Sequence[Tensor | None]) -> Saved:
+        """The reverse of `(x, *fields of weights, *tensors())`."""
+        nodes = len(window.plan.slot)
+        first = 1 + nodes * len(CellWeights._fields)
+        rest: Sequence[Tensor] = saved[first:]  # type: ignore[assignment]
+        x = saved[0]
+        assert x is not None
+        h, c, z = rest[:nodes], rest[nodes : 2 * nodes], rest[2 * nodes :]
+        return Saved(x, cells(saved[1:first], nodes), tuple(h), tuple(c), tuple(z))
+
+
+@dataclass(frozen=True)
+class History:
+    """Views of what the nodes wrote, (T, B, H) each: `out[n]` by node n, `read[n]` what node n reads."""
+
+    out: tuple[Tensor, ...]
+    read: tuple[Tensor, ...]
+
+    @staticmethod
+    def of(plan: Plan, held: Sequence[Tensor]) -> History:
+        out = tuple(held[n][1:] if n in plan.last else held[n] for n in plan.nodes)
+        read = tuple(
+            held[plan.last[plan.slot[n]]][:-1] if (before := plan.before[n]) is None else out[before]
+            for n in plan.nodes
+        )
+        return History(out, read)
+
+
+def block_steps(steps: int, rows: int, sizes: Sequence[int], device: str) -> int:
+    """How many steps a block has."""
+    fitting = max(1, BLOCK_NUMBERS[device] // (4 * max(sizes) * max(1, rows)))
+    return min(fitting, -(-max(1, steps) // BLOCKS)) if device == "cpu" else fitting
+
+
+def span_steps(steps: int, rows: int, block: int) -> int:
+    """How many steps a span has: whole blocks, of about `SPAN_ROWS` rows."""
+    least, most = SPAN_ROWS
+    wanted = max(block, min(most, max(least, steps * rows // 8)) // max(1, rows))
+    return min(steps, -(-wanted // block) * block)
+
+
+def ranges(t0: int, t1: int, length: int) -> Iterator[tuple[int, int]]:
+    """[t0, t1) in pieces of `length`; the last may be shorter."""
+    for start in range(t0, t1, length):
+        yield start, min(start + length, t1)

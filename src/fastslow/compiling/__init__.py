@@ -1,0 +1,1 @@
+"""C++ compiled at first use: building, caching and loading libraries, and the threads they share with PyTorch."""

@@ -1,0 +1,67 @@
+"""Compile what the engine launches for a GPU that need not be there."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from fastslow import FSLSTM
+from fastslow.backends.triton import engine, kernels, ops, options
+from fastslow.noise import Noise, draw_key
+
+
+class Target:
+    """A driver of a device of compute capability 9.0 that can compile for it, and nothing else."""
+
+    def get_current_target(self) -> Any:
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", 90, 32)
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+@contextlib.contextmanager
+def compiling() -> Iterator[list[tuple[str, dict[str, Any], Any]]]:
+    """Inside, the engine's launches compile, for sm_90, and do not run; the list is of (kernel, constants, compiled).
+
+    For a process of its own, which has no other use for Triton: its driver is replaced.
+    """
+    from triton.runtime import driver
+
+    made: list[tuple[str, dict[str, Any], Any]] = []
+    seen: set[int] = set()
+
+    def launch(
+        kernel: str, grid: tuple[int, ...], *args: Any, warps: int, dependent: bool = False, **constants: Any
+    ) -> None:
+        settings = {"num_warps": warps, **({"launch_pdl": True} if dependent else {})}
+        done = getattr(kernels, kernel).run(*args, grid=grid, warmup=True, **constants, **settings)
+        if id(done) not in seen:
+            seen.add(id(done))
+            made.append((kernel, constants, done))
+
+    before, ops.launch = ops.launch, launch
+    driver.set_active(Target())
+    try:
+        yield made
+    finally:
+        ops.launch = before
+
+
+def compile_training(layer: FSLSTM, T: int = 2, B: int = 2, **changes: Any) -> list[tuple[str, dict[str, Any], Any]]:
+    """Everything one window of training and one of evaluation launches. Results are those of unwritten memory."""
+    x = torch.randn(T, B, layer.input_size)
+    with options.using(**changes), compiling() as made:
+        for noise in (Noise(draw_key()), None):
+            state = layer._states(None, x, True)
+            y, _ = engine.run(layer.wiring, layer.weights(), x, state, noise, layer.rates)
+            y.sum().backward()
+    return made

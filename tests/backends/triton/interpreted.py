@@ -1,0 +1,120 @@
+"""The Triton engine in Triton's interpreter, on the CPU: run by test_interpreter.py in a process of its own.
+
+The interpreter must be switched on before triton is imported, and would then serve every other test of the process.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fastslow import FSLSTM
+from fastslow.backends.triton import engine, options
+from fastslow.noise import Noise, random_bits
+from fastslow.state import state_tensors
+from tests.backends.triton.rounded import brief, check_rounded
+from tests.backends.twins import CASES, Case, check_repeatable, check_twin
+
+
+def small(name: str, T: int = 2, B: int = 2, **changes: object) -> Case:
+    return replace(CASES[name], T=T, B=B, **changes)  # type: ignore[arg-type]
+
+
+QUICK: dict[str, tuple[Case, bool]] = {
+    "fs2": (small("fs2", T=3), False),
+    "fs2-overlap": (small("fs2"), True),
+    "lengths": (small("fs2-lengths", T=3, B=3, lengths=(3, 0, 2)), False),
+    "two-readers-overlap": (small("two-readers", B=1), True),
+    "two-inputs-no-norm": (small("two-inputs", layer_norm=False), False),
+    "eval-no-bias": (small("fs2-no-bias", training=False), False),
+    "only-states-overlap": (small("fs2-only-states", T=1), True),
+}
+
+
+@pytest.mark.parametrize(("case", "overlap"), QUICK.values(), ids=QUICK)
+def test_quick_twin(case: Case, overlap: bool) -> None:
+    # Two steps a chunk: where T is 3 there is a whole one and a ragged one.
+    with options.using(overlap=overlap, chunk_rows=2 * case.B):
+        check_twin(engine, case)
+
+
+SHORT = [name for name, case in CASES.items() if case.T * case.B < 40]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHORT)
+def test_twin(name: str) -> None:
+    overlap = SHORT.index(name) % 2 == 1  # every second case: it takes ten minutes as it is
+    with options.using(overlap=overlap, chunk_rows=2 * CASES[name].B + 1):
+        check_twin(engine, CASES[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["fs2-63x1", "stacked3-63x1"])
+def test_long_twin(name: str) -> None:
+    check_twin(engine, CASES[name])
+
+
+def test_bfloat16_twin() -> None:
+    check_rounded(small("fs2"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["fs2", "fs2-odd", "fs2-no-norm", "fs2-lengths", "fs4", "stacked3", "two-readers", "two-inputs"]
+)
+def test_more_bfloat16_twins(name: str) -> None:
+    check_rounded(brief(CASES[name]))
+
+
+def test_repeatable() -> None:
+    check_repeatable(engine, small("fs2", T=1, B=1), dtype=torch.float32)
+
+
+@pytest.mark.parametrize("key", [0, -1, 2**63 - 1, -(2**63), 0x1234567887654321])
+def test_random_words_are_those_of_the_loop(key: int) -> None:
+    from fastslow.backends.triton import kernels
+
+    noise = Noise(torch.tensor(key), first_step=2**31 - 3, first_row=5)
+    expected = random_bits(noise, 2, 7, 3, 37)
+    words = torch.empty(2, 3, 37, dtype=torch.int32)
+    for t in range(2):
+        kernels.random_words[(3,)](words[t], noise.key, noise.first_step + t, 7, noise.first_row, UNITS=37, BLOCK=64)
+    assert torch.equal(words, expected)
+
+
+def test_by_name_only() -> None:
+    torch.manual_seed(0)
+    layer = FSLSTM(3, 5, 4, zoneout_c=0.5)
+    x = torch.randn(2, 2, 3)
+    choice = layer.backend_for(x)
+    assert choice.name != "triton"
+    assert "interpreter" in choice.refused.get("triton", "interpreter")  # or a faster one was taken before it
+    named = FSLSTM(3, 5, 4, zoneout_c=0.5, backend="triton")
+    named.load_state_dict(layer.state_dict())
+    assert named.backend_for(x).name == "triton"
+    for one in (layer, named):
+        one.eval()
+    with torch.no_grad():  # keeps the last steps only
+        y, state = layer(x)
+        got, new = named(x)
+        first, between = named.step(x[0])
+        second, last = named.step(x[1], between)
+    torch.testing.assert_close(got, y)
+    torch.testing.assert_close(torch.stack([first, second]), y)
+    for a, b, c in zip(*map(state_tensors, (state, new, last)), strict=True):
+        torch.testing.assert_close(b, a)
+        torch.testing.assert_close(c, a)
+
+
+def test_autocast_makes_operands_bfloat16_and_results_float32() -> None:
+    layer = FSLSTM(3, 5, 4, backend="triton")
+    with torch.autocast("cpu", torch.bfloat16):
+        y, state = layer(torch.randn(1, 2, 3))
+    exact, _ = layer(torch.randn(1, 2, 3))
+    assert y.dtype == exact.dtype == torch.float32
+    assert all(leaf.dtype == torch.float32 for leaf in state_tensors(state))
+    assert torch.equal(y, y.bfloat16().float())
+    assert not torch.equal(exact, exact.bfloat16().float())
