@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fastslow.backends.native import window
+from fastslow.backends.native import call, window
 from fastslow.backends.native.library import Library, library
 from fastslow.bench import precision, tables
 from fastslow.bench.probe import STATES, window_of
@@ -19,11 +19,11 @@ needs_library = pytest.mark.skipif(isinstance(library(), str), reason=f"no nativ
 
 @needs_library
 def test_fewer_parts_err_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(window.TILES, "0")
+    monkeypatch.setenv(call.TILES, "0")
     before = torch.get_float32_matmul_precision()
     rows = list(precision.errors(TINY, lambda line: None))
     assert torch.get_float32_matmul_precision() == before
-    assert os.environ[window.TILES] == "0"
+    assert os.environ[call.TILES] == "0"
     found = library()
     assert isinstance(found, Library)
     assert len(rows) == (5 if found.tiles else 2)
@@ -70,15 +70,15 @@ def test_saving_less(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @needs_library
 def test_the_window_that_saves_states_does() -> None:
-    assert window._saving.get() == "all"
+    assert call._saving.get() == "all"
     seen = []
     with pytest.MonkeyPatch.context() as patch:
-        describe = window.describe
+        describe = call.describe
 
-        def spy(*args: object) -> window.Call:
-            call = describe(*args)  # type: ignore[arg-type]
-            seen.append(call.saving)
-            return call
+        def spy(*args: object) -> call.Call:
+            made = describe(*args)  # type: ignore[arg-type]
+            seen.append(made.saving)
+            return made
 
         patch.setattr(window, "describe", spy)
         window_of(STATES, TINY)()

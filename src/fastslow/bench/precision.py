@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from fastslow.backends import engine
+from fastslow.backends.native.call import TILES
 from fastslow.backends.native.library import Library, library
-from fastslow.backends.native.window import TILES
 from fastslow.bench.check import usable
 from fastslow.bench.probe import STATES, memory, window_of
 from fastslow.bench.shapes import Shape

@@ -9,9 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastslow.backends.native.arguments import Arguments, Memory
+from fastslow.backends.native.call import describe
 from fastslow.backends.native.library import Library, library
 from fastslow.backends.native.steps import contiguous
-from fastslow.backends.native.window import Arguments, Memory, describe
 from fastslow.lm import CharLM
 
 FEWEST_LANES = 8

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from fastslow import FSLSTM
+from fastslow.backends.native import call
 from fastslow.backends.native import engine as native
-from fastslow.backends.native import window
 from fastslow.backends.native.library import Library, library
 from fastslow.backends.native.memory import POOL, Lease, Pool
 from tests.backends.twins import (
@@ -42,7 +42,7 @@ def all_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def deal(weights: object, rows: int, steps: int, threads: int, parts: int) -> tuple[int, int]:
         return threads, max(1, min(threads, rows // 4))
 
-    monkeypatch.setattr(window, "deal", deal)
+    monkeypatch.setattr(call, "deal", deal)
     yield
     torch.set_num_threads(before)
 
@@ -61,7 +61,7 @@ def test_twin_when_only_states_are_saved(case: Case) -> None:
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_twin_without_tiles(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(window.TILES, "0")
+    monkeypatch.setenv(call.TILES, "0")
     check_twin(native, case)
 
 
@@ -74,7 +74,7 @@ def precision() -> Iterator[None]:
 
 @pytest.mark.parametrize(("setting", "tolerance"), [("highest", 1e-4), ("high", 1e-3), ("medium", 0.2)])
 @pytest.mark.parametrize("what", ["all", "states"])
-def test_matmul_precision(setting: str, tolerance: float, what: window.Saving, precision: None) -> None:
+def test_matmul_precision(setting: str, tolerance: float, what: call.Saving, precision: None) -> None:
     """Where there is a tile unit, PyTorch's setting decides how exact it is; else every setting is exact."""
     torch.set_float32_matmul_precision(setting)
     wide = Case(sizes={"fast": 261, "slow": 19}, input_size=37, T=3, B=19)
@@ -86,7 +86,7 @@ def test_matmul_precision(setting: str, tolerance: float, what: window.Saving, p
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("tiles", ["0", "1"])
 def test_any_number_of_threads(threads: int, tiles: str, all_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(window.TILES, tiles)
+    monkeypatch.setenv(call.TILES, tiles)
     torch.set_num_threads(threads)
     for case in (CASES["fs2-odd"], CASES["fs2-lengths"], CASES["two-readers"], WIDE):
         check_twin(native, case)
@@ -94,7 +94,7 @@ def test_any_number_of_threads(threads: int, tiles: str, all_threads: None, monk
 
 @pytest.mark.parametrize("tiles", ["0", "1"])
 def test_outputs_do_not_depend_on_the_threads(tiles: str, all_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(window.TILES, tiles)
+    monkeypatch.setenv(call.TILES, tiles)
     results = []
     for threads in (1, 2, 3, 3):
         torch.set_num_threads(threads)
@@ -115,7 +115,7 @@ def test_gradcheck(case: Case) -> None:
 
 
 @pytest.mark.parametrize("what", ["all", "states"])
-def test_a_second_backward_repeats_the_first(what: window.Saving) -> None:
+def test_a_second_backward_repeats_the_first(what: call.Saving) -> None:
     with native.saving(what):
         check_repeatable(native, CASES["fs2"], dtype=torch.float32)
         check_repeatable(native, CASES["fs2-lengths"], dtype=torch.float64)
@@ -285,20 +285,20 @@ def test_threads_are_dealt_by_where_the_weights_lie(
     expected: tuple[int, int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(window, "own_cache", lambda: 2 << 20)
+    monkeypatch.setattr(call, "own_cache", lambda: 2 << 20)
     weights = FSLSTM(64, *sizes).weights()
-    assert window.deal(weights, rows, 100, threads, parts) == expected
-    assert window.deal(FSLSTM(3, 5, 4).weights(), 1, 1, threads, parts) == (1, 1)
+    assert call.deal(weights, rows, 100, threads, parts) == expected
+    assert call.deal(FSLSTM(3, 5, 4).weights(), 1, 1, threads, parts) == (1, 1)
 
 
 @pytest.mark.parametrize(
     ("told", "size"), [("2048K\n", 2 << 20), ("512K", 1 << 19), ("none", 1 << 20), (None, 1 << 20)]
 )
 def test_the_size_of_the_cache(told: str | None, size: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(window, "CACHE", tmp_path / "size")
+    monkeypatch.setattr(call, "CACHE", tmp_path / "size")
     if told is not None:
         (tmp_path / "size").write_text(told)
-    assert window.own_cache.__wrapped__() == size
+    assert call.own_cache.__wrapped__() == size
 
 
 # ---------------------------------------------------------------------- the process
@@ -308,8 +308,8 @@ def test_a_forked_child_still_runs(all_threads: None) -> None:
     code = """
 import os, torch
 from fastslow import FSLSTM
-from fastslow.backends.native import window
-window.deal = lambda *given: (2, 2)
+from fastslow.backends.native import call
+call.deal = lambda *given: (2, 2)
 layer, x = FSLSTM(5, 11, 7, backend="native").eval(), torch.randn(6, 8, 5)
 torch.set_num_threads(2)
 with torch.no_grad():
@@ -317,7 +317,7 @@ with torch.no_grad():
     child = os.fork()
     if child == 0:
         torch.set_num_threads(1)
-        window.deal = lambda *given: (2, 2)
+        call.deal = lambda *given: (2, 2)
         same = torch.equal(layer(x)[0], y) and torch.equal(layer(x)[0], y)
         os._exit(0 if same else 1)
     os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from fastslow.backends.base import Problem, Rates, States
+from fastslow.backends.native.call import saving
 from fastslow.backends.native.library import library
-from fastslow.backends.native.window import run_window, saving
+from fastslow.backends.native.window import run_window
 from fastslow.cells.lstm import CellWeights
 from fastslow.noise import Noise
 from fastslow.wiring import Wiring

@@ -1,0 +1,124 @@
+"""The gradients of the weights, after the loop over time: one large product a matrix, one sum a vector."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fastslow.backends.native.arguments import VECTORS, Gates, Memory
+from fastslow.backends.native.call import Call, compiled
+from fastslow.backends.native.library import OuterArgs
+from fastslow.backends.native.memory import Lease
+from fastslow.wiring import FROM_INPUT, NO_INPUT
+
+SIDE = 32
+"""Sizes that the gradients of the matrices are rounded up to on the tile unit,"""
+OUTER_BAND = 256
+"""columns of the gradients are packed there at a time (BAND vectors in csrc/amx.h),"""
+OUTER_ROWS = 256
+"""so many rows at a time,"""
+OUTER_CACHE = 1_600_000
+"""or what leaves a chunk of rows of both factors, in parts, so many bytes of a core's cache."""
+
+
+@dataclass
+class Wanted:
+    """Which gradients are asked for: of x, of the states, of each field of each node's weights."""
+
+    x: bool
+    state: bool
+    weights: list[list[bool]]
+
+
+def matrix_gradients(
+    call: Call,
+    x: Tensor,
+    memory: Memory,
+    gates: Gates,
+    first: int,
+    wanted: Wanted,
+    found: list[dict[str, Tensor]],
+    steps: int | None = None,
+) -> None:
+    """Add the steps first .. first + steps - 1, whose gradients are in `gates`, to the gradients of w_x and w_h."""
+    steps = call.steps if steps is None else steps
+    window = slice(first, first + steps)
+    for n, source in enumerate(call.wiring.sources):
+        dz = gates.z[n][:steps].flatten(0, 1)
+        factors: dict[str, Tensor] = {}
+        if wanted.weights[n][0] and source != NO_INPUT:
+            read = gates.dropped[n]
+            if read is None:
+                read = (x if source == FROM_INPUT else memory.new(source)[0])[window]
+            else:
+                read = read[:steps]
+            factors["w_x"] = read.flatten(0, 1)[:, : call.read[n]]
+        if wanted.weights[n][1]:
+            factors["w_h"] = memory.old(call, n)[0][window].flatten(0, 1)[:, : call.hidden[n]]
+        if call.parts and factors:
+            _add_tiled_products(call, found[n], factors, dz, call.hidden[n])
+        else:
+            for name, factor in factors.items():
+                _add_product(found[n], name, dz, factor, call.hidden[n])
+
+
+def _add_product(found: dict[str, Tensor], name: str, dz: Tensor, read: Tensor, hidden: int) -> None:
+    """found[name] (4H, K) += dz (N, 4P)^T read (N, K), without the pads."""
+    padded = dz.shape[1] // 4
+    if padded == hidden:
+        found[name] = torch.addmm(found[name], dz.t(), read) if name in found else torch.mm(dz.t(), read)
+    else:
+        if name not in found:
+            found[name] = dz.new_zeros((4 * hidden, read.shape[1]))
+        for q in range(4):
+            found[name][q * hidden : (q + 1) * hidden].addmm_(dz[:, q * padded : q * padded + hidden].t(), read)
+
+
+def _add_tiled_products(
+    call: Call, found: dict[str, Tensor], factors: dict[str, Tensor], dz: Tensor, hidden: int
+) -> None:
+    """`_add_product` of one or two factors on the tile unit, at once."""
+    add = bool(found)
+    reads = list(factors.values())
+    for name, read in factors.items():
+        if not add:
+            found[name] = dz.new_empty((4 * hidden, read.shape[1]))
+    rows, columns = dz.shape
+    size = sum(-(-read.shape[1] // SIDE) * SIDE for read in reads)
+    row = 2 * call.parts * (size + OUTER_BAND)
+    chunk = min(max(OUTER_CACHE // row // SIDE, 2), OUTER_ROWS // SIDE, -(-rows // SIDE)) * SIDE
+    scratch = Lease([(size * -(-columns // SIDE) * SIDE * dz.itemsize,), (call.threads, chunk * row)], torch.uint8)
+    sums, own = scratch.tensors
+    args = OuterArgs(
+        rows=rows,
+        count=len(reads),
+        hidden=hidden,
+        padded=columns // 4,
+        ldb=dz.stride(0),
+        parts=call.parts,
+        threads=call.threads,
+        chunk=chunk,
+        add=add,
+        b=dz.data_ptr(),
+        sums=sums.data_ptr(),
+        scratch=own.data_ptr(),
+        scratch_size=own.stride(0),
+    )
+    for i, (name, read) in enumerate(factors.items()):
+        args.m[i], args.lda[i], args.a[i], args.out[i] = (
+            read.shape[1],
+            read.stride(0),
+            read.data_ptr(),
+            found[name].data_ptr(),
+        )
+    compiled().outer(args)
+
+
+def vector_gradients(call: Call, node: int, sums: Tensor) -> dict[str, Tensor]:
+    """Of bias and norms, from the threads' padded sums (threads, 14 P)."""
+    hidden, padded = call.hidden[node], call.padded[node]
+    total = sums.sum(0).view(VECTORS, padded)[:, :hidden]
+    parts = {"bias": (0, 4), "gate_gain": (4, 8), "gate_shift": (8, 12), "cell_gain": (12, 13), "cell_shift": (13, 14)}
+    return {name: total[first:last].reshape(-1) for name, (first, last) in parts.items()}
