@@ -29,10 +29,10 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 soak: $(STAMP)  ## a run killed thirty times, on a full disk and read-only, against one undisturbed; ARGS="--help"
-	$(BIN)/python runs/soak.py $(ARGS)
+	$(BIN)/python -m tests.stress.soak $(ARGS)
 
 fuzz: $(STAMP)  ## 10,000 mutations of a run's files, opened as the programs do; some minutes; ARGS="--help"
-	$(BIN)/python runs/fuzz.py $(ARGS)
+	$(BIN)/python -m tests.stress.fuzz $(ARGS)
 
 bench: $(STAMP)  ## one table: engines against torch.nn.LSTM and the floors, on this machine
 	$(BIN)/fastslow bench

@@ -27,8 +27,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from experiments.report.pages import placed
+
 from fastslow.errors import FastslowError
-from fastslow.results.pages import placed
 
 # ---------------------------------------------------------------------------------------------------- measured
 

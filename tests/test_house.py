@@ -21,7 +21,7 @@ FLOORS = [
     {"lm"},
     {"evaluation"},
     {"training", "sampling", "scoring", "codec", "dynamics"},
-    {"bench", "results", "models"},
+    {"bench", "models"},
     {"cli"},
     {"__main__"},
 ]

@@ -44,7 +44,7 @@ class Learning:
     decay: pull towards the first weights at each update. clip: largest norm of a gradient.
 
     The default rate is near the best on validation text for models of 1 to 2 million weights: of 0.0002 to 0.0032 the
-    best is 0.0008 on Penn Treebank and 0.0016 on War and Peace (`runs/codec.py`, docs/compression.md).
+    best is 0.0008 on Penn Treebank and 0.0016 on War and Peace (`experiments/codec.py`, docs/compression.md).
     """
 
     rate: float = 0.0008

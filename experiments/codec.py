@@ -1,0 +1,218 @@
+#!/usr/bin/env python3
+"""Archives against primed compressors on Penn Treebank and War and Peace, after less than an hour of training for each.
+
+    python -m experiments.codec --ptb DIR --book FILE      DIR holds train.txt, valid.txt and test.txt
+    python -m experiments.codec --ptb DIR --dry-run
+
+For each text: train a model on its first part (for the book, 85%; 5% validate, the last 10% are kept unseen); tune
+--adapt on the validation text alone; then one table, `benchmarks/codec.py`, on the unseen part, with every rival primed
+with the training and validation text. It says first what it will cost. What is complete is not done again, and a
+training run that was stopped goes on, so it can be stopped (Ctrl-C) and called again. In OUT:
+
+    <text>/            the run, its model and learning curve
+    <text>.tune.json   the settings of --adapt that were tried on validation text, in bits a byte
+    <text>.json        the figures of the table
+    <text>.txt         the table
+    speed.json .txt    the speed of exact and float numerics
+
+With --page docs/compression.md the tables are put into that page, between its markers. Speeds are those of this machine
+as it is: on a busy one delete speed.json and call this again when it is quiet.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from experiments.report.pages import placed
+from fastslow import codec
+from fastslow.bench.machine import describe, machine
+from fastslow.cli.progress import TrainingView
+from fastslow.errors import FastslowError
+from fastslow.lm.store import read_json, write_atomic, write_json
+from fastslow.training import DataSource, find_preset, read_record, train
+
+SETTINGS: dict[str, tuple[float, ...]] = {
+    "rate": (0.0002, 0.0004, 0.0008, 0.0016, 0.0032),
+    "window": (20, 50, 100),
+    "decay": (0.0, 0.001),
+}
+"""Of --adapt, tried on validation text one setting after the other, from the middle of each."""
+TUNE_BYTES = 400_000
+TUNE_SPEED = 5000.0
+"""Bytes a second, a guess for the estimate."""
+ALPHABETS: dict[str, Any] = {"ptb": "text", "book": "bytes"}
+PRESET = find_preset("ptb-cpu")
+RECIPE = PRESET.train
+MODELS = {
+    "ptb": PRESET.model,
+    "book": replace(PRESET.model, dropout=0.2, zoneout_c=0.1, zoneout_h=0.05),  # little text, read many times
+}
+UPDATES = {"ptb": 25_000, "book": 15_000}
+SECONDS_PER_UPDATE = 0.09
+"""Of one core with a tile unit."""
+BENCH = Path(__file__).parents[1] / "benchmarks" / "codec.py"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ptb", type=Path, help="folder with train.txt, valid.txt and test.txt")
+    parser.add_argument("--book", type=Path, help="a text, such as war-and-peace.txt")
+    parser.add_argument("--out", type=Path, default=Path("runs/codec"), help="folder for everything")
+    parser.add_argument("--updates", type=int, help="of training, for each text (default: 25,000 and 15,000)")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--page", type=Path, help="put the tables between the markers of this page")
+    parser.add_argument("--dry-run", action="store_true", help="say what it costs and stop")
+    options = parser.parse_args(arguments)
+    try:
+        return run(options)
+    except FastslowError as error:
+        print(f"codec: error: {error}", file=sys.stderr)
+        return 2
+
+
+def run(options: argparse.Namespace) -> int:
+    options.out.mkdir(parents=True, exist_ok=True)
+    texts: dict[str, tuple[Path, Path, Path]] = {}
+    if options.ptb is not None:
+        train_file, valid, test = (options.ptb / f"{part}.txt" for part in ("train", "valid", "test"))
+        texts["ptb"] = (train_file, valid, test)
+    if options.book is not None:
+        texts["book"] = split(options.book, options.out)
+    if not texts:
+        print("codec: name a text with --ptb or --book", file=sys.stderr)
+        return 2
+    left = [name for name in texts if not complete(options.out / name)]
+    tunes = sum(len(values) for values in SETTINGS.values()) * TUNE_BYTES / TUNE_SPEED / 3600
+    updates = sum(options.updates or UPDATES[name] for name in left)
+    hours = updates * SECONDS_PER_UPDATE / 3600 + len(texts) * (tunes + 0.3)
+    print(f"{len(left)} of {len(texts)} runs to train; about {hours:.1f} hours of this machine with tuning and tables")
+    if options.dry_run:
+        return 0
+    used: dict[str, dict[str, float]] = {}
+    for name, (train_file, valid, test) in texts.items():
+        if name in left and not trained(options, name, train_file, valid, test):
+            print(f"stopped in {options.out / name}; call this again to go on")
+            return 130
+        lanes = codec.Options(mode=codec.Mode.ADAPT).lanes_of(test.stat().st_size)
+        settings = used[name] = tuned(options.out, name, valid, lanes)
+        arguments = ["--model", str(options.out / name), "--text", str(test), "--prime", str(train_file), str(valid)]
+        for key, value in settings.items():
+            arguments += [f"--{key}", f"{value:g}"]
+        arguments += ["--speed-lanes"]  # none: speeds have a table of their own
+        table(options.out, name, arguments)
+    table(options.out, "speed", ["--speed-only"])
+    if options.page is not None:
+        page = options.page.read_text()
+        for name in texts:
+            page = placed(page, name, f"{about(options.out, name, used[name])}\n\n{code(options.out, name)}")
+        options.page.write_text(placed(page, "speed", f"{on()}:\n\n{code(options.out, 'speed')}"))
+    return 0
+
+
+def split(book: Path, out: Path) -> tuple[Path, Path, Path]:
+    """The book in three files in `out`: 85%, 5% and 10%."""
+    data = book.read_bytes()
+    cuts = [0, len(data) * 85 // 100, len(data) * 90 // 100, len(data)]
+    paths = []
+    for part, start, end in zip(("train", "valid", "test"), cuts[:-1], cuts[1:], strict=True):
+        paths.append(out / f"book-{part}.txt")
+        if not paths[-1].is_file() or paths[-1].read_bytes() != data[start:end]:
+            write_atomic(paths[-1], lambda file, piece=data[start:end]: write(file, piece))
+    return paths[0], paths[1], paths[2]
+
+
+def write(file: Any, data: bytes) -> None:
+    file.write(data)
+
+
+def complete(folder: Path) -> bool:
+    path = folder / "result.json"
+    return path.is_file() and read_json(path, what="the result").get("status") == "completed"
+
+
+def trained(options: argparse.Namespace, name: str, train_file: Path, valid: Path, test: Path) -> bool:
+    """Train the model of a text, or go on; whether it is done."""
+    with TrainingView() as view:
+        result = train(
+            MODELS[name],
+            replace(RECIPE, seed=options.seed, max_updates=options.updates or UPDATES[name]),
+            DataSource(texts=(str(train_file),), valid=str(valid), test=str(test), alphabet=ALPHABETS[name]),
+            options.out / name,
+            device="cpu",
+            resume="auto",
+            progress=view,
+            command="python -m experiments.codec",
+        )
+    return bool(result.status == "completed")
+
+
+def tuned(out: Path, name: str, valid: Path, lanes: int) -> dict[str, float]:
+    """The settings of --adapt that are best on validation text, at so many lanes; each is measured once and kept."""
+    path = out / f"{name}.tune.json"
+    found: dict[str, float] = json.loads(path.read_text()) if path.is_file() else {}
+    text = valid.read_bytes()[:TUNE_BYTES]
+    best = {setting: values[len(values) // 2] for setting, values in SETTINGS.items()}
+    for setting, values in SETTINGS.items():
+        costs = {}
+        for value in values:
+            tried = {**best, setting: value}
+            key = ", ".join(f"{name} {number:g}" for name, number in tried.items())
+            if key not in found:
+                learning = codec.Learning(rate=tried["rate"], window=int(tried["window"]), decay=tried["decay"])
+                archive = codec.compress(text, out / name, mode="adapt", lanes=lanes, learning=learning)
+                found[key] = 8 * len(archive) / len(text)
+                write_json(path, found)
+                print(f"{name}: {key}: {found[key]:.4f} bits a byte", flush=True)
+            costs[value] = found[key]
+        best[setting] = min(costs, key=lambda value: costs[value])
+    return best
+
+
+def table(out: Path, name: str, arguments: Sequence[str]) -> None:
+    """A table of `benchmarks/codec.py`, printed and kept: made anew only where its figures are not there."""
+    record = out / f"{name}.json"
+    if not record.is_file():
+        command = [sys.executable, str(BENCH), *arguments, "--json", str(record)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+        write_atomic(out / f"{name}.txt", lambda file: write(file, done.stdout))
+    print((out / f"{name}.txt").read_text())
+
+
+# ---------------------------------------------------------------------- the page
+
+
+def about(out: Path, name: str, settings: dict[str, float]) -> str:
+    """What the model of a text is, what training made of it, and the settings of --adapt."""
+    result, run = read_json(out / name / "result.json", what="the result"), read_record(out / name)
+    tried = len(json.loads((out / f"{name}.tune.json").read_text()))
+    best = ", ".join(f"{key} {value:g}" for key, value in settings.items())
+    test = result["test"]
+    both = f"{test['bpc']:.4f} bits a character"
+    if name == "ptb":
+        both += f" by the raw protocol, {test['char_protocol']['bpc']:.4f} by the char protocol"
+    return (
+        f"{run.sessions[0]['parameters']:,} weights, {result['updates']:,} updates "
+        f"({result['characters']:,} characters); validation {result['best_bpc']:.4f}, test, one stream, {both}. "
+        f"`--adapt` with {best}: the best of {tried} settings on validation text. {on()}:"
+    )
+
+
+def code(out: Path, name: str) -> str:
+    return "```text\n" + (out / f"{name}.txt").read_text().rstrip() + "\n```"
+
+
+def on() -> str:
+    return f"`python -m experiments.codec`, {describe(machine(torch.device('cpu')))}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

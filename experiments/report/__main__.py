@@ -1,0 +1,80 @@
+"""`python -m experiments.report build`, and `... add ROW RUN...` to record runs first."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import IO, Annotated
+
+import tyro
+
+from experiments.report.records import read_records, record_of_runs, write_record
+from experiments.report.table import results_markdown
+from fastslow.errors import FastslowError
+from fastslow.lm.store import ModelError, write_atomic
+
+RECORDS = Path("experiments/records")
+RESULTS = Path("RESULTS.md")
+
+
+def build(*, records: Path = RECORDS, out: Path = RESULTS, check: bool = False) -> None:
+    """Write RESULTS.md from the records.
+
+    Args:
+        records: the folder of the records
+        out: the file to write
+        check: write nothing, and fail if the file is not what the records make
+    """
+    text = results_markdown(read_records(records))
+    if check:
+        if not out.is_file() or out.read_text("utf-8") != text:
+            raise ModelError(f"{out} is not what the records in {records} make: build it again")
+        return
+
+    def fill(file: IO[bytes]) -> None:
+        file.write(text.encode())
+
+    write_atomic(out, fill)
+
+
+def add(
+    row: Annotated[str, tyro.conf.Positional],
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    *,
+    evaluation: Path | None = None,
+    table: str | None = None,
+    model: str | None = None,
+    command: str | None = None,
+    note: str = "",
+    records: Path = RECORDS,
+) -> None:
+    """Record complete runs of one network as a row.
+
+    Args:
+        row: the planned row's name, or a new one
+        runs: their folders, a seed each
+        evaluation: the JSON of `fastslow evaluate RUN... TEXT --json`, for ensembles and dynamic evaluation
+        table: where a new row stands
+        model: what it is, in words
+        command: what measures it
+        note: what a reader must know
+        records: the folder of the records
+    """
+    record = record_of_runs(row, runs, evaluation=evaluation, table=table, model=model, command=command, note=note)
+    print(write_record(records, record))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The commands; the exit status."""
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            {"build": build, "add": add}, prog="python -m experiments.report", args=arguments
+        )
+    except FastslowError as error:
+        print(f"fastslow: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What runs for minutes and hours: training that is killed again and again, and damaged files."""
