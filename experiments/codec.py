@@ -37,7 +37,7 @@ from fastslow import codec
 from fastslow.bench.machine import describe, machine
 from fastslow.cli.progress import TrainingView
 from fastslow.errors import FastslowError
-from fastslow.lm.store import read_json, write_atomic, write_json
+from fastslow.storage import read_json, write_bytes, write_json
 from fastslow.training import DataSource, find_preset, read_record, train
 
 SETTINGS: dict[str, tuple[float, ...]] = {
@@ -126,12 +126,8 @@ def split(book: Path, out: Path) -> tuple[Path, Path, Path]:
     for part, start, end in zip(("train", "valid", "test"), cuts[:-1], cuts[1:], strict=True):
         paths.append(out / f"book-{part}.txt")
         if not paths[-1].is_file() or paths[-1].read_bytes() != data[start:end]:
-            write_atomic(paths[-1], lambda file, piece=data[start:end]: write(file, piece))
+            write_bytes(paths[-1], data[start:end])
     return paths[0], paths[1], paths[2]
-
-
-def write(file: Any, data: bytes) -> None:
-    file.write(data)
 
 
 def complete(folder: Path) -> bool:
@@ -183,7 +179,7 @@ def table(out: Path, name: str, arguments: Sequence[str]) -> None:
     if not record.is_file():
         command = [sys.executable, str(BENCH), *arguments, "--json", str(record)]
         done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
-        write_atomic(out / f"{name}.txt", lambda file: write(file, done.stdout))
+        write_bytes(out / f"{name}.txt", done.stdout)
     print((out / f"{name}.txt").read_text())
 
 

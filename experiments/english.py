@@ -48,8 +48,8 @@ from fastslow.errors import FastslowError
 from fastslow.evaluation import evaluate
 from fastslow.lm import ModelOptions, files, parameter_count
 from fastslow.lm.packaged import CARD_FILE, DEFAULT, models_folder
-from fastslow.lm.store import read_json, write_atomic, write_json
 from fastslow.models.make import exact_model, make, rounded
+from fastslow.storage import read_json, write_atomic, write_json
 from fastslow.training import DataSource, TrainConfig, train
 from fastslow.training.folder import RESULT_FILE, read_metrics, read_record
 

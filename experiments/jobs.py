@@ -21,7 +21,7 @@ from typing import Any
 
 from fastslow.data.corpora import load_corpus
 from fastslow.errors import FastslowError
-from fastslow.lm.store import read_json
+from fastslow.storage import read_json
 from fastslow.training import read_record
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")

@@ -45,8 +45,8 @@ from experiments.report.records import Record, record_of_runs, write_record
 from fastslow.dynamics.figures import check_matplotlib, write_figures
 from fastslow.errors import FastslowError
 from fastslow.evaluation.compare import compare, load_nats
-from fastslow.lm.store import read_json, write_atomic, write_json
 from fastslow.metrics import Interval
+from fastslow.storage import read_json, write_bytes, write_json
 from fastslow.training import find_preset, read_metrics
 
 PRESET = "ptb-cpu"
@@ -238,7 +238,7 @@ def write_curve(out: Path, runs: dict[int, Path]) -> None:
     table = csv.DictWriter(text, ["seed", "minutes", "update", "epoch", "bpc"], lineterminator="\n")
     table.writeheader()
     table.writerows(rows)
-    write_text(out / "curve.csv", text.getvalue())
+    write_bytes(out / "curve.csv", text.getvalue().encode())
 
 
 # ---------------------------------------------------------------------- beside networks of equal size
@@ -458,19 +458,12 @@ def table_line(first: list[str], record: Record, protocols: Sequence[str]) -> st
 def finish(options: argparse.Namespace, lines: list[str], value: dict[str, Any], records: Sequence[Record]) -> None:
     """Print and write the table, and the records if they are wanted."""
     text = "\n".join([*lines, ""])
-    write_text(options.out / "table.md", text)
+    write_bytes(options.out / "table.md", text.encode())
     write_json(options.out / "table.json", {"minutes": options.minutes, **value})
     print("\n" + text)
     if options.record is not None:
         for record in records:
             print(write_record(options.record, record))
-
-
-def write_text(path: Path, text: str) -> None:
-    def fill(file: Any) -> None:
-        file.write(text.encode())
-
-    write_atomic(path, fill)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from experiments.jobs import Job, Stopped, Texts, complete, rounds, run_jobs, th
 from experiments.report.records import Record, record_of_runs, write_record
 from fastslow.cli.app import main as fastslow
 from fastslow.errors import FastslowError
-from fastslow.lm.store import read_json, write_atomic, write_json
+from fastslow.storage import read_json, write_bytes, write_json
 
 PRESETS = ("study-small-fs-lstm-4", "study-small-stacked-lstm-5", "study-small-sequential-lstm-5")
 MINUTES, SEEDS = 10.0, (1, 2, 3)
@@ -117,16 +117,12 @@ def report(options: argparse.Namespace, plan: list[tuple[str, int, Path]]) -> No
         "",
     ]
     text = "\n".join(lines)
-    write_atomic(options.out / "study.md", lambda file: write(file, text))
+    write_bytes(options.out / "study.md", text.encode())
     write_json(options.out / "study.json", {"minutes": options.minutes, "records": [r.to_json() for r in records]})
     print("\n" + text)
     if options.record is not None:
         for record in records:
             print(write_record(options.record, record))
-
-
-def write(file: Any, text: str) -> None:
-    file.write(text.encode())
 
 
 def note(options: argparse.Namespace) -> str:

@@ -14,7 +14,7 @@ import fastslow
 ROOT = Path(fastslow.__file__).parent
 FLOORS = [
     {"lazy", "errors", "printable", "wiring", "state", "noise"},
-    {"cells", "compiling"},
+    {"cells", "compiling", "storage"},
     {"backends"},
     {"layers"},
     {"metrics", "data"},
@@ -55,6 +55,39 @@ def test_imports_go_down(path: Path) -> None:
             assert FLOOR_OF[part(module)] < FLOOR_OF[own], (
                 f"{path.name} (floor of {own}) imports {module}, not below it"
             )
+
+
+def imported(path: Path) -> set[Path]:
+    """The files of the package that a file imports, in functions and for type checkers too."""
+    found: set[Path] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            names = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        for name in names:
+            place = ROOT.joinpath(*name.split(".")[1:])
+            if name.startswith("fastslow.") and place.with_suffix(".py") in FILES:
+                found.add(place.with_suffix(".py"))
+    return found
+
+
+def test_no_two_files_import_each_other_by_any_way() -> None:
+    imports = {path: imported(path) for path in FILES}
+    done: set[Path] = set()
+
+    def visit(path: Path, way: list[Path]) -> None:
+        assert path not in way, "a circle: " + " -> ".join(str(p.relative_to(ROOT)) for p in [*way, path])
+        if path in done:
+            return
+        for other in sorted(imports[path]):
+            visit(other, [*way, path])
+        done.add(path)
+
+    for path in FILES:
+        visit(path, [])
 
 
 def test_importing_the_package_does_no_work() -> None:

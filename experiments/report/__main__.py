@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import IO, Annotated
+from typing import Annotated
 
 import tyro
 
 from experiments.report.records import read_records, record_of_runs, write_record
 from experiments.report.table import results_markdown
 from fastslow.errors import FastslowError
-from fastslow.lm.store import ModelError, write_atomic
+from fastslow.storage import ModelError, write_bytes
 
 RECORDS = Path("experiments/records")
 RESULTS = Path("RESULTS.md")
@@ -31,10 +31,7 @@ def build(*, records: Path = RECORDS, out: Path = RESULTS, check: bool = False) 
             raise ModelError(f"{out} is not what the records in {records} make: build it again")
         return
 
-    def fill(file: IO[bytes]) -> None:
-        file.write(text.encode())
-
-    write_atomic(out, fill)
+    write_bytes(out, text.encode())
 
 
 def add(

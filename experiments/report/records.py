@@ -11,7 +11,7 @@ from typing import Any
 
 from experiments.report.plan import TABLES, find_row
 from fastslow.errors import FastslowError
-from fastslow.lm.store import check_fields, check_version, is_finite_number, read_json, write_json
+from fastslow.storage import check_fields, check_version, is_finite_number, read_json, write_json
 from fastslow.training.folder import RESULT_FILE, RunRecord, read_record, read_result
 
 FORMAT = "fastslow-result"

@@ -20,6 +20,10 @@ class FastslowError(Exception):
         super().__init__(" ".join(message.splitlines()))
 
 
+class UsageError(FastslowError):
+    """Arguments that do not make a command."""
+
+
 class UnknownNameError(FastslowError):
     """A name (preset, corpus, protocol) that does not exist."""
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import fastslow.training.checkpoint as checkpoint
-from fastslow.lm.store import ModelError
+from fastslow.storage import ModelError
 
 
 @pytest.fixture(scope="module")

@@ -22,15 +22,11 @@ from typing import Any
 
 import fastslow
 from fastslow.cli.registry import COMMANDS
-from fastslow.errors import FastslowError, nearest, os_reason
+from fastslow.errors import FastslowError, UsageError, nearest, os_reason
 
 ERROR = 2
 INTERRUPTED = 130
 NO_READER = 141
-
-
-class UsageError(FastslowError):
-    """Arguments that do not make a command."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, get_type_hints
 
 import tyro
 
-from fastslow.cli.app import UsageError
+from fastslow.errors import UsageError
 
 
 def bind(

@@ -131,8 +131,8 @@ def _measured(run: str, name: str, text: Text, settings: StudySettings, device: 
 
 def _draw(out: Path, groups: Sequence[Group], found: Sequence[Finding], text: Text, settings: StudySettings) -> None:
     from fastslow.dynamics.figures import FiguresError, draw, write_figures
-    from fastslow.dynamics.files import write_bytes
     from fastslow.dynamics.page import PAGE_FILE, page
+    from fastslow.storage import write_bytes
 
     try:
         drawn = write_figures(out, draw(groups))

@@ -110,7 +110,7 @@ def as_model(model: ModelLike, device: torch.device | str | None = None) -> Code
 
 def export_model(model: ModelLike, path: str | os.PathLike[str], *, weight_bits: int = 16) -> None:
     """Write the model in integers, tables included, to one file, which `as_model` and `--model` take."""
-    from fastslow.lm.store import write_atomic
+    from fastslow.storage import write_atomic
 
     data = as_model(model).exact(weight_bits).to_bytes()
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastslow.dynamics.files import write_bytes
 from fastslow.dynamics.study import Group, baseline_of
 from fastslow.errors import FastslowError
+from fastslow.storage import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -15,15 +15,14 @@ from numpy.typing import NDArray
 
 from fastslow.data.text import Text
 from fastslow.dynamics.change import MemoryChange, memory_change
-from fastslow.dynamics.files import write_bytes
 from fastslow.dynamics.gradients import GradientNorms, gradient_norms
 from fastslow.dynamics.words import PositionLosses, position_losses
 from fastslow.evaluation import evaluate
 from fastslow.lm.config import ModelOptions
 from fastslow.lm.files import make_folder
 from fastslow.lm.model import CharLM
-from fastslow.lm.store import write_json
 from fastslow.metrics import LN2
+from fastslow.storage import write_bytes, write_json
 
 Array = NDArray[np.float64]
 

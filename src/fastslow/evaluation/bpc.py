@@ -32,9 +32,9 @@ from fastslow.data.streams import Streams
 from fastslow.data.text import Text
 from fastslow.errors import DataError
 from fastslow.lm.model import CharLM
-from fastslow.lm.store import ModelError
 from fastslow.metrics import bits_per_character
 from fastslow.state import reset_rows
+from fastslow.storage import ModelError
 
 CELLS_PER_WINDOW = 1 << 14
 """Symbols scored at a time, over all streams: what bounds the memory for their logits."""

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from fastslow.errors import DataError, os_reason
 from fastslow.evaluation.bpc import Evaluation
-from fastslow.lm.store import write_atomic
 from fastslow.metrics import Interval, bootstrap_difference
+from fastslow.storage import write_atomic
 
 SymbolNats = NDArray[np.float32]
 

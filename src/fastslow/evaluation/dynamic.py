@@ -40,7 +40,9 @@ from fastslow.data.text import Text
 from fastslow.errors import DataError, FastslowError
 from fastslow.evaluation.bpc import Evaluation, averaged, char_protocol, check_members, evaluate
 from fastslow.lm.model import CharLM
-from fastslow.lm.store import (
+from fastslow.metrics import bits_per_character
+from fastslow.state import detach_state
+from fastslow.storage import (
     FLOATS,
     ModelError,
     StorageError,
@@ -52,8 +54,6 @@ from fastslow.lm.store import (
     write_json,
     write_tensors,
 )
-from fastslow.metrics import bits_per_character
-from fastslow.state import detach_state
 
 STATISTICS_FILE = "dynamic.safetensors"
 SETTINGS_FILE = "dynamic.json"

@@ -23,8 +23,8 @@ from fastslow.data.text import Text
 from fastslow.errors import DataError
 from fastslow.evaluation.bpc import averaged, check_members
 from fastslow.lm.model import CharLM
-from fastslow.lm.store import ModelError
 from fastslow.metrics import bits_per_character
+from fastslow.storage import ModelError
 
 RANGE = (0.25, 4.0)
 MAX_LOGITS = 1 << 26

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from fastslow.lm.config import LMConfig, ModelOptions
     from fastslow.lm.model import CharLM, TokenNats, parameter_count
     from fastslow.lm.presets import MODELS, model_preset
-    from fastslow.lm.store import ModelError, StorageError
+    from fastslow.storage import ModelError, StorageError
 
 _HOMES = {
     "CharLM": "fastslow.lm.model",
@@ -23,8 +23,8 @@ _HOMES = {
     "ModelOptions": "fastslow.lm.config",
     "MODELS": "fastslow.lm.presets",
     "model_preset": "fastslow.lm.presets",
-    "ModelError": "fastslow.lm.store",
-    "StorageError": "fastslow.lm.store",
+    "ModelError": "fastslow.storage",
+    "StorageError": "fastslow.storage",
 }
 
 __all__ = [

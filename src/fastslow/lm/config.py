@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from fastslow.data.alphabet import Alphabet
 from fastslow.errors import FastslowError
-from fastslow.lm.store import check_fields, check_version, is_finite_number
+from fastslow.storage import check_fields, check_version, is_finite_number
 
 FORMAT = "fastslow-lm"
 FORMAT_VERSION = 1

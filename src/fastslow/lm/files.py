@@ -14,7 +14,7 @@ from fastslow.lm.config import ConfigError, LMConfig
 from fastslow.lm.packaged import CONFIG_FILE as CONFIG_FILE
 from fastslow.lm.packaged import WEIGHTS_FILE as WEIGHTS_FILE
 from fastslow.lm.packaged import packaged, packaged_models
-from fastslow.lm.store import (
+from fastslow.storage import (
     FLOATS,
     ModelError,
     StorageError,

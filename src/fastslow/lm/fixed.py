@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from fastslow.lm.store import ModelError, TensorSpec, parse_json
+from fastslow.storage import ModelError, TensorSpec, parse_json
 
 if TYPE_CHECKING:
     from torch import Tensor

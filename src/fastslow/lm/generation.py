@@ -4,21 +4,38 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fastslow.backends.streaming import Walk
 from fastslow.data.alphabet import Alphabet
 from fastslow.errors import FastslowError
-
-if TYPE_CHECKING:
-    from fastslow.lm.model import CharLM
 
 PROMPT_WINDOW = 512
 
 Probabilities = NDArray[np.float64]
+
+
+class Model(Protocol):
+    """What is asked of a model that text is drawn from: `CharLM` has it."""
+
+    @property
+    def alphabet(self) -> Alphabet: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def __call__(self, tokens: torch.Tensor, state: Any = None) -> tuple[torch.Tensor, Any]: ...
+
+    def step(self, tokens: torch.Tensor, state: Any = None) -> tuple[torch.Tensor, Any]: ...
+
+    def walk(self, state: Any) -> Walk | None: ...
+
+    def evaluating(self) -> AbstractContextManager[None]: ...
 
 
 class SamplingError(FastslowError, ValueError):
@@ -81,7 +98,7 @@ def check_options(temperature: float, top_k: int | None, top_p: float | None, le
 
 
 def stream(
-    lm: CharLM,
+    lm: Model,
     prompt: bytes | str,
     length: int | None,
     *,
@@ -114,7 +131,7 @@ def start_of_text(alphabet: Alphabet) -> bytes:
 
 
 def _stream(
-    lm: CharLM,
+    lm: Model,
     tokens: torch.Tensor,
     length: int | None,
     temperature: float,

@@ -21,7 +21,8 @@ from torch import Tensor
 from fastslow.lm.config import LMConfig
 from fastslow.lm.files import WEIGHTS_FILE
 from fastslow.lm.model import CharLM
-from fastslow.lm.store import (
+from fastslow.state import map_state, state_tensors
+from fastslow.storage import (
     ModelError,
     TensorSpec,
     check_fields,
@@ -32,7 +33,6 @@ from fastslow.lm.store import (
     read_tensors,
     write_tensors,
 )
-from fastslow.state import map_state, state_tensors
 from fastslow.training.folder import CHECKPOINT_FILE
 from fastslow.training.updater import ADAM_TENSORS
 

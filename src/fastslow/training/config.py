@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
 from fastslow.lm.config import ConfigError
-from fastslow.lm.store import check_fields
+from fastslow.storage import check_fields
 
 Schedule = Literal["constant", "step", "plateau", "cosine"]
 Precision = Literal["fp32", "bf16"]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fastslow.errors import os_reason
-from fastslow.lm.store import StorageError
+from fastslow.storage import StorageError
 
 FOLDER = "tensorboard"
 

@@ -28,7 +28,7 @@ from typing import IO, Any
 from fastslow.errors import FastslowError, os_reason
 from fastslow.lm.config import ConfigError, ModelOptions
 from fastslow.lm.files import make_folder
-from fastslow.lm.store import (
+from fastslow.storage import (
     ModelError,
     StorageError,
     check_fields,

@@ -24,9 +24,9 @@ from fastslow.evaluation import Evaluation, evaluate
 from fastslow.lm import files
 from fastslow.lm.config import ConfigError, LMConfig, ModelOptions
 from fastslow.lm.model import CharLM, weight_shapes
-from fastslow.lm.store import ModelError, StorageError, write_json
 from fastslow.metrics import nats_to_bits
 from fastslow.state import map_state, reset_rows, state_tensors
+from fastslow.storage import ModelError, StorageError, write_json
 from fastslow.training.accelerated import graphed_scoring, make_updater
 from fastslow.training.checkpoint import (
     Checkpoint,

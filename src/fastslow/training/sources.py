@@ -13,7 +13,7 @@ from fastslow.data.stdlib import stdlib_splits
 from fastslow.data.text import Splits, open_splits
 from fastslow.errors import unknown_name
 from fastslow.lm.config import ConfigError
-from fastslow.lm.store import check_fields, is_finite_number
+from fastslow.storage import check_fields, is_finite_number
 
 STDLIB = "stdlib"
 AlphabetKind = Literal["bytes", "text"]

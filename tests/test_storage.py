@@ -7,7 +7,7 @@ from typing import IO
 import pytest
 import torch
 
-from fastslow.lm.store import (
+from fastslow.storage import (
     ModelError,
     StorageError,
     TensorSpec,

@@ -64,6 +64,11 @@ def write_atomic(path: Path, fill: Callable[[IO[bytes]], None], *, what: str | N
         raise StorageError(f"cannot write {what or path.name} to {path.parent}: {os_reason(error)}") from error
 
 
+def write_bytes(path: Path, data: bytes, *, what: str | None = None) -> None:
+    """Write `path`, so that it is either what it was before or complete. Raises StorageError as `write_atomic` does."""
+    write_atomic(path, lambda file: _write(file, data), what=what)
+
+
 def sync_folder(folder: Path) -> None:
     """Put the names in `folder` on the disk, where the system can."""
     if os.name != "posix":
@@ -87,7 +92,7 @@ def remove_parts(folder: Path) -> None:
 def write_json(path: Path, value: Any, *, what: str | None = None) -> None:
     """Write `value` as indented JSON, atomically. Numbers read back exactly."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_atomic(path, lambda file: _write(file, text.encode()), what=what)
+    write_bytes(path, text.encode(), what=what)
 
 
 def write_tensors(
