@@ -174,6 +174,7 @@ def _dtype_names() -> dict[torch.dtype, str]:
         torch.int64: "I64",
         torch.int32: "I32",
         torch.int16: "I16",
+        torch.int8: "I8",
         torch.uint8: "U8",
         torch.bool: "BOOL",
     }

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from fastslow.errors import FastslowError
@@ -77,6 +79,46 @@ def test_integers_in_a_file_of_floats_are_refused(saved: Path) -> None:
     tensors, _ = fixed.stored(integers())
     save_file(tensors, saved / "model.safetensors")
     assert "does not fit its configuration" in message(saved)
+
+
+@settings(max_examples=30)
+@given(seed=st.integers(0, 10_000), exponent=st.integers(-12, 6))
+def test_rows_of_8_bits_use_their_range_and_come_back(seed: int, exponent: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    spread = torch.randint(-4, 5, (5, 1), generator=generator)
+    weight = torch.randn(5, 9, generator=generator) * torch.exp2(spread + exponent)
+    weight[3] = 0
+    found = fixed.rows_of_8_bits(weight)
+    floats = fixed.to_float({"w": found.values}, {"w": found.bits})["w"]
+    assert found.values.dtype == torch.int8
+    largest = found.values.abs().amax(1)
+    assert bool((largest[[0, 1, 2, 4]] >= 63).all())
+    step = torch.tensor([[2.0**-bits] for bits in found.bits])  # type: ignore[union-attr]
+    assert bool(((floats - weight).abs() <= step / 2).all())
+    again = fixed.rows_of_8_bits(floats)
+    assert torch.equal(again.values, found.values)
+    assert again.bits == found.bits
+
+
+def test_a_file_of_8_bits(tmp_path: Path) -> None:
+    weights = integers()
+    matrix = torch.randn(*weights["head.weight"].values.shape)
+    weights["head.weight"] = fixed.rows_of_8_bits(matrix)
+    write_config(tmp_path, small_lm().config)
+    write_fixed_weights(tmp_path, weights)
+    lm = CharLM.from_pretrained(tmp_path)
+    assert float((lm.head.weight.detach() - matrix).abs().max()) <= float(matrix.abs().max()) / 127
+    tensors, metadata = fixed.stored(weights)
+    for bits, said in (([3] * 27, "has 27 rows"), ([3] * 27 + [31], "must be from -8 to 30; got 31")):
+        changed = json.loads(metadata["fixed_point"]) | {"head.weight": bits}
+        save_file(tensors, tmp_path / "model.safetensors", {"fixed_point": json.dumps(changed)})
+        assert said in message(tmp_path)
+
+
+def test_weights_that_no_8_bits_hold_are_refused() -> None:
+    for value in (float("nan"), float("inf"), 1e9):
+        with pytest.raises(ModelError, match="not finite, or too large"):
+            fixed.rows_of_8_bits(torch.full((2, 3), value))
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,22 @@ def test_a_name_finds_it(box: Path) -> None:
     assert torch.allclose(lm.head.weight, boxed_lm().head.weight, atol=1e-4)
 
 
+def test_a_clone_has_further_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside = tmp_path / "src" / "fastslow" / "models"
+    put_in_the_box(monkeypatch, inside)
+    assert packaged.clone_folder() is None
+    (tmp_path / "pyproject.toml").touch()
+    for name in ("ptb-large", "english"):
+        boxed_lm().save_pretrained(tmp_path / "weights" / name)
+    assert packaged.packaged_models() == {
+        "english": inside / "english",
+        "ptb-large": tmp_path / "weights" / "ptb-large",
+    }
+    assert packaged.is_packaged(tmp_path / "weights" / "ptb-large")
+    assert packaged.shown_name(tmp_path / "weights" / "ptb-large") == "ptb-large"
+    assert CharLM.from_pretrained("ptb-large").config == boxed_lm().config
+
+
 def test_only_a_folder_with_a_model_comes_first(box: Path, elsewhere: Path) -> None:
     mine = small_lm(9)
     (elsewhere / "english").mkdir()  # of texts, say

@@ -110,8 +110,24 @@ def test_archives_find_their_model_whatever_it_was_made_of(tmp_path: Path) -> No
     assert codec.decompress(codec.compress(TEXT, tmp_path / "m"), lm) == TEXT
 
 
+@pytest.mark.parametrize("options", WIRINGS.values(), ids=WIRINGS)
+def test_8_bits_are_loaded_as_they_were_rounded(options: dict[str, Any], tmp_path: Path) -> None:
+    lm = small_lm(**options)
+    result, weights = rounded(lm, 8)
+    made = make(lm, tmp_path / "m", 8)
+    loaded = CharLM.from_pretrained(tmp_path / "m")
+    for (name, mine), theirs in zip(result.named_parameters(), loaded.parameters(), strict=True):
+        assert torch.equal(mine, theirs), name
+    assert {str(w.values.dtype) for w in weights.values() if w.values.dim() == 2} == {"torch.int8"}
+    assert made.id == exact_model(loaded).id
+    archive = codec.compress(TEXT, loaded)
+    assert codec.decompress(archive, tmp_path / "m") == TEXT
+    _, same = rounded(loaded, 8)
+    assert all(torch.equal(same[name].values, weight.values) for name, weight in weights.items())
+
+
 def test_a_model_too_large_for_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(making, "MAX_BYTES", 1000)
+    monkeypatch.setattr(making, "MAX_BYTES", {16: 1000, 8: 1000})
     with pytest.raises(ModelError, match=r"takes [\d,]+ bytes; a packaged one may take 1,000"):
         make(small_lm(), tmp_path / "m")
     assert not (tmp_path / "m").exists()
@@ -146,7 +162,7 @@ def test_the_packaged_models_are_whole(name: str) -> None:
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert wanted in card
     assert f"{lm.num_parameters:,}" in card
-    assert sum(path.stat().st_size for path in folder.iterdir()) <= making.MAX_BYTES
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= max(making.MAX_BYTES.values())
 
 
 def test_what_is_made_says_its_size(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
-"""The models that come with the package: folders in `fastslow/models`, found by their names.
+"""The models that come with fastslow, found by their names: folders in `fastslow/models`, in a clone in `weights/` too.
 
-A name is a packaged model's where it has no separator. A folder of that name where one stands comes first if it holds
-a model (a config.json); `./NAME` is always the folder.
+The package has a small model for everyday use. The larger ones behind the published figures are in the repository
+alone, so that a wheel stays small. A name is such a model's where it has no separator. A folder of that name where one
+stands comes first if it holds a model (a config.json); `./NAME` is always the folder.
 """
 
 from __future__ import annotations
@@ -22,10 +23,20 @@ def models_folder() -> Path:
     return Path(str(importlib.resources.files("fastslow"))) / "models"
 
 
+def clone_folder() -> Path | None:
+    """Where a clone of the repository has further models; None in an installed package."""
+    root = models_folder().parent.parent.parent
+    return root / "weights" if (root / "pyproject.toml").is_file() else None
+
+
 def packaged_models() -> dict[str, Path]:
-    """Their folders by name, in order; none where the package was built without."""
-    found = sorted(path.parent for path in models_folder().glob(f"*/{WEIGHTS_FILE}"))
-    return {folder.name: folder for folder in found if (folder / CONFIG_FILE).is_file()}
+    """The folders of the package's models and the clone's by name; none where the package was built without."""
+    found: dict[str, Path] = {}
+    for place in filter(None, (models_folder(), clone_folder())):
+        for path in sorted(place.glob(f"*/{WEIGHTS_FILE}")):
+            if (path.parent / CONFIG_FILE).is_file():
+                found.setdefault(path.parent.name, path.parent)
+    return found
 
 
 def packaged(name: str | os.PathLike[str]) -> Path | None:
@@ -42,7 +53,7 @@ def default_model() -> Path | None:
 
 def is_packaged(folder: str | os.PathLike[str]) -> bool:
     """Whether this is the folder of a packaged model."""
-    return Path(folder).parent == models_folder()
+    return Path(folder).parent in (models_folder(), clone_folder())
 
 
 def shown_name(folder: str | os.PathLike[str]) -> str:

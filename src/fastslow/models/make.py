@@ -2,13 +2,14 @@
 
 `codec.exact` rounds weights to integers; those integers are what is stored here. Loaded again in floats, the model is
 the one that exact compression runs, and rounding it once more gives the same integers: both forms have one name.
+Larger models are stored in 8 bits, each row of a matrix with a power of two of its own.
 """
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -18,10 +19,12 @@ from fastslow.codec.exact.model import SHIFT_BITS, ExactCell, ExactModel
 from fastslow.codec.exact.quantise import quantise
 from fastslow.codec.exact.tables import ONE_BITS, Ints
 from fastslow.lm import CharLM, ModelError, files
-from fastslow.lm.fixed import Fixed, stored, to_float
+from fastslow.lm.fixed import Fixed, rows_of_8_bits, stored, to_float
 
-MAX_BYTES = 4_000_000
-"""What a packaged model may take, its configuration included."""
+MAX_BYTES = {16: 4_000_000, 8: 8_000_000}
+"""What a packaged model of 16 bits, of 8 bits, may take, its configuration included."""
+
+WeightBits = Literal[8, 16]
 
 ID = "archive_id"
 """The entry of the file's metadata that has the name archives give the model, in hex."""
@@ -87,38 +90,55 @@ def _int32(values: Ints, bits: int) -> Fixed:
     return Fixed(torch.from_numpy(values.astype(np.int32)), bits)
 
 
-def rounded(lm: CharLM) -> tuple[CharLM, dict[str, Fixed]]:
-    """`lm` with its weights in fixed point, as float32, on the CPU; and those weights.
+def rounded(lm: CharLM, bits: WeightBits = 16) -> tuple[CharLM, dict[str, Fixed]]:
+    """`lm` with its weights in fixed point, as float32, on the CPU; and those weights, matrices of `bits` bits.
 
     Raises ModelError unless rounding the result again gives the same integers.
     """
-    weights = fixed_weights(lm)
-    tensors, _ = stored(weights)
-    result = CharLM(lm.config, backend=lm.layer.backend, device="meta")
-    floats: dict[str, Tensor] = to_float(tensors, {name: weight.bits for name, weight in weights.items()})
-    result.load_state_dict(floats, assign=True)
-    result.eval()
-    if exact_model(result).id != exact_model(lm).id:
-        raise ModelError("the model's integers do not come back from the weights they stand for: it cannot be packaged")
+    if bits == 16:
+        weights = fixed_weights(lm)
+        result = _in_floats(lm, weights)
+        if exact_model(result).id != exact_model(lm).id:
+            raise ModelError(
+                "the model's integers do not come back from the weights they stand for: it cannot be packaged"
+            )
+        return result, weights
+    matrices = {name: rows_of_8_bits(weight) for name, weight in lm.state_dict().items() if weight.dim() == 2}
+    weights = {**fixed_weights(_in_floats(lm, matrices)), **matrices}
+    result = _in_floats(lm, weights)
+    for name, weight in matrices.items():
+        if rows_of_8_bits(result.state_dict()[name]).bits != weight.bits:
+            raise ModelError(f"{name} does not come back from its 8 bits: the model cannot be packaged so")
     return result, weights
 
 
-def make(lm: CharLM, folder: str | os.PathLike[str]) -> Made:
-    """Write `lm` to `folder` in fixed point, made if need be.
+def _in_floats(lm: CharLM, weights: dict[str, Fixed]) -> CharLM:
+    """`lm` on the CPU in float32, with `weights` in place of its own."""
+    tensors, _ = stored(weights)
+    floats: dict[str, Tensor] = to_float(tensors, {name: weight.bits for name, weight in weights.items()})
+    own = {name: weight.to("cpu", torch.float32) for name, weight in lm.state_dict().items()}
+    result = CharLM(lm.config, backend=lm.layer.backend, device="meta")
+    result.load_state_dict(own | floats, assign=True)
+    return result.eval()
+
+
+def make(lm: CharLM, folder: str | os.PathLike[str], bits: WeightBits = 16) -> Made:
+    """Write `lm` to `folder` in fixed point, made if need be; matrices of `bits` bits.
 
     Raises ModelError for a model of more than `MAX_BYTES`, or one whose weights do not fit; StorageError where the
     system refuses.
     """
-    result, weights = rounded(lm)
+    result, weights = rounded(lm, bits)
+    most = MAX_BYTES[bits]
     size = sum(weight.values.nbytes for weight in weights.values())
-    if size > MAX_BYTES:
-        raise ModelError(f"the model takes {size:,} bytes; a packaged one may take {MAX_BYTES:,}: make it smaller")
+    if size > most:
+        raise ModelError(f"the model takes {size:,} bytes; a packaged one may take {most:,}: make it smaller")
     path = Path(folder)
     files.make_folder(path)
     files.write_config(path, result.config)
     name = exact_model(result).id
     files.write_fixed_weights(path, weights, {ID: name.hex()})
     size = sum((path / name).stat().st_size for name in (files.CONFIG_FILE, files.WEIGHTS_FILE))
-    if size > MAX_BYTES:
-        raise ModelError(f"{path} takes {size:,} bytes; a packaged model may take {MAX_BYTES:,}: make it smaller")
+    if size > most:
+        raise ModelError(f"{path} takes {size:,} bytes; a packaged model may take {most:,}: make it smaller")
     return Made(size, result.num_parameters, name)
