@@ -155,7 +155,7 @@ def test_weights_that_would_not_come_back_are_refused(tmp_path: Path, monkeypatc
 def test_the_packaged_models_are_whole(name: str) -> None:
     folder = packaged.packaged_models()[name]
     lm = CharLM.from_pretrained(folder)
-    assert lm.alphabet.is_bytes
+    assert lm.alphabet.is_bytes or folder.parent == packaged.clone_folder()
     with safe_open(folder / "model.safetensors", framework="pt") as file:
         wanted = file.metadata()[making.ID]
     assert exact_model(lm).id.hex() == wanted
