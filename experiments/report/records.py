@@ -154,8 +154,8 @@ def record_of_runs(
     if not runs:
         raise RecordError(f"a record of {row} needs at least one run")
     told = [read_record(run) for run in runs]
-    if any(one.model != told[0].model for one in told):
-        raise RecordError(f"the runs of {row} are of different networks: a row has one")
+    if evaluation is None and any(one.model != told[0].model for one in told):
+        raise RecordError(f"the runs of {row} are of different networks: score them together and give the evaluation")
     of_table = table or (planned[0].name if planned else "")
     results = [_result(run) for run in runs]
     seconds = sum(float(result["seconds"]) for result in results)
