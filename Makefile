@@ -1,11 +1,13 @@
-# Every target creates its own environment in .venv on first use.
+# Every target creates its own environment in .venv on first use: `demo` what a user needs, the others what a developer needs.
 PYTHON ?= python3
 BIN := .venv/bin
-STAMP := .venv/.installed
+USER_STAMP := .venv/.installed-user
+STAMP := .venv/.installed-dev
+PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
 
-.PHONY: demo test test-slow test-gpu lint types format soak fuzz bench bench-codec clean
+.PHONY: demo test test-slow test-gpu lint types format docs pictures soak fuzz bench bench-codec clean
 
-demo: $(STAMP)  ## train, evaluate and sample a small Fast-Slow LSTM; about four minutes on two cores
+demo: $(USER_STAMP)  ## train, evaluate and sample a small Fast-Slow LSTM; about four minutes on two cores
 	$(BIN)/fastslow demo --out runs/demo
 
 test: $(STAMP)  ## all fast tests
@@ -28,6 +30,12 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(STAMP)  ## the documentation site, in docs/_build/html; warnings are errors
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html docs docs/_build/html
+
+pictures: $(STAMP)  ## draw the pictures of README and documentation again
+	$(BIN)/python docs/pictures.py
+
 soak: $(STAMP)  ## a run killed thirty times, on a full disk and read-only, against one undisturbed; ARGS="--help"
 	$(BIN)/python -m tests.stress.soak $(ARGS)
 
@@ -37,14 +45,19 @@ fuzz: $(STAMP)  ## 10,000 mutations of a run's files, opened as the programs do;
 bench: $(STAMP)  ## one table: engines against torch.nn.LSTM and the floors, on this machine
 	$(BIN)/fastslow bench
 
-bench-codec: $(STAMP)  ## archives beside other compressors; ARGS="--help" tells what it needs
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+bench-codec: $(STAMP)  ## archives beside other compressors; ARGS="--help" says what it needs
+	$(PIP) '.[bench]'
 	$(BIN)/python benchmarks/codec.py $(ARGS)
+
+$(USER_STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) .
+	touch $@
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	touch $(STAMP)
+	$(PIP) '.[dev]'
+	touch $@ $(USER_STAMP)
 
 clean:
-	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv build dist docs/_build .pytest_cache .mypy_cache .ruff_cache
