@@ -151,7 +151,7 @@ def _places(places: list[Place]) -> str:
     if not places:
         return '<p class="soft">None: there is nothing to score.</p>'
     rows = "".join(
-        f'<tr><td class="num"><a href="#text" data-go="{p.offset}">{p.line}:{p.column}</a></td>'
+        f'<tr><td class="num"><a href="#text" data-go="{p.position}">{p.line}:{p.column}</a></td>'
         f'<td class="num">{p.bits:.1f}</td><td><code>{escape(visible_text(p.before))}'
         f'<b class="k{level(p.bits)}">{escape(visible_text(_decoded(p.raw)))}</b>'
         f"{escape(visible_text(p.after))}</code></td><td><code>{escape(describe_expected(p.expected[:3]))}</code></td></tr>"

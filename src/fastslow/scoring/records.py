@@ -25,7 +25,7 @@ Pairs = tuple[tuple[bytes, float], ...]
 def character_records(line: Line) -> Iterator[dict[str, Any]]:
     """Each character of a line as a JSON object: see `place_record`."""
     for index, char in enumerate(line.text):
-        offset = line.scored.start + int(line.starts[index])
+        offset = line.offset(index)
         bits, pairs = float(line.bits[index]), expected(line, index)
         yield _record(offset, line.number, line.column + index, char, bits, pairs)
 
