@@ -89,7 +89,9 @@ def test_positions_of_utf_16() -> None:
 
 
 @given(any_text, forms, st.data())
-def test_every_position_is_where_the_character_begins(text: str, form: tuple[str, bool, bool], data: st.DataObject) -> None:
+def test_every_position_is_where_the_character_begins(
+    text: str, form: tuple[str, bool, bool], data: st.DataObject
+) -> None:
     encoding, bom, crlf = form
     raw = written(text, encoding, bom, crlf)
     found = normalise(raw)

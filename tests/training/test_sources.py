@@ -67,7 +67,8 @@ def test_unknown_corpora_and_unreadable_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"texts": "abc"}, {"texts": [None]}, {"texts": [3]}, {"valid": 3}, {"fractions": None}, {"other": 1}, {"raw": 1}]
+    "change",
+    [{"texts": "abc"}, {"texts": [None]}, {"texts": [3]}, {"valid": 3}, {"fractions": None}, {"other": 1}, {"raw": 1}],
 )
 def test_stored_sources_that_are_none(change: dict[str, Any]) -> None:
     value = {**DataSource(texts=("a",)).to_json(), **change}

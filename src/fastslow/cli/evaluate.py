@@ -130,7 +130,11 @@ def evaluate(
     if json:
         found = {"runs": [shown_name(run) for run in runs], "text": text.describe(), **result.to_json()}
         if not text.form.is_plain:
-            found |= {"form": str(text.form), "file_bytes": text.file_size, "bits_per_file_byte": per_byte(result, text)}
+            found |= {
+                "form": str(text.form),
+                "file_bytes": text.file_size,
+                "bits_per_file_byte": per_byte(result, text),
+            }
         if exact_bpc is not None:
             found |= {"int8": True, "bpc_before_rounding": exact_bpc}
         if tempered is not None:
@@ -140,7 +144,9 @@ def evaluate(
     print(f"{result.bpc:.4f} bits per character on {text.name}")
     print(f"{result.symbols:,} of {len(text):,} symbols: {result.protocol}")
     if not text.form.is_plain:
-        print(f"{per_byte(result, text):.4f} bits per byte of the file, which has {text.form}: {text.file_size:,} bytes")
+        print(
+            f"{per_byte(result, text):.4f} bits per byte of the file, which has {text.form}: {text.file_size:,} bytes"
+        )
     if result.char is not None:
         print(f"char protocol: {result.char.bpc:.4f} bits per character over {result.char.symbols:,} symbols")
     if exact_bpc is not None:

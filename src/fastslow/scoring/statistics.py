@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -161,6 +162,18 @@ class LineMeans:
         result = LineMean(mean, -self._number, self._bits, self._symbols, self._text.removesuffix("\n"))
         self._bits, self._symbols, self._text = 0.0, 0, ""
         return result
+
+
+def line_means(lines: Iterable[Line]) -> Iterator[LineMean]:
+    """The mean of each line."""
+    means = LineMeans()
+    for line in lines:
+        mean = means.add(line)
+        if mean is not None:
+            yield mean
+    last = means.last()
+    if last is not None:
+        yield last
 
 
 class SurprisingLines:

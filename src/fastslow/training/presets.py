@@ -109,9 +109,7 @@ PRESETS: dict[str, Preset] = {
         _preset(
             "ptb-fs-lstm-4-cpu", "the paper's FS-LSTM-4 by our recipe for CPUs, 40 epochs", _PTB_CPU_PAPER_SIZE, "ptb"
         ),
-        _preset(
-            "ptb-stacked-lstm-2-cpu", "two stacked LSTMs of that size by that recipe", _PTB_CPU_PAPER_SIZE, "ptb"
-        ),
+        _preset("ptb-stacked-lstm-2-cpu", "two stacked LSTMs of that size by that recipe", _PTB_CPU_PAPER_SIZE, "ptb"),
         _preset("ptb-cpu", "an FS-LSTM-2 of a million weights, for a CPU and half an hour", _PTB_CPU, "ptb"),
         _preset("ptb-cpu-stacked", "two stacked LSTMs of as many weights as ptb-cpu", _PTB_CPU, "ptb"),
         _preset("ptb-cpu-sequential", "two LSTMs in sequence, as many weights as ptb-cpu", _PTB_CPU, "ptb"),
