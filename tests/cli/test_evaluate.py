@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from fastslow.cli import main
 from fastslow.data.alphabet import Alphabet
 from fastslow.evaluation import evaluate
 from fastslow.lm import CharLM
@@ -84,3 +86,25 @@ def test_bad_input(model: Path, text: Path, capsys: pytest.CaptureFixture[str]) 
     assert "--protocol belongs to a corpus" in error_of(capsys, "evaluate", model, text, "--protocol", "char")
     narrow = save_model(Path("narrow"), Alphabet(b"abc"))
     assert "0x30 '0' at offset 0" in error_of(capsys, "evaluate", narrow, text)
+
+
+def test_line_ends_and_encodings_do_not_change_the_figure(
+    model: Path, text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = json.loads(output_of(capsys, "evaluate", model, text, "--json"))
+    assert "file_bytes" not in plain
+    raw = text.read_bytes()
+    Path("crlf").write_bytes(b"\xef\xbb\xbf" + raw.replace(b"\n", b"\r\n"))
+    Path("wide").write_bytes(raw.decode().encode("utf-16"))
+    for name, size in (("crlf", 3 + len(raw) + raw.count(b"\n")), ("wide", 2 + 2 * len(raw))):
+        found = json.loads(output_of(capsys, "evaluate", model, name, "--json"))
+        assert (found["nats"], found["text"]["sha256"]) == (plain["nats"], plain["text"]["sha256"])
+        assert found["file_bytes"] == size
+        scored = size - (4 if name == "crlf" else 4)  # less the mark and the first character
+        assert found["bits_per_file_byte"] == pytest.approx(found["nats"] / math.log(2) / scored)
+    assert main(["evaluate", str(model), "crlf"]) == 0
+    told = capsys.readouterr()
+    assert "bits per byte of the file, which has a byte-order mark with CRLF line ends" in told.out
+    assert "reading it as UTF-8 with LF line ends (--raw keeps its bytes)" in told.err
+    kept = json.loads(output_of(capsys, "evaluate", model, "crlf", "--raw", "--json"))
+    assert kept["symbols"] == 2 + len(raw) + raw.count(b"\n")

@@ -94,7 +94,7 @@ def test_evaluate_takes_its_name(box: Path, text: Path, capsys: pytest.CaptureFi
     save_model(Path("runs/new"))
     both = json.loads(output_of(capsys, "evaluate", "english", "runs/new", text, "--json"))
     assert (both["runs"], both["models"]) == (["english", "runs/new"], 2)
-    wanted = "name a text to evaluate on: english, the model in the box, comes without the text it was trained on"
+    wanted = "name a text to evaluate on: english, the bundled model, comes without the text it was trained on"
     assert error_of(capsys, "evaluate", "english") == wanted
     assert "--dynamic needs the gradient statistics" in error_of(capsys, "evaluate", "english", text, "--dynamic")
 

@@ -29,6 +29,8 @@ def blocks(raw: bytes, bits: Iterable[float] | None = None, size: int = 7) -> It
             given[part],
             np.tile(np.array(LIKELY, dtype=np.uint8), (count, 1)),
             np.tile(np.array(CHANCES, dtype=np.float32), (count, 1)),
+            np.full(count, 1.5, dtype=np.float32),
+            np.arange(start, start + count + 1),
         )
 
 

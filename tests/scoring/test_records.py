@@ -5,7 +5,7 @@ import json
 import math
 
 from fastslow.scoring import SurprisingPlaces, Totals
-from fastslow.scoring.records import character_records, json_document, line_record, place_record, tsv
+from fastslow.scoring.records import character_records, json_document, line_record, place_record, totals_record, tsv
 from fastslow.scoring.statistics import LineMean
 from tests.scoring.scored import lines
 
@@ -30,7 +30,7 @@ def test_json_is_one_document_of_plain_text() -> None:
     totals = Totals()
     for line in lines(RAW, BITS):
         totals.add(line)
-    text = "".join(json_document({"file": "n"}, "characters", records(), totals))
+    text = "".join(json_document({"file": "n"}, "characters", records(), lambda: totals_record(totals)))
     value = json.loads(text.encode())
     assert value["file"] == "n"
     assert [r["text"] for r in value["characters"]][5:] == ["\\xff", "\\"]
@@ -47,7 +47,8 @@ def test_json_is_one_document_of_plain_text() -> None:
 
 
 def test_an_empty_document() -> None:
-    assert json.loads("".join(json_document({"file": "n"}, "places", [], Totals())))["totals"]["bits_per_byte"] is None
+    document = "".join(json_document({"file": "n"}, "places", [], lambda: totals_record(Totals())))
+    assert json.loads(document)["totals"]["bits_per_byte"] is None
     assert "".join(tsv([])) == ""
 
 

@@ -67,7 +67,8 @@ def test_unknown_corpora_and_unreadable_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"texts": "abc"}, {"texts": [None]}, {"texts": [3]}, {"valid": 3}, {"fractions": None}, {"other": 1}]
+    "change",
+    [{"texts": "abc"}, {"texts": [None]}, {"texts": [3]}, {"valid": 3}, {"fractions": None}, {"other": 1}, {"raw": 1}],
 )
 def test_stored_sources_that_are_none(change: dict[str, Any]) -> None:
     value = {**DataSource(texts=("a",)).to_json(), **change}
@@ -81,3 +82,19 @@ def test_alphabets_are_checked_against_every_part() -> None:
     with pytest.raises(AlphabetError, match="valid has byte 0x7a 'z' at offset 2"):
         make_alphabet("text", parts)
     assert make_alphabet("text", Splits(parts.train, parts.train, None)).symbols == b"abc"
+
+
+def test_files_are_normalised_unless_raw(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"ab\r\n" * 50)
+    (tmp_path / "b").write_bytes(b"ab\n" * 50)
+    texts = (str(tmp_path / "a"), str(tmp_path / "b"))
+    parts = DataSource(texts=texts, fractions=(1.0, 0.0, 0.0)).open()
+    assert parts.train.data.tobytes() == b"ab\n" * 100
+    assert DataSource(texts=texts, fractions=(1.0, 0.0, 0.0), raw=True).open().train.data.tobytes().count(b"\r") == 50
+
+
+def test_runs_from_before_there_was_a_choice_are_raw() -> None:
+    value = DataSource(texts=("a",)).to_json()
+    assert DataSource.from_json(value).raw is False
+    del value["raw"]
+    assert DataSource.from_json(value).raw is True

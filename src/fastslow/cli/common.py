@@ -16,6 +16,7 @@ from fastslow.lm.packaged import default_model, packaged, packaged_models, shown
 if TYPE_CHECKING:
     import torch
 
+    from fastslow.data.text import Text
     from fastslow.lm import CharLM
 
 RUNS = Path("runs")
@@ -64,6 +65,12 @@ def messages() -> Console:
 def note(message: str) -> None:
     """A line for the reader that is no result, on stderr."""
     print(f"fastslow: {message}", file=sys.stderr)
+
+
+def note_form(text: Text) -> None:
+    """Say on stderr how a text was read, if line ends or encoding were changed."""
+    if not text.form.is_plain:
+        note(f"{text.name} has {text.form}: reading it as UTF-8 with LF line ends (--raw keeps its bytes)")
 
 
 def find_device(name: str | None) -> torch.device:

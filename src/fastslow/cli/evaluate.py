@@ -20,6 +20,7 @@ from fastslow.cli.common import (
     latest_model,
     load_model,
     note,
+    note_form,
     print_json,
 )
 from fastslow.data.corpora import CORPORA, load_corpus
@@ -53,6 +54,7 @@ def evaluate(
     fit_temperature: Annotated[str | None, tyro.conf.arg(metavar="PART|FILE", help_behavior_hint="")] = None,
     per_symbol: OutFile = None,
     against: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None,
+    raw: Flag = False,
     json: Flag = False,
     device: Device = None,
     backend: Backend = "auto",
@@ -60,23 +62,25 @@ def evaluate(
     """Print a model's bits per character on a text, over every symbol but the first.
 
     TEXT is a file, - for standard input, or a corpus (ptb, enwik8, text8), of which the test part is taken. Without it
-    the text is the test part the run kept aside. With several RUNs their probabilities are averaged. Without a RUN the
-    newest in runs/ is taken, or the model in the box, english, if there is none.
+    the text is the run's own test part. With several RUNs their probabilities are averaged. Without a RUN the newest in
+    runs/ is taken, or the bundled model, english, if there is none. A file with CRLF, a byte-order mark or UTF-16 is
+    read as the same text in UTF-8 with LF, and the bits per byte of the file are printed as well.
 
     Args:
-        runs_and_text: the folders of the runs, or english for the model in the box; then the text
+        runs_and_text: the folders of the runs, or english for the bundled model; then the text
         part: which part of a corpus, or of the run's own text
         protocol: of a corpus; ptb has raw (the paper's) and char
-        streams: cut the text in N pieces that run side by side: faster, and a little worse for the cold starts
-        warm: symbols that each piece reads before its own, unscored
-        dynamic: let the weights learn from the text as they go, each symbol after it was scored (Krause et al. 2018)
-        rate: of --dynamic; by default tuned, like --decay, on the run's validation text, once
+        streams: split the text into N streams that run side by side: faster, and slightly worse as each starts cold
+        warm: symbols that each stream reads before its own, unscored
+        dynamic: dynamic evaluation: update the weights on each segment after it was scored (Krause et al. 2018)
+        rate: learning rate of --dynamic; by default tuned once, with --decay, on the run's validation text
         decay: of --dynamic, back to the trained weights
-        segment: of --dynamic, the symbols scored before they are learned from
+        segment: of --dynamic, symbols per update
         int8: with the layer's matrices rounded to 8 bits, and what that costs
         fit_temperature: also at the temperature that is best on this text: valid, the run's own, or a file
         per_symbol: save the loss of each symbol, in nats, as a NumPy file (.npy)
-        against: losses that --per-symbol saved of another model: print the difference with its interval
+        against: losses that --per-symbol saved for another model: print the difference with its confidence interval
+        raw: take the bytes of the file as they are: keep CRs, byte-order marks and UTF-16
         json: print the result as JSON
         device: where to compute, such as cpu or cuda:1
         backend: the engine, or auto
@@ -101,8 +105,9 @@ def evaluate(
     runs, named = _runs_and_text(runs_and_text)
     for run in runs:
         check_path(run)
-    text = _own_text(runs[0], part) if named is None else _text(named, part, protocol)
-    other_text = None if fit_temperature is None else _fitting_text(runs[0], fit_temperature, text)
+    text = _own_text(runs[0], part) if named is None else _text(named, part, protocol, raw)
+    note_form(text)
+    other_text = None if fit_temperature is None else _fitting_text(runs[0], fit_temperature, text, raw)
     models = [load_model(run, device, backend) for run in runs]
     kept = per_symbol is not None or other is not None
     result: Evaluation
@@ -124,6 +129,12 @@ def evaluate(
     difference = None if other is None else compare(result, other)
     if json:
         found = {"runs": [shown_name(run) for run in runs], "text": text.describe(), **result.to_json()}
+        if not text.form.is_plain:
+            found |= {
+                "form": str(text.form),
+                "file_bytes": text.file_size,
+                "bits_per_file_byte": per_byte(result, text),
+            }
         if exact_bpc is not None:
             found |= {"int8": True, "bpc_before_rounding": exact_bpc}
         if tempered is not None:
@@ -132,6 +143,10 @@ def evaluate(
         return
     print(f"{result.bpc:.4f} bits per character on {text.name}")
     print(f"{result.symbols:,} of {len(text):,} symbols: {result.protocol}")
+    if not text.form.is_plain:
+        print(
+            f"{per_byte(result, text):.4f} bits per byte of the file, which has {text.form}: {text.file_size:,} bytes"
+        )
     if result.char is not None:
         print(f"char protocol: {result.char.bpc:.4f} bits per character over {result.char.symbols:,} symbols")
     if exact_bpc is not None:
@@ -139,9 +154,17 @@ def evaluate(
     if tempered is not None:
         print(tempered)
     if difference is not None:
-        sure = "" if difference.excludes_zero else ": no difference that could be told from chance"
+        sure = "" if difference.excludes_zero else ": not distinguishable from chance"
         print(f"less {against} (below zero: better): {difference}{sure}")
     print(f"{result.seconds:.1f} s, {result.symbols / max(result.seconds, 1e-9):,.0f} characters a second")
+
+
+def per_byte(result: Evaluation, text: Text) -> float:
+    """Bits per byte of the file that `text` was read from, over the bytes that its scored symbols stand for."""
+    from fastslow.metrics import nats_to_bits
+
+    start, stop = text.offsets(0, 2)[-1], text.file_size
+    return nats_to_bits(result.nats) / float(stop - start)
 
 
 def measure(
@@ -188,12 +211,12 @@ def measure_tempered(
         return Tempered(fitted, fitting, measure(models, text, streams=streams, warm=warm))
 
 
-def _fitting_text(run: str, named: str, text: Text) -> Text:
-    """What to fit a temperature on: a part of the run's own text, or a file; never what is reported."""
+def _fitting_text(run: str, named: str, text: Text, raw: bool) -> Text:
+    """The text to fit a temperature on: a part of the run's own text, or a file; never the one that is reported."""
     if named in ("valid", "train") and not Path(named).exists():
         found = _own_text(run, "valid" if named == "valid" else "train", "--fit-temperature needs such a text")
     else:
-        found = open_text(named)
+        found = open_text(named, raw=raw)
     if found.sha256 == text.sha256:
         raise OptionError(
             f"--fit-temperature {named} is the text that is evaluated: name another, such as the run's valid"
@@ -246,7 +269,7 @@ def _tried(run: str, trial: Trial) -> None:
 
 
 def _runs_and_text(names: Sequence[str]) -> tuple[list[str], str | None]:
-    """The runs, and the text if the last name is none of a folder or of a model in the box. A file comes before the
+    """The runs, and the text if the last name is neither a folder nor a bundled model. A file comes before the
     latter."""
     runs, text = list(names), None
     if runs and not Path(runs[-1]).is_dir() and (packaged(runs[-1]) is None or Path(runs[-1]).exists()):
@@ -258,12 +281,12 @@ def _runs_and_text(names: Sequence[str]) -> tuple[list[str], str | None]:
     return runs, text
 
 
-def _text(name: str, part: Part, protocol: str | None) -> Text:
+def _text(name: str, part: Part, protocol: str | None, raw: bool) -> Text:
     if name in CORPORA and not Path(name).exists():
         return _part(load_corpus(name, protocol).splits, part, name)
     if protocol is not None:
         raise OptionError(f"--protocol belongs to a corpus ({', '.join(CORPORA)}); {name} is a file: leave it out")
-    return open_text(name, stdin=True)
+    return open_text(name, stdin=True, raw=raw)
 
 
 def _own_text(run: str, part: Part, what: str | None = None) -> Text:
@@ -273,13 +296,13 @@ def _own_text(run: str, part: Part, what: str | None = None) -> Text:
     need = "name a text to evaluate on" if what is None else what
     folder = packaged(run) or Path(run)
     if is_packaged(folder):
-        raise OptionError(f"{need}: {folder.name}, the model in the box, comes without the text it was trained on")
+        raise OptionError(f"{need}: {folder.name}, the bundled model, comes without the text it was trained on")
     try:
         record = read_record(run)
     except FastslowError as error:
         raise OptionError(f"{need}: {error}") from error
     if record.source is None:
-        raise OptionError(f"{need}: that of {run} was handed over in Python")
+        raise OptionError(f"{need}: {run} was trained on a text passed in Python")
     text = _part(record.source.open(), part, run, need)
     recorded = record.data.get(part)
     if not isinstance(recorded, dict) or recorded.get("sha256") != text.sha256:

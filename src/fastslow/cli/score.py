@@ -1,11 +1,10 @@
-"""`fastslow score`: the surprisal of every character of a text."""
+"""`fastslow score`: the surprisal of every character, word or line of a text."""
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,16 +20,23 @@ from fastslow.cli.common import (
     Run,
     load_model,
     model_for_files,
+    note_form,
     output,
     use_few_threads,
 )
+from fastslow.cli.score_page import check_target, write_page_file
 from fastslow.data.text import Text, open_text
-from fastslow.errors import FastslowError, os_reason
 from fastslow.lm.packaged import shown_name
+from fastslow.scoring.options import Space, Split
 
 if TYPE_CHECKING:
     from fastslow.lm import CharLM
     from fastslow.scoring import Line, LineMean, Surprisal, Totals
+    from fastslow.scoring.following import Threshold
+
+_Number = Annotated[float | None, tyro.conf.arg(metavar="X", help_behavior_hint="")]
+_File = Annotated[str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
+_Text = Annotated[str | None, tyro.conf.arg(metavar="TEXT", help_behavior_hint="")]
 
 
 def score(
@@ -40,67 +46,129 @@ def score(
     html: OutFile = None,
     top: Count = None,
     lines: Flag = False,
+    follow: Flag = False,
+    above: _Number = None,
+    deviations: _Number = None,
+    words: Flag = False,
+    items: Flag = False,
+    regions: _File = None,
+    context: _Text = None,
+    space: Space = "before",
+    split: Split = "unicode",
     json: Flag = False,
     tsv: Flag = False,
+    raw: Flag = False,
     force: Flag = False,
     device: Device = None,
     backend: Backend = "auto",
-) -> None:
+) -> int:
     """Show how surprising each character of a text is to a model, in bits: typing errors, odd log lines, odd code.
 
-    The characters are coloured by surprise on a terminal; in a pipe the bits stand below them.
+    On a terminal the characters are coloured by their surprisal; in a pipe the bits stand below them. A file with CRLF,
+    a byte-order mark or UTF-16 is read as the same text in UTF-8 with LF; positions are those of the file, and bits are
+    per byte of the file. --words, --items and --regions write a table for other programs. With --above or --deviations
+    the exit status is 0 if there were such lines and 1 if there were none.
 
     Args:
         text: the file to score; - reads standard input
-        model: the run, or folder with a model, that judges
+        model: the run, or folder with a model, that scores
         html: write one self-contained page instead: hover over a character for its bits and what was expected
         top: list only the N most surprising places, or with --lines the N most surprising lines
-        lines: the mean bits of each line, for logs
-        json: as one JSON object
+        lines: the mean bits per byte of each line, for logs
+        follow: with --lines, go on reading as the file grows or the pipe delivers, and print the surprising lines only
+        above: with --lines, print only lines with a mean above X bits per byte
+        deviations: with --lines, print only lines with a mean more than X standard deviations above that of the lines
+            before (with --follow 3, unless --above is given)
+        words: the bits of each word, as a table
+        items: each line is an item of its own, scored from the same beginning; a tab in it ends its context, unscored
+        regions: the bits of the regions in a tab-separated file with columns start and stop (characters), and if you
+            like region; with --items also sentence_id, the line
+        context: what the model reads before the text, or before each item, unscored
+        space: count the white space before or after a word with it
+        split: words by Unicode's rules, punctuation apart, or whatever stands between white space
+        json: as one JSON object; with --follow one a line
         tsv: as tab-separated values
+        raw: take the bytes of the file as they are: keep CRs, byte-order marks and UTF-16
         force: overwrite the file of --html
         device: where to compute, such as cpu or cuda:1
         backend: the engine, or auto
     """
+    by_word = words or items or regions is not None
     if json and tsv:
         raise OptionError("give --json or --tsv, not both")
-    if html is not None and (json or tsv or lines or top is not None):
-        raise OptionError("--html writes a page of its own: leave out --top, --lines, --json and --tsv")
+    if html is not None and (json or tsv or lines or by_word or top is not None):
+        raise OptionError("--html writes a page of its own: leave out --top, --lines, --words, --json and --tsv")
+    if by_word and (lines or top is not None):
+        raise OptionError("--words, --items and --regions write a table of their own: leave out --lines and --top")
+    if words and regions is not None:
+        raise OptionError("give --words or --regions, not both")
+    if not by_word and (context is not None or space != "before" or split != "unicode"):
+        raise OptionError("--context, --space and --split belong to --words, --items and --regions")
+    selects = above is not None or deviations is not None
+    if not lines and (follow or selects):
+        raise OptionError("--follow, --above and --deviations belong to --lines: give that too")
+    if above is not None and deviations is not None:
+        raise OptionError("give --above or --deviations, not both")
+    if (follow or selects) and top is not None:
+        raise OptionError("--top needs the whole text: leave out --follow, --above and --deviations")
+    if deviations is not None and not deviations >= 0:
+        raise OptionError(f"--deviations must be at least 0; got {deviations:g}")
     if top is not None and top < 1:
         raise OptionError(f"--top must be at least 1; got {top}")
     if html is not None:
-        _check_target(html, force)
-    source = open_text(text, stdin=True, min_bytes=2)
+        check_target(html, force)
+
+    # A log that is followed may be empty now, and is never mapped: it may be truncated.
+    source = None if follow else open_text(text, stdin=True, min_bytes=1 if by_word else 2, raw=raw)
+    if source is not None:
+        note_form(source)
     model = model or model_for_files()
     lm = load_model(model, device, backend)
     use_few_threads(lm)
+    threshold = None
+    if follow or selects:
+        from fastslow.scoring.following import Threshold
+
+        threshold = Threshold(above=above, deviations=3.0 if above is deviations is None else deviations)
+    if source is None:
+        assert threshold is not None
+        from fastslow.cli.score_lines import follow_lines
+
+        return follow_lines(lm, text, threshold, json, tsv, raw)
     lm.alphabet.check(source.data, name=source.name)
-    if html is not None:
-        _page(lm, source, html, shown_name(model))
+    if by_word:
+        from fastslow.cli.score_words import print_table
+
+        print_table(lm, source, items=items, regions=regions, context=context, space=space, split=split, json=json)
+    elif html is not None:
+        write_page_file(surprisals_of(lm, source), source, html, shown_name(model))
     elif lines:
-        _lines(lm, source, top, json, tsv)
+        return _lines(lm, source, top, threshold, json, tsv)
     else:
         _characters(lm, source, top, json, tsv)
+    return 0
 
 
-def _surprisals(lm: CharLM, source: Text) -> Iterator[Surprisal]:
-    """The scores of the text, with progress where the results do not show it: on a terminal that they do not go to."""
+def surprisals_of(lm: CharLM, source: Text, **options: Any) -> Iterator[Surprisal]:
+    """The scores of the text, with progress on stderr unless the results go to a terminal and show it themselves."""
     from fastslow.cli.progress import CountingView
     from fastslow.scoring import surprisals
 
     with ExitStack() as stack:
         view = None if sys.stdout.isatty() else stack.enter_context(CountingView("score", "bytes"))
-        for block in surprisals(lm, source.data, name=source.name):
+        for block in surprisals(lm, source.data, name=source.name, offsets=source.offsets, **options):
             yield block
             if view is not None:
                 view(block.start + len(block), len(source))
 
 
-def _scored(lm: CharLM, source: Text, totals: Totals) -> Iterator[Line]:
+def scored(lm: CharLM, source: Text, totals: Totals | None = None) -> Iterator[Line]:
+    """The lines of the text; what they sum up to is added to `totals`."""
     from fastslow.scoring import scored_lines
 
-    for line in scored_lines(_surprisals(lm, source)):
-        totals.add(line)
+    for line in scored_lines(surprisals_of(lm, source)):
+        if totals is not None:
+            totals.add(line)
         yield line
 
 
@@ -110,7 +178,7 @@ def _characters(lm: CharLM, source: Text, top: int | None, json: bool, tsv: bool
     from fastslow.scoring.terminal import TerminalView, print_places
 
     totals = Totals()
-    found = _scored(lm, source, totals)
+    found = scored(lm, source, totals)
     if top is None and (json or tsv):
         _records("characters", source, (r for line in found for r in character_records(line)), totals, json)
         return
@@ -136,84 +204,60 @@ def _characters(lm: CharLM, source: Text, top: int | None, json: bool, tsv: bool
     _summary(source, totals)
 
 
-def _lines(lm: CharLM, source: Text, top: int | None, json: bool, tsv: bool) -> None:
+def _lines(lm: CharLM, source: Text, top: int | None, threshold: Threshold | None, json: bool, tsv: bool) -> int:
+    """Print the lines that are asked for; the exit status: 1 if there is a threshold and no line is above it."""
     from fastslow.scoring import SurprisingLines, Totals
     from fastslow.scoring.records import line_record
+    from fastslow.scoring.statistics import line_means
     from fastslow.scoring.terminal import print_line_means
 
     totals = Totals()
-    means: Iterable[LineMean] = _line_means(_scored(lm, source, totals))
+    means: Iterable[LineMean] = line_means(scored(lm, source, totals))
+    if threshold is not None:
+        means = filter(threshold, means)
     if top is not None:
         best = SurprisingLines(top)
         for mean in means:
             best.add(mean)
         means = best.best()
-    if json or tsv:
-        _records("per_line", source, map(line_record, means), totals, json)
-        return
-    console = output()
-    best = SurprisingLines(5)
-    for mean in means:
-        best.add(mean)
-        print_line_means(console, [mean])
-    if top is None and totals.lines > 10:
-        console.print("\nmost surprising:")
-        print_line_means(console, best.best())
-    _summary(source, totals)
+    shown = 0
 
-
-def _line_means(found: Iterable[Line]) -> Iterator[LineMean]:
-    from fastslow.scoring.statistics import LineMeans
-
-    means = LineMeans()
-    for line in found:
-        mean = means.add(line)
-        if mean is not None:
+    def counted() -> Iterator[LineMean]:
+        nonlocal shown
+        for mean in means:
+            shown += 1
             yield mean
-    last = means.last()
-    if last is not None:
-        yield last
+
+    if json or tsv:
+        _records("per_line", source, map(line_record, counted()), totals, json)
+    else:
+        console = output()
+        best = SurprisingLines(5)
+        for mean in counted():
+            best.add(mean)
+            print_line_means(console, [mean])
+        if top is None and threshold is None and totals.lines > 10:
+            console.print("\nmost surprising:")
+            print_line_means(console, best.best())
+        _summary(source, totals)
+    return 1 if threshold is not None and not shown else 0
 
 
 def _records(key: str, source: Text, records: Iterable[dict[str, Any]], totals: Totals, json: bool) -> None:
-    from fastslow.scoring.records import json_document, tsv
+    from fastslow.scoring.records import json_document, totals_record, tsv
 
-    sys.stdout.writelines(json_document({"file": source.name}, key, records, totals) if json else tsv(records))
+    if not json:
+        sys.stdout.writelines(tsv(records))
+        return
+    head = {"file": source.name}
+    if not source.form.is_plain:
+        head["form"] = str(source.form)
+    sys.stdout.writelines(json_document(head, key, records, lambda: totals_record(totals)))
 
 
 def _summary(source: Text, totals: Totals) -> None:
     from fastslow.printable import visible_text
     from fastslow.scoring.terminal import summary_text
 
-    output().print(f"{visible_text(source.name)}: {summary_text(totals)}", soft_wrap=True)
-
-
-# The page
-
-
-def _check_target(path: Path, force: bool) -> None:
-    if path.is_dir():
-        raise OptionError(f"cannot write the page to {path}: it is a folder; name a file in it")
-    if not path.parent.is_dir():
-        raise OptionError(f"cannot write the page to {path}: there is no folder {path.parent}")
-    if path.exists() and not force:
-        raise OptionError(f"{path} exists: name another file, or overwrite it with --force")
-
-
-def _page(lm: CharLM, source: Text, path: Path, model: str) -> None:
-    from fastslow.scoring.page import write_page
-    from fastslow.scoring.terminal import summary_text
-
-    name = "standard input" if source.name == "-" else os.path.basename(source.name)
-    # A part first: an interrupted page leaves what was there before.
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(part, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as out:
-            totals = write_page(out, _surprisals(lm, source), name=name, model=model)
-        os.replace(part, path)
-    except OSError as error:
-        raise FastslowError(f"cannot write the page to {path}: {os_reason(error)}") from error
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
-    print(f"{path}: {path.stat().st_size:,} bytes; {summary_text(totals)}")
+    form = "" if source.form.is_plain else f", of a file that has {source.form}"
+    output().print(f"{visible_text(source.name)}: {summary_text(totals)}{form}", soft_wrap=True)

@@ -50,6 +50,7 @@ def train(
     alphabet: Annotated[
         Literal["bytes", "text"] | None, tyro.conf.arg(metavar="{bytes,text}", help_behavior_hint="")
     ] = None,
+    raw: Flag = False,
     device: Annotated[
         str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: a GPU if there is one)")
     ] = None,
@@ -76,6 +77,7 @@ def train(
         corpus: train on a public corpus instead of files: ptb, enwik8, text8, or stdlib
         protocol: of the corpus; ptb has raw (the paper's) and char
         alphabet: all 256 bytes (default for files), or the symbols of the training text (default for corpora)
+        raw: take the bytes of the files as they are: keep CRs, byte-order marks and UTF-16
         device: where to compute, such as cpu or cuda:1; when resumed, the run's
         backend: the engine, or auto; when resumed, the run's
         json: print the result as JSON
@@ -90,14 +92,25 @@ def train(
         folder = out or _default_out(texts, preset, corpus)
         record = read_record(folder)
         source = (
-            record.source if not (texts or corpus) else _source(texts, preset, valid, test, corpus, protocol, alphabet)
+            record.source
+            if not (texts or corpus)
+            else _source(
+                texts,
+                preset,
+                valid,
+                test,
+                corpus,
+                protocol,
+                alphabet,
+                raw or (record.source is not None and record.source.raw),
+            )
         )
         if source is None:
             raise OptionError(f"{folder} was trained on a text that was handed over in Python: resume it there")
         model, recipe = model or record.model, recipe or record.train
         where, engine = device or record.device, backend or record.backend
     else:
-        source = _source(texts, preset, valid, test, corpus, protocol, alphabet)
+        source = _source(texts, preset, valid, test, corpus, protocol, alphabet, raw)
         folder = out or _default_out(texts, preset, corpus)
         model, recipe = model or started.model, recipe or started.train
         where, engine = device or "auto", backend or "auto"
@@ -184,11 +197,18 @@ def _source(
     corpus: str | None,
     protocol: str | None,
     alphabet: Literal["bytes", "text"] | None,
+    raw: bool,
 ) -> DataSource:
     """Files where there are any, else the corpus that was named, else the preset's."""
     if texts:
         return DataSource(
-            texts=tuple(texts), valid=valid, test=test, corpus=corpus, protocol=protocol, alphabet=alphabet or "bytes"
+            texts=tuple(texts),
+            valid=valid,
+            test=test,
+            corpus=corpus,
+            protocol=protocol,
+            alphabet=alphabet or "bytes",
+            raw=raw,
         )
     if corpus is None:
         if preset is None:

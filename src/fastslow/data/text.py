@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastslow.data.alphabet import UInt8Array, as_bytes_array
+from fastslow.data.encodings import Form, Normalised, normalise
 from fastslow.errors import DataError, os_reason
 
 PathLike: TypeAlias = str | os.PathLike[str]
@@ -32,11 +34,13 @@ class Text:
 
     ``data``: ``uint8`` (N,), read-only; a ``np.memmap`` when it is one file on the disk.  ``name`` is what
     messages and run records call it.  ``paths`` are the files it came from, none for a text made in memory.
+    ``normalised`` says how the file was written, where it is one file whose line ends or encoding were changed.
     """
 
     data: UInt8Array
     name: str
     paths: tuple[Path, ...] = ()
+    normalised: Normalised | None = None
 
     @classmethod
     def of(cls, data: bytes | bytearray | memoryview | UInt8Array, name: str) -> Text:
@@ -45,6 +49,22 @@ class Text:
 
     def __len__(self) -> int:
         return len(self.data)
+
+    @property
+    def file_size(self) -> int:
+        """Bytes of the file: more or fewer than ``len`` if it was normalised."""
+        return len(self.data) if self.normalised is None else self.normalised.file_size
+
+    @property
+    def form(self) -> Form:
+        """How the file was written."""
+        return Form() if self.normalised is None else self.normalised.form
+
+    def offsets(self, start: int, stop: int) -> NDArray[np.int64]:
+        """(stop - start,) where the bytes from ``start`` to ``stop`` begin in the file: `Normalised.offsets`."""
+        if self.normalised is None:
+            return np.arange(start, stop, dtype=np.int64)
+        return self.normalised.offsets(start, stop)
 
     def part(self, start: int, stop: int, name: str) -> Text:
         """The bytes from ``start`` to ``stop`` as a text of its own, without a copy."""
@@ -91,11 +111,15 @@ def open_text(
     stdin: bool = False,
     min_bytes: int = MIN_SYMBOLS,
     name: str | None = None,
+    raw: bool = True,
 ) -> Text:
     """The bytes of one file, or of several in the order given, as one text.
 
-    One file is memory-mapped: it is never read as a whole, and must not be cut short by others while it is used.
-    Several files are joined in memory, at one byte a byte; empty ones among them are fine.
+    One file is memory-mapped: it is never read as a whole, and must not be truncated by others while it is used.
+    Several files are joined in memory; empty ones among them are fine.
+
+    Without ``raw``, each file is read without byte-order mark, CRs and UTF-16 where that can be undone
+    (:func:`~fastslow.data.encodings.normalise`); a file that is changed by that is held in memory.
 
     With ``stdin``, the path ``-`` (and a named pipe) is read to its end into memory, and may be given once.
     Without, it is refused, since a text that is read several times or again after a resumption must be a file.
@@ -110,6 +134,11 @@ def open_text(
     if names.count(STDIN) > 1:
         raise DataError("'-' (standard input) can be read only once: give it once")
     parts = [_open_one(path, stdin) for path in names]
+    normalised = None
+    if not raw:
+        changed = [normalise(part) for part in parts]
+        parts = [one.text for one in changed]
+        normalised = changed[0] if len(changed) == 1 and not changed[0].form.is_plain else None
     data = parts[0] if len(parts) == 1 else np.concatenate(parts)
     data.flags.writeable = False
     if name is None:
@@ -119,7 +148,7 @@ def open_text(
     if len(data) < min_bytes:
         count = f"{len(data):,} byte{'s' * (len(data) > 1)}"
         raise DataError(f"{name} is too short: it has {count}, and at least {min_bytes:,} are needed")
-    return Text(data, name, tuple(Path(p) for p in names if p != STDIN))
+    return Text(data, name, tuple(Path(p) for p in names if p != STDIN), normalised)
 
 
 def _open_one(path: str, stdin: bool) -> UInt8Array:
@@ -207,6 +236,7 @@ def open_splits(
     test: PathLike | Sequence[PathLike] | None = None,
     *,
     fractions: tuple[float, float, float] = (0.9, 0.05, 0.05),
+    raw: bool = True,
 ) -> Splits:
     """Training, validation and test texts from files.
 
@@ -214,12 +244,12 @@ def open_splits(
     - With ``test`` alone the validation part is cut from the end of the training text, by ``fractions``.
     - With neither, the training text is cut into all three by ``fractions``.
 
-    Raises :class:`~fastslow.errors.DataError` as :func:`open_text` and :func:`split_fractions` do.
+    ``raw`` as in :func:`open_text`.  Raises :class:`~fastslow.errors.DataError` as :func:`open_text` and :func:`split_fractions` do.
     """
-    text = open_text(train)
-    last = None if test is None else open_text(test)
+    text = open_text(train, raw=raw)
+    last = None if test is None else open_text(test, raw=raw)
     if valid is not None:
-        return Splits(text, open_text(valid), last)
+        return Splits(text, open_text(valid, raw=raw), last)
     if last is None:
         return split_fractions(text, *fractions)
     kept = fractions[0] + fractions[1]

@@ -1,6 +1,6 @@
 """From scored bytes to the characters of lines.
 
-A character's surprisal is the sum of those of its bytes.  A byte that is no part of valid UTF-8 is a character of its
+A character's surprisal is the sum of those of its bytes.  A byte that is not part of valid UTF-8 is a character of its
 own.  A line longer than a limit comes in pieces, so that a file without line ends needs no more memory than others.
 """
 
@@ -47,13 +47,17 @@ class Line:
 
     @property
     def symbols(self) -> int:
-        """How many of its bytes were scored."""
-        return int(np.count_nonzero(~np.isnan(self.scored.bits)))
+        """The bytes of the file that were scored here."""
+        return self.scored.file_bytes
 
     @property
     def mean_bits(self) -> float:
-        """Bits per byte of what was scored here; NaN if nothing was."""
+        """Bits per byte of the file; NaN if nothing was scored here."""
         return self.total_bits / self.symbols if self.symbols else float("nan")
+
+    def offset(self, index: int) -> int:
+        """Where character ``index``, from 0 to n, begins in the file, in bytes."""
+        return int(self.scored.offsets[self.starts[index]])
 
 
 def scored_lines(blocks: Iterable[Surprisal], longest: int = LONGEST) -> Iterator[Line]:

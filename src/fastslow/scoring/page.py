@@ -38,16 +38,16 @@ LISTED = 10
 _LONGEST_ROW = 1 << 20
 
 
-def write_page(out: TextIO, blocks: Iterable[Surprisal], *, name: str, model: str) -> Totals:
-    """Write the page for the text scored in ``blocks`` to ``out``; what it sums up to.
+def write_page(out: TextIO, blocks: Iterable[Surprisal], *, name: str, model: str, remark: str = "") -> Totals:
+    """Write the page for the text scored in ``blocks`` to ``out``; returns its totals.
 
-    ``name`` is what the page calls the text, ``model`` what it calls the model.  The scores are held in memory: about
-    40 bytes for each byte of text.
+    ``name`` is what the page calls the text, ``model`` what it calls the model, ``remark`` a sentence for its head.
+    The scores are held in memory: about 50 bytes for each byte of text.
     """
     totals, places, means, lines = Totals(), SurprisingPlaces(LISTED), LineMeans(), SurprisingLines(LISTED)
     rows: list[str] = []
     scored: list[Surprisal] = []
-    offsets: dict[int, int] = {}
+    positions: dict[int, int] = {}
     for line in scored_lines(blocks, _LONGEST_ROW):
         totals.add(line)
         places.add(line)
@@ -55,7 +55,7 @@ def write_page(out: TextIO, blocks: Iterable[Surprisal], *, name: str, model: st
         if mean is not None:
             lines.add(mean)
         if line.column == 1:
-            offsets[line.number] = line.scored.start
+            positions[line.number] = line.scored.start
         rows.append(_row(line))
         scored.append(line.scored)
     last = means.last()
@@ -64,11 +64,11 @@ def write_page(out: TextIO, blocks: Iterable[Surprisal], *, name: str, model: st
     fields = {
         "title": f"{escape(visible_text(name))} · surprisal",
         "name": escape(visible_text(name)),
-        "summary": escape(visible_text(summary_text(totals))),
+        "summary": escape(visible_text(summary_text(totals) + (f". {remark}" if remark else ""))),
         "model": escape(visible_text(model)),
         "legend": "".join(_legend()),
         "places": _places(places.best()),
-        "lines": _lines(lines.best(), offsets),
+        "lines": _lines(lines.best(), positions),
         "version": escape(fastslow.__version__),
     }
     template = importlib.resources.files("fastslow.scoring").joinpath("page.html").read_text("utf-8")
@@ -151,7 +151,7 @@ def _places(places: list[Place]) -> str:
     if not places:
         return '<p class="soft">None: there is nothing to score.</p>'
     rows = "".join(
-        f'<tr><td class="num"><a href="#text" data-go="{p.offset}">{p.line}:{p.column}</a></td>'
+        f'<tr><td class="num"><a href="#text" data-go="{p.position}">{p.line}:{p.column}</a></td>'
         f'<td class="num">{p.bits:.1f}</td><td><code>{escape(visible_text(p.before))}'
         f'<b class="k{level(p.bits)}">{escape(visible_text(_decoded(p.raw)))}</b>'
         f"{escape(visible_text(p.after))}</code></td><td><code>{escape(describe_expected(p.expected[:3]))}</code></td></tr>"
@@ -160,11 +160,11 @@ def _places(places: list[Place]) -> str:
     return f'<table class="p"><tr><th>place</th><th>bits</th><th>text</th><th>expected</th></tr>{rows}</table>'
 
 
-def _lines(lines: list[LineMean], offsets: dict[int, int]) -> str:
+def _lines(lines: list[LineMean], positions: dict[int, int]) -> str:
     if not lines:
         return '<p class="soft">None: there is nothing to score.</p>'
     rows = "".join(
-        f'<tr><td class="num"><a href="#text" data-go="{offsets[x.number]}">{x.number}</a></td>'
+        f'<tr><td class="num"><a href="#text" data-go="{positions[x.number]}">{x.number}</a></td>'
         f'<td class="num">{x.mean_bits:.2f}</td><td><code>{escape(visible_text(x.text[:160]))}</code></td></tr>'
         for x in lines
     )

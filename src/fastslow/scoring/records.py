@@ -1,6 +1,6 @@
 """Scores for other programs: JSON and tab-separated values, a character or a line at a time.
 
-Texts in records are in Python's ``surrogateescape``; written down, a byte that is not UTF-8 is ``\\xe9``.
+Texts in records are in Python's ``surrogateescape``; in the output a byte that is not UTF-8 is ``\\xe9``.
 """
 
 from __future__ import annotations
@@ -8,12 +8,15 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from fastslow.printable import visible_text
 from fastslow.scoring.lines import Line
+from fastslow.scoring.regions import RegionSurprisal
 from fastslow.scoring.statistics import LineMean, Place, Totals, expected
+from fastslow.scoring.words import WordSurprisal
 
 BLANK = "\\x20"
 DIGITS = 4
@@ -25,7 +28,7 @@ Pairs = tuple[tuple[bytes, float], ...]
 def character_records(line: Line) -> Iterator[dict[str, Any]]:
     """Each character of a line as a JSON object: see `place_record`."""
     for index, char in enumerate(line.text):
-        offset = line.scored.start + int(line.starts[index])
+        offset = line.offset(index)
         bits, pairs = float(line.bits[index]), expected(line, index)
         yield _record(offset, line.number, line.column + index, char, bits, pairs)
 
@@ -50,8 +53,14 @@ def line_record(line: LineMean) -> dict[str, Any]:
     }
 
 
+def word_record(word: WordSurprisal | RegionSurprisal) -> dict[str, Any]:
+    """A word, or a region, as a JSON object: its fields, bits rounded."""
+    record = asdict(word)
+    return record | {name: _number(record[name]) for name in ("surprisal", "entropy")}
+
+
 def totals_record(totals: Totals) -> dict[str, Any]:
-    """What a text sums up to: bits_per_byte, scored (bytes), bytes, characters, lines, not_utf8 (bytes)."""
+    """The sums over a text: bits_per_byte, scored and bytes (of the file), characters, lines, not_utf8 (bytes)."""
     return {
         "bits_per_byte": _number(totals.mean.bpc) if totals.mean.symbols else None,
         "scored": totals.mean.symbols,
@@ -62,25 +71,30 @@ def totals_record(totals: Totals) -> dict[str, Any]:
     }
 
 
-def json_document(head: dict[str, Any], key: str, records: Iterable[dict[str, Any]], totals: Totals) -> Iterator[str]:
-    """One JSON object, in pieces: `head`, `key` with the records one a line, then `totals`."""
-    yield _json(head)[:-1] + f', "{key}": ['
+def json_document(
+    head: dict[str, Any], key: str, records: Iterable[dict[str, Any]], totals: Callable[[], dict[str, Any]]
+) -> Iterator[str]:
+    """One JSON object, in pieces: `head`, `key` with the records one a line, then `totals`, taken when they are out."""
+    yield json_line(head)[:-1] + f', "{key}": ['
     separator = "\n"
     for record in records:
-        yield separator + _json(record)
+        yield separator + json_line(record)
         separator = ",\n"
-    # The totals are complete once the records have run out.
-    yield '\n], "totals": ' + _json(totals_record(totals)) + "}\n"
+    yield '\n], "totals": ' + json_line(totals()) + "}\n"
 
 
-def tsv(records: Iterable[dict[str, Any]]) -> Iterator[str]:
-    """A head with the fields' names, then a row a record; backslash, tab and controls in text are escaped."""
-    fields: list[str] | None = None
+def tsv(records: Iterable[dict[str, Any]], fields: Sequence[str] | None = None, keep: str = "") -> Iterator[str]:
+    """A header with the fields' names, then a row a record; backslash, tab and controls in text are escaped.
+
+    fields: their names, so that there is a header even if there are no records.  keep: characters not to be escaped.
+    """
+    if fields is not None:
+        yield "\t".join(fields) + "\n"
     for record in records:
         if fields is None:
             fields = list(record)
             yield "\t".join(fields) + "\n"
-        yield "\t".join(_field(record[name]) for name in fields) + "\n"
+        yield "\t".join(_field(record[name], keep) for name in fields) + "\n"
 
 
 def _record(offset: int, line: int, column: int, text: str, bits: float, pairs: Pairs) -> dict[str, Any]:
@@ -102,9 +116,10 @@ def _bytes(raw: bytes) -> str:
     return raw.decode("utf-8", "surrogateescape")
 
 
-def _json(record: dict[str, Any]) -> str:
-    # Every character may stand in JSON but half of a surrogate pair, which is a byte that is none. In what `dumps`
-    # returns they are as they were, so that its own escapes need no second look.
+def json_line(record: dict[str, Any]) -> str:
+    """A record as JSON, on one line."""
+    # JSON takes every character but a lone surrogate, which stands for a byte that is not UTF-8. `dumps` leaves
+    # surrogates as they are, so they can be escaped in its result.
     text = json.dumps(record, ensure_ascii=False)
     return _NOT_UTF8.sub(lambda match: f"\\\\x{ord(match.group()) - 0xDC00:02x}", text)
 
@@ -112,13 +127,13 @@ def _json(record: dict[str, Any]) -> str:
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")
 
 
-def _field(value: Any) -> str:
+def _field(value: Any, keep: str = "") -> str:
     if value is None:
         return ""
     if isinstance(value, list):
-        # A blank separates the pairs, so a blank in one is escaped.
+        # A space separates the pairs, so a space in one is escaped.
         return " ".join(f"{_field(text).replace(' ', BLANK)}:{chance:g}" for text, chance in value)
-    return visible_text(_escaped(value)) if isinstance(value, str) else str(value)
+    return visible_text(_escaped(value), keep) if isinstance(value, str) else str(value)
 
 
 def _escaped(text: str) -> str:

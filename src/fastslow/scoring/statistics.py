@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,18 +22,18 @@ class Totals:
     """Sums over a text: add every line of it."""
 
     mean: Mean = field(default_factory=Mean)
-    """Over scored bytes; ``.bpc`` is bits per byte."""
+    """Over the bytes of the file that were scored; ``.bpc`` is bits per byte."""
     size: int = 0
-    """Bytes."""
+    """Bytes of the file."""
     characters: int = 0
     lines: int = 0
     not_utf8: int = 0
-    """Bytes that are no part of valid UTF-8."""
+    """Bytes that are not part of valid UTF-8."""
     _open: bool = False
 
     def add(self, line: Line) -> None:
         self.mean.add(bits_to_nats(line.total_bits), line.symbols)
-        self.size += len(line.scored)
+        self.size = line.offset(len(line))
         self.characters += len(line)
         self.lines += line.column == 1
         if not line.text.isascii():
@@ -45,7 +46,7 @@ class Place:
 
     bits: float
     back: int
-    """Minus the offset in the text, so that the greater place is the earlier one."""
+    """Minus the offset in the file, so that the greater place is the earlier one."""
     line: int
     column: int
     raw: bytes
@@ -54,10 +55,12 @@ class Place:
     """(byte, probability) of the likeliest symbols, at the character's most surprising byte."""
     before: str
     after: str
+    position: int
+    """Of its first byte in the text as it was read."""
 
     @property
     def offset(self) -> int:
-        """Of its first byte in the text."""
+        """Of its first byte in the file."""
         return -self.back
 
 
@@ -66,20 +69,21 @@ def place(line: Line, index: int) -> Place:
     start, stop = int(line.starts[index]), int(line.starts[index + 1])
     return Place(
         float(line.bits[index]),
-        -(line.scored.start + start),
+        -line.offset(index),
         line.number,
         line.column + index,
         line.scored.values[start:stop].tobytes(),
         expected(line, index),
         line.text[max(0, index - CONTEXT) : index],
         line.text[index + 1 : index + 1 + CONTEXT],
+        line.scored.start + start,
     )
 
 
 def expected(line: Line, index: int) -> tuple[tuple[bytes, float], ...]:
-    """What the model thought likeliest at character ``index``: (byte, probability), best first.
+    """The symbols that were most probable at character ``index``: (byte, probability), best first.
 
-    For a character of several bytes, at the one that surprised it most.  Nothing for one that was not scored.
+    For a character of several bytes, at its most surprising byte.  Nothing for a character that was not scored.
     """
     start, stop = int(line.starts[index]), int(line.starts[index + 1])
     bits = line.scored.bits[start:stop]
@@ -158,6 +162,18 @@ class LineMeans:
         result = LineMean(mean, -self._number, self._bits, self._symbols, self._text.removesuffix("\n"))
         self._bits, self._symbols, self._text = 0.0, 0, ""
         return result
+
+
+def line_means(lines: Iterable[Line]) -> Iterator[LineMean]:
+    """The mean of each line."""
+    means = LineMeans()
+    for line in lines:
+        mean = means.add(line)
+        if mean is not None:
+            yield mean
+    last = means.last()
+    if last is not None:
+        yield last
 
 
 class SurprisingLines:

@@ -1,22 +1,24 @@
 """The surprisal of every byte of a text under a model, a block at a time.
 
-    bits_t = -log2 p(x_t | x_1 ... x_{t-1})
+    bits_t    = -log2 p(x_t | x_1 ... x_{t-1})
+    entropy_t = -sum_v p(v | x_1 ... x_{t-1}) log2 p(v | x_1 ... x_{t-1})
 
-One stream from the first byte to the last, the state carried: each byte is judged by everything before it.  The first
-byte has nothing before it and is not scored, as in evaluation.
+One stream from the first byte to the last, the state carried: each byte is predicted from everything before it.  The
+first byte has nothing before it and is not scored, as in evaluation, unless the model reads a context first.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fastslow.data.alphabet import UInt8Array
+from fastslow.data.alphabet import Buffer, UInt8Array, as_bytes_array
 from fastslow.lm import CharLM
 
 BLOCK = 512
@@ -25,14 +27,18 @@ BLOCK = 512
 LIKELIEST = 5
 """How many of the likeliest symbols are kept for each byte."""
 
+Offsets = Callable[[int, int], NDArray[np.int64]]
+"""`offsets(start, stop)`: where the bytes from start to stop begin in the file; (stop - start,), the end included."""
+
 
 @dataclass(frozen=True, eq=False)
 class Surprisal:
     """Consecutive scored bytes of a text.
 
-    ``start`` is the offset of the first, ``values`` (N,) are the bytes, ``bits`` (N,) their surprisals, NaN for the
-    first byte of the text.  ``likeliest`` (N, K) are the bytes the model thought likeliest in that place, best first,
-    and ``chances`` (N, K) their probabilities.
+    ``start`` is the position of the first, ``values`` (N,) are the bytes, ``bits`` (N,) their surprisals, NaN for a
+    first byte that was not scored.  ``likeliest`` (N, K) are the bytes that were most probable in that place, best
+    first, and ``chances`` (N, K) their probabilities.  ``entropy`` (N,) is that of the whole prediction, in bits, NaN
+    where there was none.  ``offsets`` (N + 1,) are where each byte, and the end, lie in the file.
     """
 
     start: int
@@ -40,14 +46,34 @@ class Surprisal:
     bits: NDArray[np.float64]
     likeliest: UInt8Array
     chances: NDArray[np.float32]
+    entropy: NDArray[np.float32]
+    offsets: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.values)
 
+    @property
+    def unscored(self) -> int:
+        """How many bytes at its beginning were not scored; no other byte is unscored."""
+        return int(np.count_nonzero(np.isnan(self.bits)))
+
+    @property
+    def file_bytes(self) -> int:
+        """The bytes of the file that its scored bytes stand for."""
+        return int(self.offsets[-1] - self.offsets[self.unscored])
+
     def part(self, start: int, stop: int) -> Surprisal:
         """The bytes from ``start`` to ``stop`` of this block, without a copy."""
         cut = slice(start, stop)
-        return Surprisal(self.start + start, self.values[cut], self.bits[cut], self.likeliest[cut], self.chances[cut])
+        return Surprisal(
+            self.start + start,
+            self.values[cut],
+            self.bits[cut],
+            self.likeliest[cut],
+            self.chances[cut],
+            self.entropy[cut],
+            self.offsets[start : stop + 1],
+        )
 
     def then(self, other: Surprisal) -> Surprisal:
         """This block and the one that follows it, as one."""
@@ -59,40 +85,129 @@ class Surprisal:
             np.concatenate((self.bits, other.bits)),
             np.concatenate((self.likeliest, other.likeliest)),
             np.concatenate((self.chances, other.chances)),
+            np.concatenate((self.entropy, other.entropy)),
+            np.concatenate((self.offsets[:-1], other.offsets)),
         )
 
 
 def surprisals(
-    model: CharLM, text: UInt8Array, *, name: str = "the text", likeliest: int = LIKELIEST, block: int = BLOCK
+    model: CharLM,
+    text: UInt8Array,
+    *,
+    name: str = "the text",
+    likeliest: int = LIKELIEST,
+    block: int = BLOCK,
+    context: bytes = b"",
+    offsets: Offsets | None = None,
 ) -> Iterator[Surprisal]:
     """The surprisal of every byte of ``text`` (N,), in blocks of at most ``block`` bytes that follow each other.
 
     ``text`` may be memory-mapped; memory does not grow with its length.  ``likeliest`` is K, cut to the size of the
-    alphabet.  The model is used in evaluation mode and left in the mode it was in.  Raises
-    :class:`~fastslow.errors.AlphabetError` for a byte that is not in the model's alphabet, before anything is scored.
+    alphabet.  ``context`` is read first and not scored; without it the first byte of the text is not scored.
+    ``offsets`` maps positions to the file's, by default to themselves.  The model is used in evaluation mode and left
+    in the mode it was in.  Raises :class:`~fastslow.errors.AlphabetError` for a byte that is not in the model's
+    alphabet, before anything is scored.
     """
-    alphabet = model.alphabet
-    alphabet.check(text, name=name)
-    of_index = np.frombuffer(alphabet.symbols, dtype=np.uint8)  # (V,)
-    k = min(likeliest, alphabet.size)
-    first = len(text[:1])
-    yield Surprisal(
-        0, text[:1], np.full(first, math.nan), np.zeros((first, k), np.uint8), np.zeros((first, k), np.float32)
-    )
-    state = None
-    for start in range(0, len(text) - 1, block):
-        span = text[start : start + block + 1]
-        indices = torch.from_numpy(alphabet.encode(span).astype(np.int64)).to(model.device).unsqueeze(1)  # (T + 1, 1)
-        # Set anew for each block: between two of them the caller's code runs.
-        with torch.inference_mode(), model.evaluating():
-            scored = model.token_nats(indices[:-1], indices[1:], state, top=k)
-        state = scored.state
-        assert scored.top_symbols is not None  # asked for
-        assert scored.top_probabilities is not None
-        yield Surprisal(
-            start + 1,
-            span[1:],
-            scored.nats[:, 0].double().cpu().numpy() / math.log(2.0),
-            of_index[scored.top_symbols[:, 0].cpu().numpy()],
-            scored.top_probabilities[:, 0].float().cpu().numpy(),
+    model.alphabet.check(text, name=name)
+    scorer = Scorer(model, likeliest=likeliest, block=block, context=context)
+    # The first byte comes in a block of its own where it is not scored.
+    starts = range(0, len(text), block) if context else [0, *range(1, len(text), block)]
+    for start in starts:
+        span = text[start : start + block if context or start else 1]
+        places = np.arange(start, start + len(span) + 1) if offsets is None else offsets(start, start + len(span) + 1)
+        yield from scorer.feed(span, places)
+
+
+class Scorer:
+    """One stream of bytes, scored as they come: ``feed`` any pieces, each is scored at once and the state carried.
+
+    ``context`` is read first and not scored; without it the first byte is not scored.  ``likeliest`` and ``block`` as
+    in :func:`surprisals`.
+    """
+
+    def __init__(self, model: CharLM, *, likeliest: int = LIKELIEST, block: int = BLOCK, context: bytes = b"") -> None:
+        if block < 1:
+            raise ValueError(f"block must be at least 1; got {block}")
+        self._model, self._block = model, block
+        self._k = min(likeliest, model.alphabet.size)
+        self._symbols = np.frombuffer(model.alphabet.symbols, dtype=np.uint8)  # (V,) index -> byte
+        self._state: Any = None
+        self._last: int | None = None
+        """The symbol that the model reads next."""
+        self._start = 0
+        if context:
+            self._read(model.alphabet.encode(context, name="the context"))
+
+    def feed(self, values: Buffer, offsets: NDArray[np.int64] | None = None) -> Iterator[Surprisal]:
+        """The scores of ``values`` (N,), in blocks; ``offsets`` (N + 1,) are where they lie in the file.
+
+        Raises AlphabetError for a byte that is not in the model's alphabet, with its place in ``values``.
+        """
+        values = as_bytes_array(values)
+        if offsets is None:
+            offsets = np.arange(self._start, self._start + len(values) + 1, dtype=np.int64)
+        symbols = self._model.alphabet.encode(values)
+        done = 0
+        if self._last is None and (len(values) or self._start == 0):
+            done = len(values[:1])
+            yield self._unscored(values[:done], offsets[: done + 1])
+            if done:
+                self._last = int(symbols[0])
+        for at in range(done, len(values), self._block):
+            stop = min(at + self._block, len(values))
+            yield self._scored(values[at:stop], symbols[at:stop], offsets[at : stop + 1])
+
+    def _unscored(self, values: UInt8Array, offsets: NDArray[np.int64]) -> Surprisal:
+        n = len(values)
+        self._start += n
+        return Surprisal(
+            self._start - n,
+            values,
+            np.full(n, math.nan),
+            np.zeros((n, self._k), np.uint8),
+            np.zeros((n, self._k), np.float32),
+            np.full(n, math.nan, np.float32),
+            offsets,
         )
+
+    def _read(self, symbols: UInt8Array) -> None:
+        """Read the symbols of a context."""
+        for at in range(0, len(symbols) - 1, self._block):
+            part = symbols[at : min(at + self._block, len(symbols) - 1)]
+            with torch.inference_mode(), self._model.evaluating():
+                _, self._state = self._model(_tokens(part).to(self._model.device), self._state)
+        self._last = int(symbols[-1])
+
+    def _scored(self, values: UInt8Array, symbols: UInt8Array, offsets: NDArray[np.int64]) -> Surprisal:
+        assert self._last is not None
+        device = self._model.device
+        targets = _tokens(symbols).to(device)  # (T, 1)
+        inputs = torch.cat((torch.tensor([[self._last]], device=device), targets[:-1]))
+        # Set anew for each block: between two of them the caller's code runs.
+        with torch.inference_mode(), self._model.evaluating():
+            logits, self._state = self._model(inputs, self._state)
+            log_p = torch.log_softmax(logits[:, 0].float() if logits.dtype != torch.float64 else logits[:, 0], -1)
+            nats = -log_p.gather(1, targets)[:, 0]
+            best, which = log_p.topk(self._k, dim=-1)
+            entropy = entropy_bits(log_p)
+        self._last = int(symbols[-1])
+        self._start += len(values)
+        return Surprisal(
+            self._start - len(values),
+            values,
+            nats.double().cpu().numpy() / math.log(2.0),
+            self._symbols[which.cpu().numpy()],
+            best.exp().float().cpu().numpy(),
+            entropy.float().cpu().numpy(),
+            offsets,
+        )
+
+
+def entropy_bits(log_p: torch.Tensor) -> torch.Tensor:
+    """The entropy of distributions in bits: log_p (..., V) natural logarithms -> (...)."""
+    # A symbol without any probability adds nothing: 0 times minus infinity.
+    return -(log_p.exp() * log_p).nan_to_num(0.0).sum(-1) / math.log(2.0)
+
+
+def _tokens(symbols: UInt8Array) -> torch.Tensor:
+    return torch.from_numpy(symbols.astype(np.int64)).unsqueeze(1)

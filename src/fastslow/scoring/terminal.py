@@ -1,7 +1,7 @@
 """The terminal view: every line of the text with its surprising characters marked, a line at a time.
 
 In colour the characters themselves are coloured.  Without colour (a pipe, ``NO_COLOR``) a second row under a line
-with anything surprising in it has the whole bits of each such character, ``#`` for 10 and more::
+with anything surprising in it has the bits of each such character, rounded down, ``#`` for 10 and more::
 
        12  2.41 │ the quikc brown fox
                 │         79 4
@@ -62,7 +62,7 @@ class TerminalView:
                 Text(" line  mean" + _BAR + "below a line, the bits of each surprising character (# is 10 or more)"),
             )
             return
-        text = Text("bits a character:")
+        text = Text("bits per character:")
         for name, style in zip(level_names(), STYLES, strict=True):
             text.append("  ")
             text.append(f" {name} ", style)
@@ -149,7 +149,7 @@ def summary_text(totals: Totals) -> str:
 
 
 def print_places(console: Console, places: list[Place]) -> None:
-    """The most surprising places, two rows each: where, how much and in what company; what was expected."""
+    """The most surprising places, two rows each: where, how many bits and in what text; what was expected."""
     width = max((len(f"{p.line}:{p.column}") for p in places), default=1)
     for p in places:
         text = Text()
@@ -167,7 +167,7 @@ def print_places(console: Console, places: list[Place]) -> None:
 
 
 def print_line_means(console: Console, lines: list[LineMean]) -> None:
-    """Lines with their means: number, bits a byte, text."""
+    """Lines with their means: number, bits per byte, text."""
     for line in lines:
         text = Text(f"{line.number:5d} {mean_text(line.mean_bits)}")
         text.append(_BAR, "dim")

@@ -29,6 +29,8 @@ class DataSource:
         standard library. protocol: one of the corpus's, default the paper's. data_dir: the data folder, if not the
         usual one.
     alphabet: "bytes" for all 256 values, "text" for those of the training text.
+    raw: take the bytes of files as they are. Otherwise line ends, byte-order marks and UTF-16 are normalised
+        (`data.encodings`); a corpus is always taken as it is.
 
     Raises ConfigError unless there are texts or a corpus, not both.
     """
@@ -41,6 +43,7 @@ class DataSource:
     protocol: str | None = None
     data_dir: str | None = None
     alphabet: AlphabetKind = "bytes"
+    raw: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "texts", tuple(os.fspath(text) for text in self.texts))
@@ -66,7 +69,7 @@ class DataSource:
             return stdlib_splits()
         if self.corpus is not None:
             return load_corpus(self.corpus, self.protocol, self.data_dir).splits
-        return open_splits(list(self.texts), self.valid, self.test, fractions=self.fractions)
+        return open_splits(list(self.texts), self.valid, self.test, fractions=self.fractions, raw=self.raw)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object with absolute paths, so that it means the same from any folder."""
@@ -81,6 +84,7 @@ class DataSource:
     @classmethod
     def from_json(cls, value: Mapping[str, Any], where: str = "the data source") -> DataSource:
         """The source that `to_json` wrote. Raises ConfigError, in a sentence, for anything else."""
+        value = {"raw": True, **value}  # runs from before there was a choice took the bytes as they are
         check_fields(value, (field.name for field in fields(cls)), where, ConfigError)
         for name in ("texts", "fractions"):
             if not isinstance(value[name], list):
@@ -90,6 +94,8 @@ class DataSource:
                 raise ConfigError(f"{where} is damaged: {str(text)[:40]!r} is no name")
         if None in value["texts"]:
             raise ConfigError(f"{where} is damaged: a text has no name")
+        if not isinstance(value["raw"], bool):
+            raise ConfigError(f"{where} is damaged: raw is neither true nor false")
         return cls(**value)
 
 

@@ -1,0 +1,47 @@
+"""`fastslow score --html`: the page as a file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fastslow.cli.common import OptionError
+from fastslow.errors import FastslowError, os_reason
+
+if TYPE_CHECKING:
+    from fastslow.data.text import Text
+    from fastslow.scoring import Surprisal
+
+
+def check_target(path: Path, force: bool) -> None:
+    """Raises OptionError where the page cannot be written, before anything is scored."""
+    if path.is_dir():
+        raise OptionError(f"cannot write the page to {path}: it is a folder; name a file in it")
+    if not path.parent.is_dir():
+        raise OptionError(f"cannot write the page to {path}: there is no folder {path.parent}")
+    if path.exists() and not force:
+        raise OptionError(f"{path} exists: name another file, or overwrite it with --force")
+
+
+def write_page_file(blocks: Iterable[Surprisal], source: Text, path: Path, model: str) -> None:
+    """Write the page of the text scored in `blocks`, and say on stdout what it sums up to."""
+    from fastslow.scoring.page import write_page
+    from fastslow.scoring.terminal import summary_text
+
+    name = "standard input" if source.name == "-" else os.path.basename(source.name)
+    form = "" if source.form.is_plain else f"The file has {source.form}; it was read as UTF-8 with LF line ends."
+    # To a temporary file first: an interrupted page leaves what was there before.
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(part, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as out:
+            totals = write_page(out, blocks, name=name, model=model, remark=form)
+        os.replace(part, path)
+    except OSError as error:
+        raise FastslowError(f"cannot write the page to {path}: {os_reason(error)}") from error
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+    print(f"{path}: {path.stat().st_size:,} bytes; {summary_text(totals)}")

@@ -1,0 +1,167 @@
+"""Lines of a log scored as they are written, in constant memory: a growing file, or a pipe.
+
+`GrowingFile` and `piped` deliver bytes, `follow` turns them into lines with their means, and `Threshold` says which of
+them stand out.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import stat
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import BinaryIO
+
+from fastslow.data.encodings import NormalisingStream
+from fastslow.errors import DataError, os_reason
+from fastslow.lm import CharLM
+from fastslow.scoring.lines import scored_lines
+from fastslow.scoring.statistics import LineMean, line_means
+from fastslow.scoring.surprisal import Scorer, Surprisal
+
+POLL_SECONDS = 0.25
+"""Between two looks at a file that has not grown."""
+
+WARM_UP = 30
+"""Lines whose mean and deviation must be known before a line is judged by them."""
+
+_READ = 1 << 16
+
+
+class Threshold:
+    """Whether a line stands out: call it with each line, in order.
+
+    above: a line stands out if its mean is above so many bits per byte.
+    deviations: a line stands out if its mean is more than so many standard deviations above the mean of all lines
+        before it, each line counting once; none of the first `WARM_UP` does.
+
+    Give exactly one of the two, or ValueError is raised.  Lines without a mean do not count.
+    """
+
+    def __init__(self, *, above: float | None = None, deviations: float | None = None) -> None:
+        if (above is None) == (deviations is None):
+            raise ValueError(f"give either above or deviations; got {above} and {deviations}")
+        self._above, self._deviations = above, deviations
+        self._count, self._mean, self._squares = 0, 0.0, 0.0
+
+    def __call__(self, line: LineMean) -> bool:
+        value = line.mean_bits
+        if math.isnan(value):
+            return False
+        found = value > self.value
+        # Welford's method: exact enough for any number of lines.
+        self._count += 1
+        change = value - self._mean
+        self._mean += change / self._count
+        self._squares += change * (value - self._mean)
+        return found
+
+    @property
+    def value(self) -> float:
+        """The mean, in bits per byte, that the next line must exceed; infinity while too few lines are known."""
+        if self._above is not None:
+            return self._above
+        assert self._deviations is not None
+        if self._count < WARM_UP:
+            return math.inf
+        return self._mean + self._deviations * math.sqrt(self._squares / (self._count - 1))
+
+
+def follow(model: CharLM, sessions: Iterable[Iterable[bytes]], *, raw: bool = False) -> Iterator[LineMean]:
+    """The lines of a stream with their mean surprisals, each as soon as it has ended.
+
+    Args:
+        model: evaluated; its state runs through all sessions.
+        sessions: of pieces of bytes. A session is a file from its beginning; the next one begins where the file was
+            truncated or replaced, and its lines are counted anew.
+        raw: keep CRs, byte-order marks and UTF-16.
+
+    Raises AlphabetError for a byte that the model does not know.
+    """
+    scorer = Scorer(model, likeliest=1)
+    for pieces in sessions:
+        yield from line_means(scored_lines(_blocks(scorer, pieces, raw)))
+
+
+def _blocks(scorer: Scorer, pieces: Iterable[bytes], raw: bool) -> Iterator[Surprisal]:
+    if raw:
+        for piece in pieces:
+            yield from scorer.feed(piece)
+        return
+    stream = NormalisingStream()
+    for piece in pieces:
+        normal = stream.feed(piece)
+        yield from scorer.feed(normal.text, normal.offsets)
+    normal = stream.finish()
+    yield from scorer.feed(normal.text, normal.offsets)
+
+
+def piped(file: BinaryIO) -> Iterator[bytes]:
+    """What comes through a pipe, as it comes, to its end."""
+    # read1 and the read of an unbuffered file return what is there; a buffered read would wait for more.
+    read = getattr(file, "read1", file.read)
+    while piece := read(_READ):
+        yield piece
+
+
+class GrowingFile:
+    """A file that grows: `sessions` delivers what is in it, then what is added, without end.
+
+    A file that is truncated, or replaced by another of its name (rotated), begins a new session; what was written to
+    the old one before that is read first.  While there is no file of that name, the old one is watched.  `wait` is
+    called whenever nothing new is there; it ends everything by returning False, and sleeps by default.
+
+    Raises DataError if the file cannot be opened.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], wait: Callable[[], bool] | None = None) -> None:
+        self._path = os.fspath(path)
+        self._wait = _sleep if wait is None else wait
+        self._file = self._opened()
+        self._ended = False
+
+    def sessions(self) -> Iterator[Iterator[bytes]]:
+        """One iterator of pieces a session; each must be used up before the next."""
+        while not self._ended:
+            yield self._session()
+        self._file.close()
+
+    def _opened(self) -> BinaryIO:
+        try:
+            file = open(self._path, "rb", buffering=0)
+        except OSError as error:
+            raise DataError(f"cannot read {self._path}: {os_reason(error)}") from error
+        return file
+
+    def _session(self) -> Iterator[bytes]:
+        """Pieces until the file is truncated or replaced, or there is an end to it."""
+        while True:
+            if piece := self._file.read(_READ):
+                yield piece
+                continue
+            here = os.fstat(self._file.fileno())
+            if here.st_size < self._file.tell():
+                self._file.seek(0)
+                return
+            if not stat.S_ISREG(here.st_mode):  # a pipe with a name ends with its writer
+                self._ended = True
+                return
+            try:
+                there = os.stat(self._path)
+            except OSError:  # between two files of that name
+                there = here
+            if (there.st_dev, there.st_ino) != (here.st_dev, here.st_ino):
+                while piece := self._file.read(_READ):
+                    yield piece
+                self._file.close()
+                self._file = self._opened()
+                return
+            if not self._wait():
+                self._ended = True
+                return
+
+
+def _sleep() -> bool:
+    time.sleep(POLL_SECONDS)
+    return True
