@@ -25,7 +25,7 @@ from fastslow.training.presets import PRESETS, find_preset
 from fastslow.training.sources import DataSource
 
 if TYPE_CHECKING:
-    from fastslow.training.loop import RunResult
+    from fastslow.training.result import RunResult
 
 DEFAULT_PRESET = "demo"
 
@@ -103,7 +103,7 @@ def train(
         where, engine = device or "auto", backend or "auto"
 
     from fastslow.cli.progress import TrainingView
-    from fastslow.training.loop import train as run
+    from fastslow.training.run import train as run
 
     with TrainingView() as view, _heard():
         result = run(
@@ -123,7 +123,7 @@ def train(
 def _follow() -> int:
     """Take part in the run of rank 0, which says all that is to be said, unless it cannot be reached."""
     from fastslow.training.distributed import LostError
-    from fastslow.training.loop import follow
+    from fastslow.training.run import follow
 
     try:
         with _heard():
