@@ -41,8 +41,6 @@ def fetch(
 ) -> None:
     """Put a corpus into the data folder, from its public home or from a copy, checked by its SHA-256.
 
-    An interrupted download goes on where it stopped.
-
     Args:
         name: ptb, enwik8 or text8
         from_: take it from this archive, file or folder instead of the web
