@@ -22,7 +22,8 @@ from fastslow.cli.common import (
     note,
     print_json,
 )
-from fastslow.data.corpora import CORPORA, load_corpus
+from fastslow.data import corpora
+from fastslow.data.corpora import is_corpus, load_corpus
 from fastslow.data.text import Splits, Text, open_text
 from fastslow.errors import FastslowError
 from fastslow.lm.packaged import is_packaged, packaged, shown_name
@@ -59,14 +60,14 @@ def evaluate(
 ) -> None:
     """Print a model's bits per character on a text, over every symbol but the first.
 
-    TEXT is a file, - for standard input, or a corpus (ptb, enwik8, text8), of which the test part is taken. Without it
+    TEXT is a file, - for standard input, or a corpus (`fastslow data list`), of which the test part is taken. Without it
     the text is the test part the run kept aside. With several RUNs their probabilities are averaged. Without a RUN the
     newest in runs/ is taken, or the model in the box, english, if there is none.
 
     Args:
         runs_and_text: the folders of the runs, or english for the model in the box; then the text
         part: which part of a corpus, or of the run's own text
-        protocol: of a corpus; ptb has raw (the paper's) and char
+        protocol: of a corpus that has several (see `fastslow data list`), by default the paper's
         streams: cut the text in N pieces that run side by side: faster, and a little worse for the cold starts
         warm: symbols that each piece reads before its own, unscored
         dynamic: let the weights learn from the text as they go, each symbol after it was scored (Krause et al. 2018)
@@ -251,7 +252,7 @@ def _runs_and_text(names: Sequence[str]) -> tuple[list[str], str | None]:
     runs, text = list(names), None
     if runs and not Path(runs[-1]).is_dir() and (packaged(runs[-1]) is None or Path(runs[-1]).exists()):
         text = runs.pop()
-        if not runs and not (text == "-" or text in CORPORA or Path(text).exists()):
+        if not runs and not (text == "-" or is_corpus(text) or Path(text).exists()):
             raise OptionError(f"there is no run and no text {text}: name a run's folder, then a file")
     if not runs:
         runs = [latest_model()]
@@ -259,10 +260,12 @@ def _runs_and_text(names: Sequence[str]) -> tuple[list[str], str | None]:
 
 
 def _text(name: str, part: Part, protocol: str | None) -> Text:
-    if name in CORPORA and not Path(name).exists():
+    if is_corpus(name) and not Path(name).exists():
         return _part(load_corpus(name, protocol).splits, part, name)
     if protocol is not None:
-        raise OptionError(f"--protocol belongs to a corpus ({', '.join(CORPORA)}); {name} is a file: leave it out")
+        raise OptionError(
+            f"--protocol belongs to a corpus ({', '.join(corpora.CORPORA)}); {name} is a file: leave it out"
+        )
     return open_text(name, stdin=True)
 
 

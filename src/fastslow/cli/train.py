@@ -22,13 +22,14 @@ from fastslow.training.config import TrainConfig, parse_duration
 from fastslow.training.folder import read_record
 from fastslow.training.launch import LaunchError, find_launch
 from fastslow.training.presets import PRESETS, find_preset
-from fastslow.training.sources import DataSource
+from fastslow.training.sources import DataSource, corpus_names
 
 if TYPE_CHECKING:
     from fastslow.training.result import RunResult
 
 DEFAULT_PRESET = "demo"
 
+_CORPUS_HELP = f"train on a corpus instead of files: {', '.join(corpus_names())}"
 _LIMITS = ("max_updates", "max_time", "epochs")
 _File = Annotated[str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
 
@@ -45,7 +46,7 @@ def train(
     resume: Flag = False,
     valid: _File = None,
     test: _File = None,
-    corpus: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None,
+    corpus: Annotated[str | None, tyro.conf.arg(metavar="NAME", help=_CORPUS_HELP, help_behavior_hint="")] = None,
     protocol: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None,
     alphabet: Annotated[
         Literal["bytes", "text"] | None, tyro.conf.arg(metavar="{bytes,text}", help_behavior_hint="")
@@ -73,8 +74,8 @@ def train(
         resume: go on with the run in the folder, with the options it was started with
         valid: a file to validate on
         test: a file to test on
-        corpus: train on a public corpus instead of files: ptb, enwik8, text8, or stdlib
-        protocol: of the corpus; ptb has raw (the paper's) and char
+        corpus: train on a corpus instead of files
+        protocol: of a corpus that has several (see `fastslow data list`), by default the paper's
         alphabet: all 256 bytes (default for files), or the symbols of the training text (default for corpora)
         device: where to compute, such as cpu or cuda:1; when resumed, the run's
         backend: the engine, or auto; when resumed, the run's

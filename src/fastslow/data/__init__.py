@@ -3,7 +3,7 @@
 - :mod:`~fastslow.data.alphabet`: which bytes are symbols
 - :mod:`~fastslow.data.text`: files as one memory-mapped text, and its training, validation and test parts
 - :mod:`~fastslow.data.streams`: contiguous streams and the windows a network reads
-- :mod:`~fastslow.data.corpora`: Penn Treebank, enwik8, text8: digests, splits, protocols
+- :mod:`~fastslow.data.corpora`: the public corpora: digests, splits, protocols
 - :mod:`~fastslow.data.fetch`, :mod:`~fastslow.data.unpack`: getting them
 - :mod:`~fastslow.data.stdlib`: the demo's text
 
