@@ -60,9 +60,9 @@ def evaluate(
 ) -> None:
     """Print a model's bits per character on a text, over every symbol but the first.
 
-    TEXT is a file, - for standard input, or a corpus (`fastslow data list`), of which the test part is taken. Without it
-    the text is the test part the run kept aside. With several RUNs their probabilities are averaged. Without a RUN the
-    newest in runs/ is taken, or the model in the box, english, if there is none.
+    TEXT is a file, - for standard input, or a corpus (`fastslow data list`), of which the test part is taken. Without
+    it the text is the test part the run kept aside. With several RUNs their probabilities are averaged. Without a RUN
+    the newest in runs/ is taken, or the model in the box, english, if there is none.
 
     Args:
         runs_and_text: the folders of the runs, or english for the model in the box; then the text

@@ -14,7 +14,6 @@ import torch
 
 from fastslow.data.text import Splits
 from fastslow.lm.config import ConfigError, ModelOptions
-from fastslow.training.accelerated import graphed_scoring
 from fastslow.training.checkpoint import check_checkpoint
 from fastslow.training.config import TrainConfig
 from fastslow.training.course import Course
@@ -154,10 +153,7 @@ def _run(asked: Asked, ranks: Ranks, device: torch.device, progress: Callback | 
             learner.restore(stored, out)
         watch = Watch(ranks, signals, learner.position.elapsed)
         course = Course(config, symbols, learner.columns, learner.position, watch, out)
-        with (
-            Journal(ranks, out, learner.position, config, progress if ranks.leads else None) as journal,
-            graphed_scoring(learner.lm),
-        ):
+        with Journal(ranks, out, learner.position, config, progress if ranks.leads else None) as journal:
             saver = Saver(out, learner, ranks, watch, journal, resumed=stored is not None)
             losses = Losses(course, watch, journal, device.type == "cpu", saver.diverged)
             validation = Validation(asked.splits, learner, course, watch, journal, saver)

@@ -9,6 +9,7 @@ from fastslow.data.text import Splits, Text
 from fastslow.evaluation import Evaluation, evaluate
 from fastslow.metrics import nats_to_bits
 from fastslow.storage import ModelError
+from fastslow.training.accelerated import make_scorer
 from fastslow.training.course import Course
 from fastslow.training.events import Evaluating, Tested, Validated
 from fastslow.training.learner import Learner
@@ -26,6 +27,7 @@ class Validation:
     ) -> None:
         self.splits, self.learner, self.course = splits, learner, course
         self.watch, self.journal, self.saver = watch, journal, saver
+        self.scorer = make_scorer(learner.lm)
 
     def validate(self) -> None:
         """Validate; keep the weights if they are the best so far. Without a validation text the latest are the best."""
@@ -89,4 +91,11 @@ class Validation:
 
         learner = self.learner
         sharing = learner.ranks if learner.ranks.size > 1 else None
-        return evaluate(learner.lm, text, streams=min(streams, len(text) - 1), on_window=on_window, sharing=sharing)
+        return evaluate(
+            learner.lm,
+            text,
+            streams=min(streams, len(text) - 1),
+            on_window=on_window,
+            sharing=sharing,
+            scorers=[self.scorer],
+        )
