@@ -176,12 +176,12 @@ def speed_model(size: str) -> Any:
 
     from fastslow import CharLM
     from fastslow.data.alphabet import Alphabet
-    from fastslow.lm import model_preset
     from fastslow.lm.config import ModelOptions
+    from fastslow.training import find_preset
 
     torch.manual_seed(0)
     if size == "7.2M":
-        return CharLM(model_preset("ptb-fs-lstm-2").with_alphabet(Alphabet(bytes(range(50)))))
+        return CharLM(find_preset("ptb-fs-lstm-2").model.with_alphabet(Alphabet(bytes(range(50)))))
     return CharLM(ModelOptions(embedding_size=32, hidden_size=352, slow_size=192).with_alphabet(Alphabet.bytes()))
 
 

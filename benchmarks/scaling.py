@@ -70,9 +70,9 @@ def work(preset: str, batch: int, window: int, seconds: float) -> None:
 
     from fastslow.data.alphabet import Alphabet
     from fastslow.lm import CharLM
-    from fastslow.lm.presets import model_preset
     from fastslow.training.config import TrainConfig
     from fastslow.training.distributed import Group, joined
+    from fastslow.training.presets import find_preset
     from fastslow.training.updater import Updater
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
@@ -80,7 +80,7 @@ def work(preset: str, batch: int, window: int, seconds: float) -> None:
         if isinstance(ranks, Group):
             ranks.connect(torch.device("cpu"))
         torch.manual_seed(1)
-        lm = CharLM(model_preset(preset).with_alphabet(Alphabet(bytes(range(32, 82)))))
+        lm = CharLM(find_preset(preset).model.with_alphabet(Alphabet(bytes(range(32, 82)))))
         updater = Updater(lm, TrainConfig(batch=batch, window=window), ranks)
         columns = ranks.columns(batch)
         tokens = torch.randint(50, (window + 1, batch), generator=torch.Generator().manual_seed(1))[:, columns]

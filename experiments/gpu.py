@@ -218,11 +218,13 @@ class Shape:
 
         from fastslow.data.alphabet import Alphabet
         from fastslow.lm.model import CharLM
-        from fastslow.lm.presets import MODELS
+        from fastslow.training.presets import find_preset
 
         torch.manual_seed(0)
         size = 50 if self.preset.startswith("ptb") else 205
-        return CharLM(MODELS[self.preset].with_alphabet(Alphabet(bytes(range(size)))), backend=backend).to("cuda")
+        return CharLM(find_preset(self.preset).model.with_alphabet(Alphabet(bytes(range(size)))), backend=backend).to(
+            "cuda"
+        )
 
     def config(self, precision: str) -> Any:
         from fastslow.training.config import TrainConfig
@@ -299,9 +301,9 @@ def cudnn_update(shape: Shape, weights: int) -> tuple[Callable[[], Any], int]:
     import torch
     import torch.nn.functional as F
 
-    from fastslow.lm.presets import MODELS
+    from fastslow.training.presets import find_preset
 
-    x_size = MODELS[shape.preset].embedding_size
+    x_size = find_preset(shape.preset).model.embedding_size
     # 4 H (H + X + 2) weights
     hidden = round((-(x_size + 2) + math.sqrt((x_size + 2) ** 2 + weights)) / 2 / 8) * 8
     size = 50 if shape.preset.startswith("ptb") else 205

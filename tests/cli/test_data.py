@@ -1,21 +1,24 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from fastslow.cli import evaluate as evaluate_command
 from fastslow.data import corpora
 from tests.cli.command import error_of, output_of, save_model
 from tests.data.samples import SINGLE, SINGLE_CORPUS, TRIPLE, TRIPLE_CORPUS, zipped
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
 def small_corpora(monkeypatch: pytest.MonkeyPatch) -> None:
     known = {c.name: c for c in (SINGLE_CORPUS, TRIPLE_CORPUS)}
     monkeypatch.setattr(corpora, "CORPORA", known)
-    monkeypatch.setattr(evaluate_command, "CORPORA", known, raising=False)
 
 
 def test_list(capsys: pytest.CaptureFixture[str]) -> None:
@@ -25,6 +28,34 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     listed = json.loads(output_of(capsys, "data", "list", "--json"))
     assert [c["name"] for c in listed] == ["single", "triple"]
     assert not listed[0]["present"]
+
+
+def test_a_corpus_is_added_in_one_place(elsewhere: Path) -> None:
+    """The help of every command that takes one, the list, and a run's source know it."""
+    program = """
+from types import MappingProxyType
+from fastslow.data import corpora
+from tests.data.samples import TRIPLE_CORPUS
+
+corpora.CORPORA = MappingProxyType({**corpora.CORPORA, "triple": TRIPLE_CORPUS})
+from fastslow.cli import main
+from fastslow.training import DataSource
+
+DataSource(corpus="triple")
+for words in (["data", "fetch", "-h"], ["train", "-h"], ["data", "list"]):
+    print("=====")
+    assert main(words) == 0
+"""
+    path = os.pathsep.join((str(ROOT / "src"), str(ROOT)))
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    assert [page.count("triple") > 0 for page in done.stdout.split("=====")[1:]] == [True] * 3
+    assert "protocol char" in done.stdout
 
 
 def test_fetch_from_a_copy(elsewhere: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

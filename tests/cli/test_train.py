@@ -220,7 +220,7 @@ def test_the_message_of_a_lost_process_outlives_the_launchers_signal(
     def lost(*_: Any, **__: Any) -> None:
         raise LostError("rank 0 has lost the other 1 of its job")
 
-    monkeypatch.setattr("fastslow.training.loop.train", lost)
+    monkeypatch.setattr("fastslow.training.run.train", lost)
     before = signal.getsignal(signal.SIGTERM)
     try:
         told = error_of(capsys, "train", text)

@@ -13,9 +13,9 @@ from fastslow.data.alphabet import Alphabet
 from fastslow.evaluation import evaluate
 from fastslow.lm.config import ModelOptions
 from fastslow.lm.model import CharLM
-from fastslow.training.accelerated import GraphedUpdater, graphed_scoring, make_updater
+from fastslow.training.accelerated import GraphedUpdater, RecordedScorer, make_scorer, make_updater
 from fastslow.training.config import TrainConfig
-from fastslow.training.graphed import GraphedSampling, GraphedStep, Graphs, tensor_rates
+from fastslow.training.graphed import GraphedStep, Graphs, tensor_rates
 from fastslow.training.updater import Updater
 
 pytestmark = pytest.mark.gpu
@@ -170,25 +170,9 @@ def test_a_short_training_follows_the_loop(device: torch.device) -> None:
 def test_recorded_scoring_changes_no_score(device: torch.device) -> None:
     lm = make(device, **RANDOM)
     plain = evaluate(lm, TEXT, streams=4, window=64)
-    with graphed_scoring(lm):
-        recorded = evaluate(lm, TEXT, streams=4, window=64)
-        again = evaluate(lm, TEXT, streams=4, window=64)
+    scorer = make_scorer(lm)
+    assert isinstance(scorer, RecordedScorer)
+    recorded = evaluate(lm, TEXT, streams=4, window=64, scorers=[scorer])
+    again = evaluate(lm, TEXT, streams=4, window=64, scorers=[scorer])
     assert recorded.nats == pytest.approx(plain.nats, rel=1e-5)
     assert again.nats == recorded.nats
-
-
-def test_recorded_sampling_draws_what_the_model_knows(device: torch.device) -> None:
-    lm = make(device)
-    losses(GraphedUpdater(lm, CONFIG), 300)
-    lm.eval()
-    sampling = GraphedSampling(lm.step, device)
-    first = torch.full((64,), int(lm.alphabet.encode(b"i")[0]), device=device)
-    torch.manual_seed(3)
-    drawn, _ = sampling.draw(first, lm.initial_state(64), 60, temperature=0.3)
-    texts = {bytes(lm.alphabet.decode(column)) for column in drawn.t().cpu().numpy()}
-    assert sum(b"the " in text for text in texts) > len(texts) / 2
-    more, _ = sampling.draw(first, lm.initial_state(64), 60, temperature=0.3)
-    assert not torch.equal(more, drawn)
-    torch.manual_seed(3)
-    again, _ = sampling.draw(first, lm.initial_state(64), 60, temperature=0.3)
-    assert torch.equal(again[:20], drawn[:20])

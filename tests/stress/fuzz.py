@@ -459,7 +459,7 @@ def other_alphabet(draw: random.Random, files: Folder, name: str) -> str:
 
 def signed(header: dict[str, Any], body: bytes) -> None:
     """Make the checksums right, as far as the header still means something."""
-    from fastslow.lm import store
+    from fastslow import storage
 
     try:
         names = sorted(
@@ -470,9 +470,9 @@ def signed(header: dict[str, Any], body: bytes) -> None:
         for name in names:
             digest.update(body[slice(*header[name]["data_offsets"])])
         metadata = header["__metadata__"]
-        metadata[store.CHECKSUM] = digest.hexdigest()
+        metadata[storage.CHECKSUM] = digest.hexdigest()
         shapes = {name: (header[name]["dtype"], tuple(header[name]["shape"])) for name in names}
-        metadata[store.HEADER_CHECKSUM] = store.header_checksum(metadata, shapes)
+        metadata[storage.HEADER_CHECKSUM] = storage.header_checksum(metadata, shapes)
     except (KeyError, TypeError, AttributeError, IndexError, ValueError):
         return
 

@@ -150,9 +150,9 @@ def _arm_rename(name: str, before: bool, there: Callable[[], bool], die: Callabl
 
 
 def _arm_write(name: str, there: Callable[[], bool], die: Callable[[], None]) -> None:
-    from fastslow.lm import store
+    from fastslow import storage
 
-    write = store.write_atomic
+    write = storage.write_atomic
 
     def write_half(path: Path, fill: Callable[[Any], None], *, what: str | None = None) -> None:
         def half(file: Any) -> None:
@@ -164,7 +164,7 @@ def _arm_write(name: str, there: Callable[[], bool], die: Callable[[], None]) ->
 
         write(path, half if path.name == name and there() else fill, what=what)
 
-    store.write_atomic = write_half
+    storage.write_atomic = write_half
 
 
 # ---------------------------------------------------------------------- processes

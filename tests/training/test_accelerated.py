@@ -9,7 +9,7 @@ from fastslow.data.alphabet import Alphabet
 from fastslow.evaluation import evaluate
 from fastslow.lm.config import ModelOptions
 from fastslow.lm.model import CharLM
-from fastslow.training.accelerated import GraphedUpdater, graphed_scoring, make_updater
+from fastslow.training.accelerated import GraphedUpdater, RecordedScorer, make_scorer, make_updater
 from fastslow.training.config import TrainConfig
 from fastslow.training.updater import Updater
 from tests.training.test_graphed import Strict
@@ -76,30 +76,23 @@ def test_a_cpu_gets_the_plain_updater() -> None:
     assert type(make_updater(_lm(), CONFIG)) is Updater
 
 
-def test_graphed_scoring_changes_no_score() -> None:
+def test_recorded_scoring_changes_no_score() -> None:
     lm = _lm()
     strict = Strict()
     plain = evaluate(lm, TEXT, streams=2, window=50, per_symbol=True)
-    with graphed_scoring(lm, recorder=strict):
-        recorded = evaluate(lm, TEXT, streams=2, window=50, per_symbol=True)
-        with torch.no_grad():
-            lm.head.bias.add_(torch.randn_like(lm.head.bias))
-        moved = evaluate(lm, TEXT, streams=2, window=50)
+    scorer = RecordedScorer(lm, recorder=strict)
+    recorded = evaluate(lm, TEXT, streams=2, window=50, per_symbol=True, scorers=[scorer])
+    with torch.no_grad():
+        lm.head.bias.add_(torch.randn_like(lm.head.bias))
+    moved = evaluate(lm, TEXT, streams=2, window=50, scorers=[scorer])
     assert strict.replayed > 10
     assert recorded.nats == plain.nats
     assert plain.symbol_nats is not None
     assert recorded.symbol_nats is not None
     assert (recorded.symbol_nats == plain.symbol_nats).all()
     assert moved.nats == evaluate(lm, TEXT, streams=2, window=50).nats != plain.nats
-    assert "token_nats" not in vars(lm)
 
 
-def test_scoring_with_gradients_or_alternatives_is_left_alone() -> None:
+def test_a_cpu_gets_the_models_own_scorer() -> None:
     lm = _lm()
-    tokens = torch.zeros(3, 2, dtype=torch.int64)
-    strict = Strict()
-    with graphed_scoring(lm, recorder=strict), lm.evaluating():
-        assert lm.token_nats(tokens, tokens).nats.requires_grad
-        with torch.no_grad():
-            assert lm.token_nats(tokens, tokens, top=2).top_symbols is not None
-    assert strict.warmed == strict.replayed == 0
+    assert make_scorer(lm) == lm.token_nats

@@ -19,7 +19,7 @@ from fastslow.training import read_record
 from fastslow.training.checkpoint import read_checkpoint
 from fastslow.training.distributed import Ranks, joined, rows_at_once
 from fastslow.training.launch import Launch, LaunchError
-from fastslow.training.loop import follow
+from fastslow.training.run import follow
 
 from ..cli.command import TEXT as TABLES
 from ..cli.command import TINY

@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 
+from fastslow import storage
 from fastslow.cli import main
-from fastslow.lm import CharLM, ModelError, StorageError, store
+from fastslow.lm import CharLM, ModelError, StorageError
 from fastslow.training import DataSource, RunError, RunResult, read_metrics, read_record, resume, train
 from fastslow.training import folder as folders
 from fastslow.training.curves import Curves
@@ -259,7 +260,7 @@ def test_a_run_that_is_restarted_for_ever_can_still_be_read(stopped: Path) -> No
     assert len(sessions) == MAX_SESSIONS
     assert sessions[0] == first
     assert [session["update"] for session in sessions[1:]] == [*range(2 * MAX_SESSIONS + 1, 3 * MAX_SESSIONS)]
-    assert (stopped / "run.json").stat().st_size < store.MAX_JSON_BYTES / 2
+    assert (stopped / "run.json").stat().st_size < storage.MAX_JSON_BYTES / 2
 
 
 # ---------------------------------------------------------------------- two processes
@@ -466,7 +467,7 @@ def test_an_error_of_cleaning_up_does_not_hide_the_first(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(Path, "unlink", refuse)
     with pytest.raises(StorageError, match="the disk is full"):
-        store.write_atomic(tmp_path / "file", full)
+        storage.write_atomic(tmp_path / "file", full)
 
 
 def test_file_systems_that_cannot_sync_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -476,9 +477,9 @@ def test_file_systems_that_cannot_sync_a_folder(tmp_path: Path, monkeypatch: pyt
         raise OSError(next(numbers), "no")
 
     monkeypatch.setattr(os, "fsync", refuse)
-    store.sync_folder(tmp_path)  # EINVAL: it knows no such thing
+    storage.sync_folder(tmp_path)  # EINVAL: it knows no such thing
     with pytest.raises(OSError, match="no"):
-        store.sync_folder(tmp_path)  # EIO
+        storage.sync_folder(tmp_path)  # EIO
 
 
 def test_leftovers_that_cannot_be_removed(stopped: Path, monkeypatch: pytest.MonkeyPatch) -> None:

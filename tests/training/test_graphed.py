@@ -13,7 +13,7 @@ from torch import Tensor
 from fastslow import FSLSTM
 from fastslow.state import FSState, LSTMState, map_state, state_tensors
 from fastslow.training.clip import clip_gradients
-from fastslow.training.graphed import GraphedSampling, GraphedStep, Recorded, Rerun, recorder_for, tensor_rates
+from fastslow.training.graphed import GraphedStep, Recorded, Rerun, recorder_for, tensor_rates
 
 CPU = torch.device("cpu")
 
@@ -189,39 +189,3 @@ def test_a_recording_of_the_first_update_is_refused() -> None:
     model, objective = _model()
     with pytest.raises(ValueError, match="warmup must be at least 1"):
         GraphedStep(objective, torch.optim.Adam(model.parameters()), CPU, warmup=0)
-
-
-# ---------------------------------------------------------------------------------------------------- sampling
-
-
-def _chain(tokens: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    """A model whose next symbol is the last one plus one, or (rarely) plus two, modulo 5; its state counts."""
-    logits = torch.full((*tokens.shape, 5), -1e9)
-    logits.scatter_(1, (tokens[:, None] + 1) % 5, 0.0)
-    logits.scatter_(1, (tokens[:, None] + 2) % 5, -3.0)
-    return logits, state + 1
-
-
-def test_sampling_follows_the_model() -> None:
-    torch.manual_seed(0)
-    sampling = GraphedSampling(_chain, CPU, warmup=2, recorder=Strict())
-    tokens, state = sampling.draw(torch.zeros(400, dtype=torch.int64), torch.zeros(400), 10)
-    assert tokens.shape == (10, 400)
-    assert (state == 10).all()
-    steps = torch.diff(tokens, dim=0, prepend=torch.zeros(1, 400, dtype=torch.int64)) % 5
-    assert set(steps.unique().tolist()) == {1, 2}
-    p = 1 / (1 + torch.tensor(-3.0).exp().item() ** -1)
-    share = (steps == 2).float().mean().item()
-    assert abs(share - p) < 4 * (p * (1 - p) / 4000) ** 0.5
-    cold, state = sampling.draw(tokens[-1], state, 10, temperature=0.05)
-    assert torch.equal(cold, (tokens[-1] + torch.arange(1, 11)[:, None]) % 5)
-    assert (state == 20).all()
-
-
-def test_sampling_nothing_and_senseless_temperatures() -> None:
-    sampling = GraphedSampling(_chain, CPU)
-    tokens, state = sampling.draw(torch.zeros(3, dtype=torch.int64), torch.ones(3), 0)
-    assert tokens.shape == (0, 3)
-    assert (state == 1).all()
-    with pytest.raises(ValueError, match="temperature must be above zero"):
-        sampling.draw(torch.zeros(3, dtype=torch.int64), torch.ones(3), 1, temperature=0.0)

@@ -19,7 +19,7 @@ from fastslow.lm.config import ConfigError
 from fastslow.state import state_tensors
 from fastslow.training import events, read_metrics, read_record, train
 from fastslow.training.events import Event, Saved, Started, Updated, Validated
-from fastslow.training.loop import _check_recipe
+from fastslow.training.prepare import _check_recipe
 from fastslow.training.schedule import learning_rate
 from fastslow.training.updater import Step, Updater
 

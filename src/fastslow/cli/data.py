@@ -8,6 +8,7 @@ from typing import Annotated
 import tyro
 
 from fastslow.cli.common import Flag, print_json
+from fastslow.data import corpora
 from fastslow.data.corpora import PARTS, find_corpus, list_corpora
 from fastslow.data.fetch import fetch as get
 
@@ -31,20 +32,21 @@ def list_data(*, data_dir: _Folder = None, json: Flag = False) -> None:
         here = f"in {status.folder}" if status.present else f"not here: `fastslow data fetch {corpus.name}`"
         print(f"{corpus.name:<7} {corpus.title}")
         print(f"        {corpus.size:,} bytes ({parts}), {corpus.alphabet_size} symbols; {here}")
+        if len(corpus.protocols) > 1:
+            for protocol in corpus.protocols:
+                print(f"        protocol {protocol.name}: {protocol.description}")
 
 
 def fetch(
-    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")],
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME", help=", ".join(corpora.CORPORA))],
     *,
     from_: Annotated[Path | None, tyro.conf.arg(name="from", metavar="FILE", help_behavior_hint="")] = None,
     data_dir: _Folder = None,
 ) -> None:
     """Put a corpus into the data folder, from its public home or from a copy, checked by its SHA-256.
 
-    An interrupted download goes on where it stopped.
-
     Args:
-        name: ptb, enwik8 or text8
+        name: the corpus
         from_: take it from this archive, file or folder instead of the web
         data_dir: the data folder; the environment variable FASTSLOW_DATA names it too
     """

@@ -79,7 +79,7 @@ def demo(
 
     from fastslow.cli.progress import TrainingView
     from fastslow.lm import CharLM
-    from fastslow.training.loop import train
+    from fastslow.training.run import train
 
     boxed = default_model()
     if say is not None and boxed is None:

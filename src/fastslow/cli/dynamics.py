@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from fastslow.cli.common import Backend, Device, Flag, OptionError, check_path, load_model, note
-from fastslow.data.corpora import CORPORA, load_corpus
+from fastslow.data.corpora import is_corpus, load_corpus
 from fastslow.data.text import Text, open_text
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ def dynamics(
     """Measure what networks remember, how fast it changes, and where in a word they err: the paper's figures 3 to 5.
 
     Runs of one network (seeds) are shown as their mean; networks of different kinds stand side by side. TEXT is a file
-    or a corpus (ptb, enwik8, text8), of which the test part is taken. DIR gets the data as JSON and CSV, the figures as
-    PNG and SVG, and dynamics.html, which says in words what they show and where the paper's findings hold.
+    or a corpus (`fastslow data list`), of which the test part is taken. DIR gets the data as JSON and CSV, the figures
+    as PNG and SVG, and dynamics.html, which says in words what they show and where the paper's findings hold.
 
     Args:
         runs_and_text: the folders of the runs, then the text
@@ -101,7 +101,7 @@ def _check_out(out: Path, force: bool) -> None:
 
 
 def _text(name: str) -> Text:
-    if name in CORPORA and not Path(name).exists():
+    if is_corpus(name) and not Path(name).exists():
         text = load_corpus(name).splits.test
         assert text is not None
         return text

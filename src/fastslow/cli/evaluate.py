@@ -23,7 +23,8 @@ from fastslow.cli.common import (
     note_form,
     print_json,
 )
-from fastslow.data.corpora import CORPORA, load_corpus
+from fastslow.data import corpora
+from fastslow.data.corpora import is_corpus, load_corpus
 from fastslow.data.text import Splits, Text, open_text
 from fastslow.errors import FastslowError
 from fastslow.lm.packaged import is_packaged, packaged, shown_name
@@ -61,7 +62,7 @@ def evaluate(
 ) -> None:
     """Print a model's bits per character on a text, over every symbol but the first.
 
-    TEXT is a file, - for standard input, or a corpus (ptb, enwik8, text8), of which the test part is taken. Without it
+    TEXT is a file, - for standard input, or a corpus (`fastslow data list`), of which the test part is taken. Without it
     the text is the run's own test part. With several RUNs their probabilities are averaged. Without a RUN the newest in
     runs/ is taken, or the bundled model, english, if there is none. A file with CRLF, a byte-order mark or UTF-16 is
     read as the same text in UTF-8 with LF, and the bits per byte of the file are printed as well.
@@ -69,7 +70,7 @@ def evaluate(
     Args:
         runs_and_text: the folders of the runs, or english for the bundled model; then the text
         part: which part of a corpus, or of the run's own text
-        protocol: of a corpus; ptb has raw (the paper's) and char
+        protocol: of a corpus that has several (see `fastslow data list`), by default the paper's
         streams: split the text into N streams that run side by side: faster, and slightly worse as each starts cold
         warm: symbols that each stream reads before its own, unscored
         dynamic: dynamic evaluation: update the weights on each segment after it was scored (Krause et al. 2018)
@@ -274,7 +275,7 @@ def _runs_and_text(names: Sequence[str]) -> tuple[list[str], str | None]:
     runs, text = list(names), None
     if runs and not Path(runs[-1]).is_dir() and (packaged(runs[-1]) is None or Path(runs[-1]).exists()):
         text = runs.pop()
-        if not runs and not (text == "-" or text in CORPORA or Path(text).exists()):
+        if not runs and not (text == "-" or is_corpus(text) or Path(text).exists()):
             raise OptionError(f"there is no run and no text {text}: name a run's folder, then a file")
     if not runs:
         runs = [latest_model()]
@@ -282,10 +283,12 @@ def _runs_and_text(names: Sequence[str]) -> tuple[list[str], str | None]:
 
 
 def _text(name: str, part: Part, protocol: str | None, raw: bool) -> Text:
-    if name in CORPORA and not Path(name).exists():
+    if is_corpus(name) and not Path(name).exists():
         return _part(load_corpus(name, protocol).splits, part, name)
     if protocol is not None:
-        raise OptionError(f"--protocol belongs to a corpus ({', '.join(CORPORA)}); {name} is a file: leave it out")
+        raise OptionError(
+            f"--protocol belongs to a corpus ({', '.join(corpora.CORPORA)}); {name} is a file: leave it out"
+        )
     return open_text(name, stdin=True, raw=raw)
 
 

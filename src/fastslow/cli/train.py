@@ -22,13 +22,14 @@ from fastslow.training.config import TrainConfig, parse_duration
 from fastslow.training.folder import read_record
 from fastslow.training.launch import LaunchError, find_launch
 from fastslow.training.presets import PRESETS, find_preset
-from fastslow.training.sources import DataSource
+from fastslow.training.sources import DataSource, corpus_names
 
 if TYPE_CHECKING:
-    from fastslow.training.loop import RunResult
+    from fastslow.training.result import RunResult
 
 DEFAULT_PRESET = "demo"
 
+_CORPUS_HELP = f"train on a corpus instead of files: {', '.join(corpus_names())}"
 _LIMITS = ("max_updates", "max_time", "epochs")
 _File = Annotated[str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
 
@@ -45,7 +46,7 @@ def train(
     resume: Flag = False,
     valid: _File = None,
     test: _File = None,
-    corpus: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None,
+    corpus: Annotated[str | None, tyro.conf.arg(metavar="NAME", help=_CORPUS_HELP, help_behavior_hint="")] = None,
     protocol: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None,
     alphabet: Annotated[
         Literal["bytes", "text"] | None, tyro.conf.arg(metavar="{bytes,text}", help_behavior_hint="")
@@ -74,8 +75,8 @@ def train(
         resume: go on with the run in the folder, with the options it was started with
         valid: a file to validate on
         test: a file to test on
-        corpus: train on a public corpus instead of files: ptb, enwik8, text8, or stdlib
-        protocol: of the corpus; ptb has raw (the paper's) and char
+        corpus: train on a corpus instead of files
+        protocol: of a corpus that has several (see `fastslow data list`), by default the paper's
         alphabet: all 256 bytes (default for files), or the symbols of the training text (default for corpora)
         raw: take the bytes of the files as they are: keep CRs, byte-order marks and UTF-16
         device: where to compute, such as cpu or cuda:1; when resumed, the run's
@@ -116,7 +117,7 @@ def train(
         where, engine = device or "auto", backend or "auto"
 
     from fastslow.cli.progress import TrainingView
-    from fastslow.training.loop import train as run
+    from fastslow.training.run import train as run
 
     with TrainingView() as view, _heard():
         result = run(
@@ -136,7 +137,7 @@ def train(
 def _follow() -> int:
     """Take part in the run of rank 0, which says all that is to be said, unless it cannot be reached."""
     from fastslow.training.distributed import LostError
-    from fastslow.training.loop import follow
+    from fastslow.training.run import follow
 
     try:
         with _heard():

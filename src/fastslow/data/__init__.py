@@ -4,8 +4,8 @@
 - :mod:`~fastslow.data.encodings`: line ends, byte-order marks and UTF-16, taken away and restored
 - :mod:`~fastslow.data.text`: files as one memory-mapped text, and its training, validation and test parts
 - :mod:`~fastslow.data.streams`: contiguous streams and the windows a network reads
-- :mod:`~fastslow.data.corpora`: Penn Treebank, enwik8, text8: digests, splits, protocols
-- :mod:`~fastslow.data.fetch`: getting them
+- :mod:`~fastslow.data.corpora`: the public corpora: digests, splits, protocols
+- :mod:`~fastslow.data.fetch`, :mod:`~fastslow.data.unpack`: getting them
 - :mod:`~fastslow.data.stdlib`: the demo's text
 
 Nothing here knows of a model.

@@ -216,6 +216,12 @@ TEXT8 = Corpus(
 )
 
 CORPORA: Mapping[str, Corpus] = MappingProxyType({c.name: c for c in (PTB, ENWIK8, TEXT8)})
+"""Every public corpus there is, by name: a new one is added here, and nowhere else."""
+
+
+def is_corpus(name: str) -> bool:
+    """Whether that is the name of a public corpus."""
+    return name in CORPORA
 
 
 def find_corpus(corpus: str | Corpus) -> Corpus:

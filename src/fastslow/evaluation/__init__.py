@@ -1,5 +1,5 @@
 """Evaluation: the bits per character of models on a text."""
 
-from fastslow.evaluation.bpc import CharProtocol, Evaluation, evaluate
+from fastslow.evaluation.bpc import CharProtocol, Evaluation, Scorer, evaluate
 
-__all__ = ["CharProtocol", "Evaluation", "evaluate"]
+__all__ = ["CharProtocol", "Evaluation", "Scorer", "evaluate"]

@@ -31,7 +31,7 @@ from fastslow.data.corpora import char_protocol_mask
 from fastslow.data.streams import Streams
 from fastslow.data.text import Text
 from fastslow.errors import DataError
-from fastslow.lm.model import CharLM
+from fastslow.lm.model import CharLM, TokenNats
 from fastslow.metrics import bits_per_character
 from fastslow.state import reset_rows
 from fastslow.storage import ModelError
@@ -135,6 +135,14 @@ class Sharing(Protocol):
         ...
 
 
+class Scorer(Protocol):
+    """Computes the losses of a window; `CharLM.token_nats` is one."""
+
+    def __call__(self, inputs: Tensor, targets: Tensor, state: Any) -> TokenNats:
+        """inputs, targets: (T, B) int64 on the model's device; state of the window before, or None for zeros."""
+        ...
+
+
 def evaluate(
     models: CharLM | Sequence[CharLM],
     text: Buffer | Text,
@@ -145,6 +153,7 @@ def evaluate(
     per_symbol: bool = False,
     on_window: Callable[[int, int], None] | None = None,
     sharing: Sharing | None = None,
+    scorers: Sequence[Scorer] | None = None,
 ) -> Evaluation:
     """The loss of one model, or of several whose probabilities are averaged, on a text.
 
@@ -158,6 +167,7 @@ def evaluate(
         on_window: called with the symbols done and the symbols there are after each window; may raise to stop.
         sharing: processes that all make this call with equal models and share out the streams: each gets the whole
             result. They call `on_window` equally often. Not with `per_symbol`.
+        scorers: how the losses of each model are computed, by default by its `token_nats`.
 
     Raises AlphabetError for a symbol the models do not know, with its offset; DataError for a text that is too short;
     ModelError for models whose alphabets differ or that predict no numbers.
@@ -174,6 +184,7 @@ def evaluate(
         raise ValueError(
             "the losses of single symbols are not shared between processes: leave per_symbol or sharing out"
         )
+    scorers = [lm.token_nats for lm in members] if scorers is None else scorers
     symbols = members[0].alphabet.encode(data, name=name)
     window = window or max(1, min(512, CELLS_PER_WINDOW // streams))
     columns = slice(0, streams) if sharing is None else sharing.columns(streams)
@@ -192,8 +203,8 @@ def evaluate(
             if columns is not None:
                 part = cut[index]
                 losses = []
-                for i, lm in enumerate(members):
-                    scored = lm.token_nats(part.inputs.to(lm.device), part.targets.to(lm.device), states[i])
+                for i, (lm, score) in enumerate(zip(members, scorers, strict=True)):
+                    scored = score(part.inputs.to(lm.device), part.targets.to(lm.device), states[i])
                     states[i] = scored.state
                     losses.append(scored.nats.to(total.device))
                 nats = losses[0] if len(losses) == 1 else averaged(losses)

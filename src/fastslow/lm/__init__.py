@@ -12,7 +12,6 @@ from fastslow.lazy import lazy_names
 if TYPE_CHECKING:
     from fastslow.lm.config import LMConfig, ModelOptions
     from fastslow.lm.model import CharLM, TokenNats, parameter_count
-    from fastslow.lm.presets import MODELS, model_preset
     from fastslow.storage import ModelError, StorageError
 
 _HOMES = {
@@ -21,8 +20,6 @@ _HOMES = {
     "parameter_count": "fastslow.lm.model",
     "LMConfig": "fastslow.lm.config",
     "ModelOptions": "fastslow.lm.config",
-    "MODELS": "fastslow.lm.presets",
-    "model_preset": "fastslow.lm.presets",
     "ModelError": "fastslow.storage",
     "StorageError": "fastslow.storage",
 }
@@ -30,12 +27,10 @@ _HOMES = {
 __all__ = [
     "CharLM",
     "LMConfig",
-    "MODELS",
     "ModelError",
     "ModelOptions",
     "StorageError",
     "TokenNats",
-    "model_preset",
     "parameter_count",
 ]
 

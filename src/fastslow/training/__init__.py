@@ -12,8 +12,10 @@ from fastslow.lazy import lazy_names
 if TYPE_CHECKING:
     from fastslow.training.config import TrainConfig, parse_duration
     from fastslow.training.folder import RunError, RunRecord, read_metrics, read_record
-    from fastslow.training.loop import DivergedError, RunResult, resume, train
     from fastslow.training.presets import PRESETS, Preset, find_preset
+    from fastslow.training.result import RunResult
+    from fastslow.training.run import resume, train
+    from fastslow.training.saving import DivergedError
     from fastslow.training.sources import DataSource
 
 _HOMES = {
@@ -27,10 +29,10 @@ _HOMES = {
     "RunRecord": "fastslow.training.folder",
     "read_metrics": "fastslow.training.folder",
     "read_record": "fastslow.training.folder",
-    "DivergedError": "fastslow.training.loop",
-    "RunResult": "fastslow.training.loop",
-    "resume": "fastslow.training.loop",
-    "train": "fastslow.training.loop",
+    "DivergedError": "fastslow.training.saving",
+    "RunResult": "fastslow.training.result",
+    "resume": "fastslow.training.run",
+    "train": "fastslow.training.run",
 }
 
 __all__ = [

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fastslow.evaluation import Scorer
 from fastslow.lm.model import CharLM, TokenNats
 from fastslow.state import map_state
 from fastslow.training.config import TrainConfig
 from fastslow.training.distributed import Ranks
-from fastslow.training.graphed import GraphedStep, Recorded, Recorder, recorder_for, tensor_rates
+from fastslow.training.graphed import GraphedStep, Recorded, Recorder, tensor_rates
 from fastslow.training.updater import Step, Updater, Updating
 
 
@@ -58,33 +58,26 @@ def make_updater(lm: CharLM, config: TrainConfig, ranks: Ranks | None = None) ->
     return GraphedUpdater(lm, config, ranks) if lm.device.type == "cuda" else Updater(lm, config, ranks)
 
 
-@contextmanager
-def graphed_scoring(lm: CharLM, *, recorder: Recorder | None = None) -> Iterator[None]:
-    """Inside, `lm.token_nats` without `top` is recorded and replayed; weights are those at the time of each call.
+class RecordedScorer:
+    """`lm.token_nats`, recorded and replayed: for `evaluate`, which scores in evaluation mode under inference mode.
 
-    For scoring in evaluation mode under inference mode, as `evaluate` does it. Without a CUDA device (or a `recorder`)
-    nothing changes.
+    Weights are those at the time of each call.
     """
-    device, plain = lm.device, lm.token_nats
-    if recorder is None and device.type != "cuda":
-        yield
-        return
 
-    def score(inputs: Tensor, targets: Tensor, state: Any) -> tuple[Tensor, Any]:
-        nats, new, *_ = plain(inputs, targets, state)
-        return nats, new
+    def __init__(self, lm: CharLM, *, recorder: Recorder | None = None) -> None:
+        def score(inputs: Tensor, targets: Tensor, state: Any) -> tuple[Tensor, Any]:
+            nats, new, *_ = lm.token_nats(inputs, targets, state)
+            return nats, new
 
-    recorded = Recorded(score, device, recorder=recorder_for(device) if recorder is None else recorder)
+        self._lm = lm
+        self._recorded = Recorded(score, lm.device, recorder=recorder)
 
-    def token_nats(inputs: Tensor, targets: Tensor, state: Any = None, *, top: int = 0) -> TokenNats:
-        if top or lm.training or torch.is_grad_enabled():
-            return plain(inputs, targets, state, top=top)
-        state = lm.initial_state(inputs.shape[1]) if state is None else state
-        nats, new = recorded(inputs, targets, state)
+    def __call__(self, inputs: Tensor, targets: Tensor, state: Any) -> TokenNats:
+        state = self._lm.initial_state(inputs.shape[1]) if state is None else state
+        nats, new = self._recorded(inputs, targets, state)
         return TokenNats(nats.clone(), map_state(Tensor.clone, new))
 
-    lm.token_nats = token_nats  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        del lm.token_nats  # the class's own again
+
+def make_scorer(lm: CharLM) -> Scorer:
+    """The fastest scorer of the model's device."""
+    return RecordedScorer(lm) if lm.device.type == "cuda" else lm.token_nats

@@ -1,4 +1,4 @@
-"""Work recorded once as a CUDA graph and replayed: a training update, a window of evaluation, a step of sampling.
+"""Work recorded once as a CUDA graph and replayed: a training update, a window of evaluation.
 
 A window of 150 steps is about a thousand kernels, each shorter than its launch from Python; a replayed graph launches
 them all at once. What a replay must not freeze is in memory, not in Python: inputs and the carried state have buffers
@@ -7,7 +7,6 @@ every replay. Nothing here waits for the device: losses stay tensors until someb
 
     recorded = Recorded(fn)         any function of tensors, one graph for each combination of shapes
     GraphedStep(objective, ...)     forward, backward, clip, optimiser and state, as one update
-    GraphedSampling(step)           symbols drawn on the device, one a replay
 
 The first calls of each combination of shapes run eagerly, on a stream of their own - they compile kernels, choose
 algorithms, and are real updates - and the next one records. Shapes that come seldom, such as the ragged end of a text,
@@ -281,52 +280,3 @@ def _check_capturable(optimizer: torch.optim.Optimizer) -> None:
             raise ValueError("a recorded update needs an optimizer made with capturable=True")
         if not isinstance(group["lr"], Tensor):
             raise ValueError("a recorded update would freeze a rate that is a Python number: call tensor_rates first")
-
-
-# ---------------------------------------------------------------------------------------------------- sampling
-
-
-class GraphedSampling:
-    """Symbols drawn on the device from a model's step, a graph of one step replayed.
-
-    step: (tokens (B,) int64, state) -> (logits (B, V), state), as `CharLM.step`, called in evaluation mode under
-    `inference_mode`. Weights are read at every replay: training between two calls shows.
-    """
-
-    def __init__(
-        self,
-        step: Callable[[Tensor, Any], tuple[Tensor, Any]],
-        device: torch.device,
-        *,
-        warmup: int = WARMUP,
-        recorder: Recorder | None = None,
-    ) -> None:
-        self._step = step
-        self._inverse = torch.ones((), device=device)
-        self.recorded = Recorded(self._draw, device, warmup=warmup, recorder=recorder)
-
-    def _draw(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
-        logits, new = self._step(tokens, state)
-        # argmax of logits + Gumbel noise is a draw from their softmax. The noise is -ln of an exponential variable,
-        # from the device's generator.
-        noise = torch.empty_like(logits, dtype=torch.float32).exponential_().log()
-        tokens.copy_((logits.float() * self._inverse - noise).argmax(-1))
-        for buffer, leaf in zip(state_tensors(state), state_tensors(new), strict=True):
-            buffer.copy_(leaf)
-        return tokens, state
-
-    def draw(self, tokens: Tensor, state: Any, length: int, *, temperature: float = 1.0) -> tuple[Tensor, Any]:
-        """`length` symbols of every stream that follow `tokens` (B,): (length, B) int64, and a copy of the state.
-
-        temperature divides the logits and must be above zero.
-        """
-        if not temperature > 0:
-            raise ValueError(f"temperature must be above zero; got {temperature}")
-        drawn = []
-        with torch.inference_mode():
-            self._inverse.fill_(1.0 / temperature)
-            for _ in range(length):
-                tokens, state = self.recorded(tokens, state)
-                drawn.append(tokens.clone())
-            state = map_state(Tensor.clone, state)
-        return torch.stack(drawn) if drawn else tokens.new_empty(0, *tokens.shape), state

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
+from fastslow.data import corpora
 from fastslow.data.alphabet import Alphabet
-from fastslow.data.corpora import CORPORA, load_corpus
+from fastslow.data.corpora import load_corpus
 from fastslow.data.stdlib import stdlib_splits
 from fastslow.data.text import Splits, open_splits
 from fastslow.errors import unknown_name
@@ -19,15 +20,20 @@ STDLIB = "stdlib"
 AlphabetKind = Literal["bytes", "text"]
 
 
+def corpus_names() -> tuple[str, ...]:
+    """What a `DataSource` takes as corpus: the public corpora, and "stdlib"."""
+    return (*corpora.CORPORA, STDLIB)
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataSource:
     """Files, or a corpus.
 
     texts: files to train on, joined in this order.
     valid, test: files for validation and test; without them they are cut from `texts` by `fractions`.
-    corpus: instead of texts, "ptb", "enwik8" or "text8" from the data folder, or "stdlib", the source of this Python's
-        standard library. protocol: one of the corpus's, default the paper's. data_dir: the data folder, if not the
-        usual one.
+    corpus: instead of texts, one of `data.corpora.CORPORA` from the data folder, or "stdlib", the source of this
+        Python's standard library. protocol: one of the corpus's, default the paper's. data_dir: the data folder, if not
+        the usual one.
     alphabet: "bytes" for all 256 values, "text" for those of the training text.
     raw: take the bytes of files as they are. Otherwise line ends, byte-order marks and UTF-16 are normalised
         (`data.encodings`); a corpus is always taken as it is.
@@ -60,8 +66,8 @@ class DataSource:
         else:
             if self.texts or self.valid is not None or self.test is not None:
                 raise ConfigError(f"give either files or the corpus {self.corpus}, not both")
-            if self.corpus not in (*CORPORA, STDLIB):
-                raise unknown_name("corpus", self.corpus, (*CORPORA, STDLIB))
+            if self.corpus not in corpus_names():
+                raise unknown_name("corpus", self.corpus, corpus_names())
 
     def open(self) -> Splits:
         """The parts of the text. Raises DataError or CorpusError where they cannot be had."""

@@ -12,7 +12,6 @@ from experiments.report.records import Record, RecordError, Score, read_records,
 from experiments.report.table import duration, results_markdown
 
 from fastslow.errors import FastslowError
-from fastslow.lm import MODELS
 from fastslow.training import PRESETS
 from tests.training.runs import run
 
@@ -62,7 +61,7 @@ def test_the_commands_name_presets_there_are() -> None:
             assert row.protocol in table.protocols
             words = row.command.split()
             assert all(words[i + 1] in PRESETS for i, word in enumerate(words) if word == "--preset")
-            assert not row.name.startswith("study-small") or row.name in MODELS
+            assert not row.name.startswith("study-small") or row.name in PRESETS
 
 
 # ---------------------------------------------------------------------- the table

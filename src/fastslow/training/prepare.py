@@ -1,0 +1,157 @@
+"""A run is prepared: everything that was asked for is checked, then its folder is made or opened."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+
+from fastslow.data.streams import Streams
+from fastslow.data.text import Splits
+from fastslow.lm import files
+from fastslow.lm.config import ConfigError, LMConfig, ModelOptions
+from fastslow.lm.model import CharLM
+from fastslow.storage import ModelError
+from fastslow.training.config import CHANGEABLE, TrainConfig
+from fastslow.training.distributed import Ranks, rows_at_once
+from fastslow.training.folder import RUN_FILE, RunError, RunFolder, RunRecord, check_changes, read_record
+from fastslow.training.sources import DataSource, make_alphabet
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be run; `folder` on the rank that writes to it. The session is this process's entry in the record."""
+
+    out: Path
+    folder: RunFolder | None
+    record: RunRecord
+    lm_config: LMConfig
+    splits: Splits
+    session: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """What the other ranks need to know."""
+        return {"out": str(self.out), "record": self.record.to_json(), "model": self.lm_config.to_json()}
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any], data: Splits | None) -> Asked:
+        """What rank 0 asks for, with the text as it is here; it must be the same."""
+        record = RunRecord.from_json(told["record"], "the record of rank 0")
+        if data is None and record.source is None:
+            raise RunError("rank 0 was handed a text in Python: hand it over on every rank")
+        splits = data if data is not None else cast(DataSource, record.source).open()
+        _check_texts(record, splits.describe(), "that of rank 0")
+        return cls(Path(told["out"]), None, record, LMConfig.from_json(told["model"]), splits, {})
+
+
+def prepare(
+    model: ModelOptions,
+    config: TrainConfig,
+    data: DataSource | Splits,
+    out: str | os.PathLike[str],
+    device: str,
+    backend: str,
+    resume: bool | Literal["auto"],
+    alphabet: Literal["bytes", "text"] | None,
+    command: str | None,
+    ranks: Ranks,
+    stack: ExitStack,
+) -> Asked:
+    """Check everything that was asked for, then make or open the run folder, which `stack` closes."""
+    source = data if isinstance(data, DataSource) else None
+    kind = alphabet or ("bytes" if source is None else source.alphabet)
+    if source is not None and kind != source.alphabet:
+        source = replace(source, alphabet=kind)
+    if resume == "auto":
+        resume = (Path(out) / RUN_FILE).is_file()
+    resume = resume or _was_begun_by(ranks, out)
+    splits = data if isinstance(data, Splits) else data.open()
+    record = RunRecord(model, config, source, splits.describe(), backend, _device(device))
+    on, rows = ranks.device(record.device), rows_at_once(config.batch, config.accumulate, ranks.size)
+    _check_recipe(config, splits, record.device)
+    session: dict[str, Any] = {"command": command}
+    if ranks.size > 1:
+        session["processes"] = ranks.size
+    if ranks.launch.job is not None:
+        session["job"] = ranks.launch.job
+    if resume:
+        folder = stack.enter_context(RunFolder.open(out))
+        record, session["changed"] = _continued(read_record(out), record, folder.path)
+        if not (folder.path / files.CONFIG_FILE).exists():  # killed between the record and it: as it was meant
+            files.write_config(folder.path, model.with_alphabet(make_alphabet(kind, splits)))
+        stored = files.read_config(folder.path)
+        if stored.options != model:
+            raise ModelError(f"{out} is damaged: its configuration is not that of its record")
+        session["engine"] = _engine(stored, config, rows, backend, on)
+        return Asked(folder.path, folder, record, stored, splits, session)
+    lm_config = model.with_alphabet(make_alphabet(kind, splits))
+    session["engine"] = _engine(lm_config, config, rows, backend, on)
+    folder = stack.enter_context(RunFolder.create(out))
+    folder.write_record(record)  # first: from here on the run can be resumed
+    files.write_config(folder.path, lm_config)
+    return Asked(folder.path, folder, record, lm_config, splits, session)
+
+
+def _was_begun_by(ranks: Ranks, out: str | os.PathLike[str]) -> bool:
+    """Whether torchrun has started these processes again, and those before had begun the run in `out`."""
+    if ranks.launch.restarts == 0 or ranks.launch.job is None or not (Path(out) / RUN_FILE).is_file():
+        return False
+    sessions = read_record(out).sessions
+    return bool(sessions) and sessions[-1].get("job") == ranks.launch.job
+
+
+def _device(name: str) -> str:
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"there is no device {name[:40]!r}: use cpu, cuda, cuda:1, ... or auto") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"there is no device {name}: this machine has {torch.cuda.device_count()} GPUs; use cpu")
+    return name
+
+
+def _check_recipe(config: TrainConfig, splits: Splits, device: str) -> None:
+    """What would fail later fails before there is a folder."""
+    last_offset = config.window - 1 if config.random_offset else 0
+    Streams.training(splits.train.data, config.batch, config.window, offset=last_offset)
+    if splits.valid is None and config.schedule == "plateau":
+        raise ConfigError("schedule plateau needs a validation text: give one, or another schedule")
+    if config.jitter and torch.device(device).type == "cuda":
+        raise ConfigError("jitter needs updates of many lengths, and a GPU's are recorded for one: leave it at 0 there")
+
+
+def _engine(lm_config: LMConfig, config: TrainConfig, rows: int, backend: str, device: torch.device) -> str:
+    """The engine that will train, and why not a faster one. Raises ConfigError, with the reason, where none can."""
+    try:
+        layer = CharLM(lm_config, backend=backend, device="meta").layer
+        x = torch.empty(1, 1, 1, device=device).expand(config.window, rows, lm_config.embedding_size)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            return str(layer.backend_for(x))
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(str(error)) from error
+
+
+def _continued(old: RunRecord, new: RunRecord, out: Path) -> tuple[RunRecord, dict[str, Any]]:
+    """The record of a resumed run, and what of its recipe changed.
+
+    Raises ConfigError for what would make it another run, RunError for another text.
+    """
+    if old.model != new.model:
+        raise ConfigError(f"{out} was started with another network: leave the network's options out to resume it")
+    changed = check_changes(old.train, new.train, CHANGEABLE, out)
+    _check_texts(old, new.data, f"the one {out} was started with")
+    return replace(old, train=new.train, backend=new.backend, device=new.device), changed
+
+
+def _check_texts(record: RunRecord, data: Mapping[str, Any], whose: str) -> None:
+    for part, told in data.items():
+        was = record.data.get(part)
+        if (was or {}).get("sha256") != (told or {}).get("sha256"):
+            raise RunError(f"the {part} text is not {whose}: bring it back to go on with the run")

@@ -1,0 +1,199 @@
+"""`train` and `resume`: a run from its first update, or from its last checkpoint, to its tested weights."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from typing import Any, Literal
+
+import torch
+
+from fastslow.data.text import Splits
+from fastslow.lm.config import ConfigError, ModelOptions
+from fastslow.training.checkpoint import check_checkpoint
+from fastslow.training.config import TrainConfig
+from fastslow.training.course import Course
+from fastslow.training.distributed import Group, Ranks, joined
+from fastslow.training.events import Callback, Started
+from fastslow.training.folder import RESULT_FILE, RunError, machine, read_record, versions
+from fastslow.training.launch import LaunchError
+from fastslow.training.learner import Learner
+from fastslow.training.loop import Loop
+from fastslow.training.prepare import Asked, prepare
+from fastslow.training.reports import Journal, Losses
+from fastslow.training.result import RunResult
+from fastslow.training.saving import Saver, read_stored
+from fastslow.training.signals import StopSignals
+from fastslow.training.sources import DataSource
+from fastslow.training.validation import Validation
+from fastslow.training.watch import Watch
+
+
+def train(
+    model: ModelOptions,
+    config: TrainConfig,
+    data: DataSource | Splits,
+    out: str | os.PathLike[str],
+    *,
+    device: str = "auto",
+    backend: str = "auto",
+    resume: bool | Literal["auto"] = False,
+    alphabet: Literal["bytes", "text"] | None = None,
+    progress: Callback | None = None,
+    command: str | None = None,
+) -> RunResult:
+    """Train a model by a recipe on a text, in a run folder; see `TrainConfig` for what an update is.
+
+    Args:
+        model, config, data: the network, the recipe, and the text: a source that a resumed run can open again, or
+            parts in memory.
+        out: the run folder (see `training.folder`); it must not hold anything, unless resumed.
+        device: "cpu", "cuda", ..., or "auto" for a GPU where there is one.
+        backend: the layer's engine.
+        resume: True goes on with the run in `out`, which must have been started with the same arguments (but for
+            `config.CHANGEABLE`); "auto" does so if there is one, and starts it otherwise.
+        alphabet: "bytes" or "text", default what `data` says; "bytes" for parts in memory.
+        progress: called with what happens (`training.events`), in this thread.
+        command: what a person typed, for the record.
+
+    Going on with a run gives, bit for bit on a CPU, what it would have given had it not been stopped.
+    SIGINT and SIGTERM end it after the update in hand, saved. torch's random state is left as it was.
+
+    Under torchrun the processes train together (`training.distributed`). Rank 0's arguments count; parts in memory must
+    be there on every rank, files in the same places. Only rank 0 calls `progress`. After a restart by torchrun a run
+    that the same job has begun is gone on with, `resume` or not.
+
+    Raises FastslowError (ConfigError, DataError, RunError, StorageError, ModelError, DivergedError, LaunchError, and
+    where there are several processes LostError and ElsewhereError) in one line.
+    """
+    prepared = partial(prepare, model, config, data, out, device, backend, resume, alphabet, command)
+    return _job(prepared, data if isinstance(data, Splits) else None, progress)
+
+
+def resume(
+    out: str | os.PathLike[str],
+    *,
+    changes: Mapping[str, Any] | None = None,
+    device: str | None = None,
+    backend: str | None = None,
+    progress: Callback | None = None,
+    command: str | None = None,
+) -> RunResult:
+    """Go on with the run in `out` as its record says, but for `changes` of fields in `config.CHANGEABLE`.
+
+    device, backend: default the run's. Raises as `train` does.
+    """
+    old = read_record(out)
+    if old.source is None:
+        raise RunError(f"{out} was trained on a text that was handed over in Python: resume it there, with train(...)")
+    try:
+        config = replace(old.train, **dict(changes or {}))
+    except TypeError as error:
+        raise ConfigError(f"the recipe has no such field: {error}") from error
+    return train(
+        old.model,
+        config,
+        old.source,
+        out,
+        device=device or old.device,
+        backend=backend or old.backend,
+        resume=True,
+        progress=progress,
+        command=command,
+    )
+
+
+def follow(data: Splits | None = None) -> RunResult:
+    """Take part, as any rank but 0, in the job whose rank 0 calls `train` or `resume`; data: parts in memory.
+
+    Raises as `train` does, ElsewhereError for what has failed on another rank.
+    """
+    return _job(None, data, None)
+
+
+def _job(
+    prepare: Callable[[Ranks, ExitStack], Asked] | None, data: Splits | None, progress: Callback | None
+) -> RunResult:
+    """One run, by this process or by all of its job: rank 0 prepares it."""
+    with joined() as ranks, ExitStack() as stack:
+        if not isinstance(ranks, Group):
+            if prepare is None:
+                raise LaunchError("there is no rank 0 to follow: call train")
+            asked = prepare(ranks, stack)
+            return _run(asked, ranks, ranks.device(asked.record.device), progress)
+        asked_for: list[Asked] = []
+
+        def lead() -> dict[str, Any]:
+            if prepare is None:
+                raise LaunchError("rank 0 has nobody to follow: call train there")
+            asked_for.append(prepare(ranks, stack))
+            return asked_for[0].to_json()
+
+        told = ranks.lead(lead)
+        asked = ranks.together(lambda: asked_for[0] if asked_for else Asked.from_json(told, data))
+        on = ranks.together(lambda: ranks.device(asked.record.device))
+        ranks.connect(on)
+        return _run(asked, ranks, on, progress)
+
+
+def _run(asked: Asked, ranks: Ranks, device: torch.device, progress: Callback | None) -> RunResult:
+    config, out = asked.record.train, asked.out
+    forked = [device.index or 0] if device.type == "cuda" else []
+    with torch.random.fork_rng(forked, device_type="cuda"), StopSignals() as signals:
+        check_checkpoint(out, asked.lm_config, config.batch)
+        learner = Learner(asked.lm_config, config, asked.record.backend, ranks, device)
+        text = asked.splits.train
+        symbols = asked.lm_config.alphabet.encode(text.data, name=text.name)
+        stored = read_stored(out, learner)
+        if stored is not None:
+            learner.restore(stored, out)
+        watch = Watch(ranks, signals, learner.position.elapsed)
+        course = Course(config, symbols, learner.columns, learner.position, watch, out)
+        with Journal(ranks, out, learner.position, config, progress if ranks.leads else None) as journal:
+            saver = Saver(out, learner, ranks, watch, journal, resumed=stored is not None)
+            losses = Losses(course, watch, journal, device.type == "cpu", saver.diverged)
+            validation = Validation(asked.splits, learner, course, watch, journal, saver)
+            _begin(asked, ranks, learner, course, journal, saver)
+            return Loop(out, learner, course, watch, losses, saver, validation).run()
+
+
+def _begin(asked: Asked, ranks: Ranks, learner: Learner, course: Course, journal: Journal, saver: Saver) -> None:
+    """Record this process, and make the best weights those the checkpoint says."""
+    record, position = asked.record, learner.position
+
+    def lead() -> list[Any]:
+        assert asked.folder is not None
+        session = {
+            "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            **asked.session,
+            "update": position.update,
+            "parameters": learner.lm.num_parameters,
+            "versions": versions(),
+            "machine": machine(record.device),
+        }
+        record.sessions.append(session)
+        asked.folder.write_record(record)
+        if not course.finished():
+            (asked.out / RESULT_FILE).unlink(missing_ok=True)  # of a run that now goes on
+        saver.mend_best()
+        valid, test = asked.splits.valid, asked.splits.test
+        journal.tell(
+            Started(
+                out=asked.out,
+                parameters=learner.lm.num_parameters,
+                engine=session["engine"],
+                device=record.device,
+                update=position.update,
+                total_updates=course.total_updates,
+                train_symbols=len(course.symbols),
+                valid_symbols=0 if valid is None else len(valid),
+                test_symbols=0 if test is None else len(test),
+            )
+        )
+        return [position.best_update, position.best_nats]
+
+    position.best_update, position.best_nats = ranks.lead(lead)

@@ -1,0 +1,101 @@
+"""Validation in the course of a run, which keeps the best weights, and the test of those at its end."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from fastslow.data.text import Splits, Text
+from fastslow.evaluation import Evaluation, evaluate
+from fastslow.metrics import nats_to_bits
+from fastslow.storage import ModelError
+from fastslow.training.accelerated import make_scorer
+from fastslow.training.course import Course
+from fastslow.training.events import Evaluating, Tested, Validated
+from fastslow.training.learner import Learner
+from fastslow.training.reports import Journal
+from fastslow.training.saving import Saver
+from fastslow.training.signals import StopRequested
+from fastslow.training.watch import Watch
+
+
+class Validation:
+    """Evaluates the learner on the validation and test texts; either raises StopRequested where the run should stop."""
+
+    def __init__(
+        self, splits: Splits, learner: Learner, course: Course, watch: Watch, journal: Journal, saver: Saver
+    ) -> None:
+        self.splits, self.learner, self.course = splits, learner, course
+        self.watch, self.journal, self.saver = watch, journal, saver
+        self.scorer = make_scorer(learner.lm)
+
+    def validate(self) -> None:
+        """Validate; keep the weights if they are the best so far. Without a validation text the latest are the best."""
+        learner, p = self.learner, self.learner.position
+        if learner.average is not None:
+            learner.average.swap()
+        try:
+            if self.splits.valid is not None:
+                self._judge(self._evaluate(self.splits.valid, learner.config.valid_streams, "valid"))
+            else:
+                p.best_update = p.update
+        except ModelError as error:
+            raise self.saver.diverged(p.update, "validation loss", math.nan) from error
+        finally:
+            if learner.average is not None:
+                learner.average.swap()
+        p.validated = p.update
+        self.saver.save()
+        if p.best_update == p.update:
+            self.saver.save_best()
+
+    def _judge(self, validation: Evaluation) -> None:
+        p, plateau = self.learner.position, self.learner.plateau
+        nats = validation.nats / validation.symbols
+        improved = p.best_nats is None or nats < p.best_nats
+        plateau.observe(improved)
+        p.decays, p.waited = plateau.decays, plateau.waited
+        if improved:
+            p.best_nats, p.best_update = nats, p.update
+        assert p.best_nats is not None
+        best = nats_to_bits(p.best_nats)
+        line = {
+            "kind": "valid",
+            "update": p.update,
+            "epoch": self.course.epoch,
+            "bpc": validation.bpc,
+            "best_bpc": best,
+            "symbols": validation.symbols,
+            "seconds": self.watch.elapsed,
+        }
+        self.journal.write(line, {"valid/bpc": validation.bpc})
+        self.journal.tell(Validated(p.update, self.course.epoch, validation.bpc, best, improved))
+
+    def test(self) -> Evaluation | None:
+        """Test the best weights; None without any, or without a test text."""
+        text = self.splits.test
+        if text is None or self.learner.position.best_update is None:
+            return None
+        self.saver.load_best()
+        test = self._evaluate(text, self.learner.config.test_streams, "test")
+        self.journal.write(None, {"test/bpc": test.bpc})
+        self.journal.tell(Tested(test))
+        return test
+
+    def _evaluate(self, text: Text, streams: int, part: Literal["valid", "test"]) -> Evaluation:
+        def on_window(done: int, total: int) -> None:
+            self.watch.look()
+            if self.watch.stop:
+                raise StopRequested
+            self.journal.tell(Evaluating(part, done, total))
+
+        learner = self.learner
+        sharing = learner.ranks if learner.ranks.size > 1 else None
+        return evaluate(
+            learner.lm,
+            text,
+            streams=min(streams, len(text) - 1),
+            on_window=on_window,
+            sharing=sharing,
+            scorers=[self.scorer],
+        )
