@@ -94,6 +94,26 @@ def test_graphed_scoring_changes_no_score() -> None:
     assert "token_nats" not in vars(lm)
 
 
+def test_graphed_scoring_is_in_the_autocast_of_the_call() -> None:
+    lm = _lm()
+    strict = Strict()
+
+    def score(kind: torch.dtype | None) -> float:
+        with torch.autocast("cpu", kind, enabled=kind is not None):
+            return evaluate(lm, TEXT, streams=2, window=50).nats
+
+    kinds = (None, torch.bfloat16, None, torch.bfloat16)
+    plain = [score(kind) for kind in kinds]
+    assert plain[0] != plain[1]
+    with graphed_scoring(lm, recorder=strict):
+        assert [score(kind) for kind in kinds] == plain
+        with torch.no_grad():  # the casts of before are not kept
+            lm.head.weight.mul_(1.5)
+        moved = score(torch.bfloat16)
+    assert strict.recorded == 2
+    assert moved == score(torch.bfloat16) != plain[1]
+
+
 def test_scoring_with_gradients_or_alternatives_is_left_alone() -> None:
     lm = _lm()
     tokens = torch.zeros(3, 2, dtype=torch.int64)

@@ -19,7 +19,7 @@ from fastslow.lm.config import ConfigError
 from fastslow.state import state_tensors
 from fastslow.training import events, read_metrics, read_record, train
 from fastslow.training.events import Event, Saved, Started, Updated, Validated
-from fastslow.training.loop import _check_recipe
+from fastslow.training.loop import _check_recipe, scoring_type
 from fastslow.training.schedule import learning_rate
 from fastslow.training.updater import Step, Updater
 
@@ -301,3 +301,12 @@ def test_tensorboard(tmp_path: Path) -> None:
     ]
     assert len(curves.Scalars("train/bpc")) == 7
     assert len(curves.Scalars("test/bpc")) == 1
+
+
+def test_validations_on_a_gpu_are_in_the_precision_of_the_training() -> None:
+    rounded = replace(RECIPE, precision="bf16")
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    assert scoring_type("valid", gpu, rounded) == torch.bfloat16
+    assert scoring_type("test", gpu, rounded) is None
+    assert scoring_type("valid", cpu, rounded) is None
+    assert scoring_type("valid", gpu, RECIPE) is None

@@ -62,25 +62,37 @@ def make_updater(lm: CharLM, config: TrainConfig, ranks: Ranks | None = None) ->
 def graphed_scoring(lm: CharLM, *, recorder: Recorder | None = None) -> Iterator[None]:
     """Inside, `lm.token_nats` without `top` is recorded and replayed; weights are those at the time of each call.
 
-    For scoring in evaluation mode under inference mode, as `evaluate` does it. Without a CUDA device (or a `recorder`)
-    nothing changes.
+    For scoring in evaluation mode under inference mode, as `evaluate` does it, in the autocast of each call. Without a
+    CUDA device (or a `recorder`) nothing changes.
     """
     device, plain = lm.device, lm.token_nats
     if recorder is None and device.type != "cuda":
         yield
         return
 
-    def score(inputs: Tensor, targets: Tensor, state: Any) -> tuple[Tensor, Any]:
-        nats, new, *_ = plain(inputs, targets, state)
-        return nats, new
+    made_by = recorder_for(device) if recorder is None else recorder
 
-    recorded = Recorded(score, device, recorder=recorder_for(device) if recorder is None else recorder)
+    def scoring(kind: torch.dtype | None) -> Recorded:
+        """Scoring in autocast to `kind`."""
+
+        def score(inputs: Tensor, targets: Tensor, state: Any) -> tuple[Tensor, Any]:
+            # A weight that autocast had cast and kept before the recording would be replayed when it is long gone.
+            with torch.autocast(device.type, kind, enabled=kind is not None, cache_enabled=False):
+                nats, new, *_ = plain(inputs, targets, state)
+            return nats, new
+
+        return Recorded(score, device, recorder=made_by)
+
+    recorded: dict[torch.dtype | None, Recorded] = {}
 
     def token_nats(inputs: Tensor, targets: Tensor, state: Any = None, *, top: int = 0) -> TokenNats:
         if top or lm.training or torch.is_grad_enabled():
             return plain(inputs, targets, state, top=top)
         state = lm.initial_state(inputs.shape[1]) if state is None else state
-        nats, new = recorded(inputs, targets, state)
+        kind = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
+        if kind not in recorded:
+            recorded[kind] = scoring(kind)
+        nats, new = recorded[kind](inputs, targets, state)
         return TokenNats(nats.clone(), map_state(Tensor.clone, new))
 
     lm.token_nats = token_nats  # type: ignore[method-assign]

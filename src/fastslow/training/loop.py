@@ -348,6 +348,15 @@ def _run(asked: _Asked, ranks: Ranks, device: torch.device, progress: Callback |
         return run.go()
 
 
+def scoring_type(part: Literal["valid", "test"], device: torch.device, config: TrainConfig) -> torch.dtype | None:
+    """The type that autocast puts products in as a text is scored; None for full precision.
+
+    On a GPU a validation is as the training is; its model is chosen among its like. A test is always exact.
+    """
+    lower = part == "valid" and device.type == "cuda" and config.precision == "bf16"
+    return torch.bfloat16 if lower else None
+
+
 class Run:
     """A run in hand: model, optimiser, position, files. Used through `train` and `resume`."""
 
@@ -736,7 +745,9 @@ class Run:
             self.tell(Evaluating(part, done, total))
 
         sharing = self.ranks if self.ranks.size > 1 else None
-        return evaluate(self.lm, text, streams=min(streams, len(text) - 1), on_window=on_window, sharing=sharing)
+        kind = scoring_type(part, self.device, self.config)
+        with torch.autocast(self.device.type, kind, enabled=kind is not None, cache_enabled=False):
+            return evaluate(self.lm, text, streams=min(streams, len(text) - 1), on_window=on_window, sharing=sharing)
 
     def _validate(self) -> None:
         """Validate; keep the weights if they are the best so far. Without a validation text the latest are the best."""
