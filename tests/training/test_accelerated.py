@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -91,6 +92,25 @@ def test_recorded_scoring_changes_no_score() -> None:
     assert recorded.symbol_nats is not None
     assert (recorded.symbol_nats == plain.symbol_nats).all()
     assert moved.nats == evaluate(lm, TEXT, streams=2, window=50).nats != plain.nats
+
+
+def test_recorded_scoring_is_in_the_autocast_of_the_call() -> None:
+    lm = _lm()
+    strict = Strict()
+
+    def score(kind: torch.dtype | None, scorer: Any = None) -> float:
+        with torch.autocast("cpu", kind, enabled=kind is not None):
+            return evaluate(lm, TEXT, streams=2, window=50, scorers=[scorer] if scorer else None).nats
+
+    kinds = (None, torch.bfloat16, None, torch.bfloat16)
+    plain = [score(kind) for kind in kinds]
+    assert plain[0] != plain[1]
+    scorer = RecordedScorer(lm, recorder=strict)
+    assert [score(kind, scorer) for kind in kinds] == plain
+    with torch.no_grad():  # the casts of before are not kept
+        lm.head.weight.mul_(1.5)
+    assert score(torch.bfloat16, scorer) == score(torch.bfloat16) != plain[1]
+    assert strict.recorded == 2
 
 
 def test_a_cpu_gets_the_models_own_scorer() -> None:

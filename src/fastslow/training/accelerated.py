@@ -61,21 +61,31 @@ def make_updater(lm: CharLM, config: TrainConfig, ranks: Ranks | None = None) ->
 class RecordedScorer:
     """`lm.token_nats`, recorded and replayed: for `evaluate`, which scores in evaluation mode under inference mode.
 
-    Weights are those at the time of each call.
+    Weights and autocast are those at the time of each call.
     """
 
     def __init__(self, lm: CharLM, *, recorder: Recorder | None = None) -> None:
-        def score(inputs: Tensor, targets: Tensor, state: Any) -> tuple[Tensor, Any]:
-            nats, new, *_ = lm.token_nats(inputs, targets, state)
-            return nats, new
-
-        self._lm = lm
-        self._recorded = Recorded(score, lm.device, recorder=recorder)
+        self._lm, self._recorder = lm, recorder
+        self._recorded: dict[torch.dtype | None, Recorded] = {}
+        """A recording for each type that autocast was on with, None for off."""
 
     def __call__(self, inputs: Tensor, targets: Tensor, state: Any) -> TokenNats:
+        device = self._lm.device.type
+        kind = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        if kind not in self._recorded:
+            self._recorded[kind] = self._record(kind)
         state = self._lm.initial_state(inputs.shape[1]) if state is None else state
-        nats, new = self._recorded(inputs, targets, state)
+        nats, new = self._recorded[kind](inputs, targets, state)
         return TokenNats(nats.clone(), map_state(Tensor.clone, new))
+
+    def _record(self, kind: torch.dtype | None) -> Recorded:
+        def score(inputs: Tensor, targets: Tensor, state: Any) -> tuple[Tensor, Any]:
+            # A weight that autocast had cast and kept before the recording would be replayed when it is long gone.
+            with torch.autocast(self._lm.device.type, kind, enabled=kind is not None, cache_enabled=False):
+                nats, new, *_ = self._lm.token_nats(inputs, targets, state)
+            return nats, new
+
+        return Recorded(score, self._lm.device, recorder=self._recorder)
 
 
 def make_scorer(lm: CharLM) -> Scorer:

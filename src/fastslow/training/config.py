@@ -67,7 +67,7 @@ class TrainConfig:
     jitter: in each epoch move each edge between two windows by a random number of steps, at most this many either way,
         so that windows differ in length. On the CPU: a GPU's recorded updates are of one length.
     reset: before each update each stream's state is zeroed with this probability.
-    precision: "fp32", or "bf16" for autocast.
+    precision: "fp32", or "bf16" for autocast; on a GPU validations are in it too, a test never is.
     seed: of the initial weights and the masks.
     validate_every: updates between validations; 0: at the end of each epoch only.
     valid_streams, test_streams: streams of validation and test; the authors test with one.

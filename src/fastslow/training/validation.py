@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+import torch
+
 from fastslow.data.text import Splits, Text
 from fastslow.evaluation import Evaluation, evaluate
 from fastslow.metrics import nats_to_bits
 from fastslow.storage import ModelError
 from fastslow.training.accelerated import make_scorer
+from fastslow.training.config import TrainConfig
 from fastslow.training.course import Course
 from fastslow.training.events import Evaluating, Tested, Validated
 from fastslow.training.learner import Learner
@@ -17,6 +20,15 @@ from fastslow.training.reports import Journal
 from fastslow.training.saving import Saver
 from fastslow.training.signals import StopRequested
 from fastslow.training.watch import Watch
+
+
+def scoring_type(part: Literal["valid", "test"], device: torch.device, config: TrainConfig) -> torch.dtype | None:
+    """The type that autocast puts products in as a text is scored; None for full precision.
+
+    On a GPU a validation is as the training is; its model is chosen among its like. A test is always exact.
+    """
+    lower = part == "valid" and device.type == "cuda" and config.precision == "bf16"
+    return torch.bfloat16 if lower else None
 
 
 class Validation:
@@ -91,11 +103,14 @@ class Validation:
 
         learner = self.learner
         sharing = learner.ranks if learner.ranks.size > 1 else None
-        return evaluate(
-            learner.lm,
-            text,
-            streams=min(streams, len(text) - 1),
-            on_window=on_window,
-            sharing=sharing,
-            scorers=[self.scorer],
-        )
+        device = learner.lm.device
+        kind = scoring_type(part, device, learner.config)
+        with torch.autocast(device.type, kind, enabled=kind is not None, cache_enabled=False):
+            return evaluate(
+                learner.lm,
+                text,
+                streams=min(streams, len(text) - 1),
+                on_window=on_window,
+                sharing=sharing,
+                scorers=[self.scorer],
+            )

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import re
+import subprocess
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -54,6 +58,20 @@ def compiling() -> Iterator[list[tuple[str, dict[str, Any], Any]]]:
         yield made
     finally:
         ops.launch = before
+
+
+def local_bytes(cubin: bytes) -> int:
+    """Bytes of memory a thread has for what does not fit its registers, by the disassembler that comes with Triton."""
+    from triton.backends import nvidia
+
+    tool = Path(nvidia.__file__).parent / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        told = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
+    found = re.findall(r"(?:STACK|LOCAL):(\d+)", told)
+    assert len(found) == 2, told
+    return sum(map(int, found))
 
 
 def compile_training(layer: FSLSTM, T: int = 2, B: int = 2, **changes: Any) -> list[tuple[str, dict[str, Any], Any]]:

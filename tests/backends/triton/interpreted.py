@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fastslow import FSLSTM
-from fastslow.backends.triton import engine, options
+from fastslow.backends.triton import backward, engine, options
 from fastslow.noise import Noise, random_bits
 from fastslow.state import state_tensors
 from tests.backends.triton.rounded import brief, check_rounded
@@ -22,22 +22,31 @@ def small(name: str, T: int = 2, B: int = 2, **changes: object) -> Case:
     return replace(CASES[name], T=T, B=B, **changes)  # type: ignore[arg-type]
 
 
-QUICK: dict[str, tuple[Case, bool]] = {
-    "fs2": (small("fs2", T=3), False),
-    "fs2-overlap": (small("fs2"), True),
-    "lengths": (small("fs2-lengths", T=3, B=3, lengths=(3, 0, 2)), False),
-    "two-readers-overlap": (small("two-readers", B=1), True),
-    "two-inputs-no-norm": (small("two-inputs", layer_norm=False), False),
-    "eval-no-bias": (small("fs2-no-bias", training=False), False),
-    "only-states-overlap": (small("fs2-only-states", T=1), True),
+OVERLAP, JOINT = {"overlap": True}, {"gates_apart": False}
+QUICK: dict[str, tuple[Case, dict[str, bool]]] = {
+    "fs2": (small("fs2", T=3), {}),
+    "fs2-joint": (small("fs2", T=3), JOINT),
+    "fs2-overlap": (small("fs2"), OVERLAP),
+    "lengths": (small("fs2-lengths", T=3, B=3, lengths=(3, 0, 2)), {}),
+    "two-readers-overlap": (small("two-readers", B=1), OVERLAP),
+    "two-inputs-no-norm": (small("two-inputs", layer_norm=False), {}),
+    "eval-no-bias": (small("fs2-no-bias", training=False), {}),
+    "only-states-overlap": (small("fs2-only-states", T=1), OVERLAP | JOINT),
 }
 
 
-@pytest.mark.parametrize(("case", "overlap"), QUICK.values(), ids=QUICK)
-def test_quick_twin(case: Case, overlap: bool) -> None:
+@pytest.mark.parametrize(("case", "setting"), QUICK.values(), ids=QUICK)
+def test_quick_twin(case: Case, setting: dict[str, bool]) -> None:
     # Two steps a chunk: where T is 3 there is a whole one and a ragged one.
-    with options.using(overlap=overlap, chunk_rows=2 * case.B):
+    with options.using(chunk_rows=2 * case.B, **setting):
         check_twin(engine, case)
+
+
+def test_column_sums_in_several_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Four parts of one row in the first chunk; the second has rows for two of them.
+    monkeypatch.setattr(backward, "SUMMED", 1)
+    with options.using(chunk_rows=4):
+        check_twin(engine, small("fs2", T=3))
 
 
 SHORT = [name for name, case in CASES.items() if case.T * case.B < 40]
@@ -46,8 +55,8 @@ SHORT = [name for name, case in CASES.items() if case.T * case.B < 40]
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHORT)
 def test_twin(name: str) -> None:
-    overlap = SHORT.index(name) % 2 == 1  # every second case: it takes ten minutes as it is
-    with options.using(overlap=overlap, chunk_rows=2 * CASES[name].B + 1):
+    n = SHORT.index(name)  # every second case, and every third: it takes ten minutes as it is
+    with options.using(overlap=n % 2 == 1, gates_apart=n % 3 > 0, chunk_rows=2 * CASES[name].B + 1):
         check_twin(engine, CASES[name])
 
 

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ ROOT = Path(__file__).parents[3]
 PROGRAM = """
 import json, sys, torch
 from fastslow import FSLSTM
-from tests.backends.triton.compiled import compile_training
+from tests.backends.triton.compiled import compile_training, local_bytes
 
 sizes, precision, changes = json.loads(sys.argv[1])
 layer = FSLSTM(*sizes, dropout=0.3, zoneout_h=0.1, zoneout_c=0.3)
@@ -26,15 +27,17 @@ made = compile_training(layer, precision=getattr(torch, precision), **changes)
 told = []
 for name, constants, kernel in made:
     ptx = kernel.asm["ptx"]
+    before, waits, after = ptx.partition("griddepcontrol.wait")
     told.append({
-        "kernel": name, "cubin": len(kernel.asm["cubin"]), "waits": "griddepcontrol.wait" in ptx,
-        "local": ".local" in ptx, "target": ptx.partition(".target ")[2].split()[0], "constants": constants,
+        "kernel": name, "cubin": len(kernel.asm["cubin"]), "waits": bool(waits), "constants": constants,
+        "loads_ahead": before.count("ld.global"), "loads_behind": after.count("ld.global"),
+        "local": local_bytes(kernel.asm["cubin"]), "target": ptx.partition(".target ")[2].split()[0],
     })
 print(json.dumps(told))
 """
 
 
-def compiled(tmp_path: Path, sizes: tuple[int, ...], precision: str, **changes: object) -> list[dict[str, object]]:
+def compiled(tmp_path: Path, sizes: tuple[int, ...], precision: str, **changes: object) -> list[dict[str, Any]]:
     env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, json.dumps([sizes, precision, changes])],
@@ -45,11 +48,11 @@ def compiled(tmp_path: Path, sizes: tuple[int, ...], precision: str, **changes: 
         check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    result: list[dict[str, object]] = json.loads(done.stdout.splitlines()[-1])
+    result: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
     return result
 
 
-def check(made: list[dict[str, object]], waits: bool = False) -> None:
+def check(made: list[dict[str, Any]], waits: bool = False) -> None:
     assert {kernel["kernel"] for kernel in made} == {
         "step_forward",
         "step_backward",
@@ -60,12 +63,23 @@ def check(made: list[dict[str, object]], waits: bool = False) -> None:
     for kernel in made:
         assert kernel["cubin"], kernel
         assert str(kernel["target"]).startswith("sm_90"), kernel
-        assert not kernel["local"], f"an array of this kernel is not in registers: {kernel}"
-        assert kernel["waits"] == (waits and str(kernel["kernel"]).startswith("step_")), kernel
+        assert not kernel["local"], f"not all of this kernel is in registers: {kernel}"
+        assert kernel["waits"] == (waits and kernel["constants"].get("DEPENDENT", False)), kernel
+
+
+def check_waiting(made: list[dict[str, Any]]) -> None:
+    check(made, waits=True)
+    forward = [kernel for kernel in made if kernel["kernel"] == "step_forward"]
+    for kernel in forward:
+        # h and c, and of bias, gains and shifts the four gates' and c's; behind: z of four gates, and the key.
+        assert kernel["loads_ahead"] >= 2 + 3 * 4 + 2, kernel
+        assert kernel["loads_behind"] <= kernel["loads_ahead"] - 8, kernel
+    # The very first one of a backward pass does not run ahead.
+    assert {kernel["waits"] for kernel in made if kernel["kernel"] == "step_backward"} == {True, False}
 
 
 def test_a_small_layer_in_bfloat16(tmp_path: Path) -> None:
-    check(compiled(tmp_path, (5, 20, 7), "bfloat16"))
+    check_waiting(compiled(tmp_path, (5, 20, 7), "bfloat16", dependent_launch=True))
 
 
 @pytest.mark.slow
@@ -77,4 +91,4 @@ def test_the_papers_layers(tmp_path: Path, sizes: tuple[int, ...], precision: st
 
 @pytest.mark.slow
 def test_dependent_launches_wait(tmp_path: Path) -> None:
-    check(compiled(tmp_path, (128, 700, 400), "bfloat16", dependent_launch=True), waits=True)
+    check_waiting(compiled(tmp_path, (128, 700, 400), "bfloat16", dependent_launch=True))

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from fastslow import FSLSTM
-from fastslow.backends.triton import engine, options
+from fastslow.backends.triton import engine, ops, options
 from fastslow.backends.triton.plan import padded, plan
-from fastslow.wiring import FROM_INPUT, NO_INPUT, fast_slow
+from fastslow.wiring import FROM_INPUT, NO_INPUT, fast_slow, sequential
 from tests.backends.twins import CASES, TWO_READERS, Case, make_inputs
 
 
@@ -105,3 +105,67 @@ def test_a_state_that_comes_after_the_input_is_the_late_half() -> None:
     e = steps[4]  # reads a (0), takes c's (2) state
     assert (e.source, e.before) == (0, 2)
     assert (e.h_is_early, e.early) == (False, 0)
+
+
+def launches(monkeypatch: pytest.MonkeyPatch, case: Case, **changes: object) -> list[tuple[str, bool]]:
+    """(kernel, whether it is launched ahead of the end of what is before it) of a window, without running any."""
+    pytest.importorskip("triton", reason="triton is not installed: the engine cannot tell whether it interprets")
+    made: list[tuple[str, bool]] = []
+
+    def launch(kernel: str, grid: tuple[int, ...], *args: object, dependent: bool = False, **rest: object) -> None:
+        assert rest.get("DEPENDENT", False) == dependent
+        made.append((kernel, dependent))
+
+    monkeypatch.setattr(ops, "launch", launch)
+    inputs = make_inputs(case, torch.float32)
+    with options.using(**changes):
+        y, _ = engine.run(case.wiring, inputs.weights, inputs.xs[0], inputs.state, inputs.noises[0], case.rates)
+        y.backward(torch.ones(y.shape[::-1]).permute(2, 1, 0))  # not contiguous
+    return made
+
+
+def test_the_first_backward_kernel_does_not_run_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing but a product may be between a kernel that runs ahead and what it reads first."""
+    vectors = ("bias", "gate_gain", "gate_shift", "cell_gain", "cell_shift")  # without a gradient, so without sums
+    case = Case(wiring=sequential(2), sizes=4, T=3, B=2, frozen=vectors)
+    made = launches(monkeypatch, case, dependent_launch=True)
+    steps = [dependent for kernel, dependent in made if kernel == "step_backward"]
+    assert steps == [False] + [True] * 5
+    assert all(dependent for kernel, dependent in made if kernel == "step_forward")
+    assert not any(dependent for kernel, dependent in launches(monkeypatch, case))
+
+
+def test_a_window_of_the_papers_ptb_network_is_one_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case(wiring=fast_slow(2), sizes={"fast": 4, "slow": 3}, T=15, B=2)
+    rows = options.current().chunk_rows
+    assert rows >= 150 * 128
+    whole = launches(monkeypatch, case).count(("drop_copy", False))
+    parts = launches(monkeypatch, case, chunk_rows=6).count(("drop_copy", False))
+    assert (whole, parts) == (2, 1 + 5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_parts_of_the_gates_add_up_to_the_product(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    dz, matrix = torch.randn(5, 4 * 6).to(dtype), torch.randn(4 * 6, 11).to(dtype)
+    expected = dz.double() @ matrix.double()
+    parts, joint = torch.empty(4, 5, 11), torch.empty(1, 5, 11)
+    ops.gate_products(dz, matrix, parts)
+    ops.gate_products(dz, matrix, joint)
+    torch.testing.assert_close(parts.sum(0).double(), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(joint[0].double(), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(parts[2].double(), dz[:, 12:18].double() @ matrix[12:18].double(), rtol=1e-4, atol=1e-4)
+    of_x = torch.empty(4, 5, 3)
+    ops.gate_products(dz, matrix[:, 2:5], of_x)  # a half of the columns, as with `overlap`
+    torch.testing.assert_close(of_x, parts[..., 2:5], rtol=1e-4, atol=1e-4)
+
+
+def test_products_are_added_in_float32() -> None:
+    torch.manual_seed(0)
+    a, b = torch.randn(3, 40).bfloat16(), torch.randn(40, 5).bfloat16()
+    once = ops.add_product(None, a, b)
+    assert once.dtype == torch.float32
+    twice = ops.add_product(once.clone(), a, b)
+    torch.testing.assert_close(twice, 2 * once)
+    exact = ops.add_product(ops.add_product(None, a.float(), b.float()), a.float(), b.float())
+    torch.testing.assert_close(twice, exact, rtol=2e-2, atol=2e-2)

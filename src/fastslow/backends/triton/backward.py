@@ -13,14 +13,14 @@ from fastslow.backends.triton.plan import Step
 from fastslow.backends.triton.window import Held, Setting, at, old_c
 from fastslow.wiring import FROM_INPUT
 
-SPLITS = 8
-"""Parts in which column sums are first made."""
+SPLITS, SUMMED = 32, 16
+"""Of column sums: the most parts in which they are first made, and the rows that are added at once."""
 
 
 @dataclass
 class Gradients:
-    """What the backward pass makes. By node: matrix (4 width, columns), matrix_x (4 width, x_width), sums (SPLITS, 3 or
-    1, 4 width) and cell (SPLITS, 2 width); by slot: dh and dc (B, width)."""
+    """What the backward pass makes. By node: matrix (4 width, columns), matrix_x (4 width, x_width), sums (splits, 3 or
+    1, 4 width) and cell (splits, 2 width); by slot: dh and dc (B, width)."""
 
     x: Tensor | None
     dh: list[Tensor]
@@ -35,8 +35,9 @@ class Gradients:
 class Passing:
     """Buffers of the loop, by node. dz, dn (chunk, B, 4 width), cell (chunk, B, 2 width).
 
-    joint (B, columns): dz [W_x, W_h], of which dx (B, x_width) and dh (B, width), the gradients of what the node reads
-    and of the state it takes, are the columns - unless the two are computed apart.
+    joint (parts, B, columns): dz [W_x, W_h] in parts to add up, of which dx (parts, B, x_width) and dh (parts, B,
+    width), the gradients of what the node reads and of the state it takes, are the columns - unless the two are
+    computed apart.
     """
 
     dz: list[Tensor]
@@ -48,21 +49,21 @@ class Passing:
 
 
 def _passing(setting: Setting, chunk: int, device: torch.device) -> Passing:
-    B, kind = setting.B, setting.kind
+    B, kind, parts = setting.B, setting.kind, setting.parts
     wide = torch.float32 if ops.wide_products(device) else kind
     made = Passing([], [], [], [], [], [])
     for s in setting.steps:
         made.dz.append(torch.empty(chunk, B, 4 * s.width, dtype=kind, device=device))
         made.dn.append(torch.empty_like(made.dz[-1]) if setting.norm else made.dz[-1])
         made.cell.append(torch.empty(chunk, B, 2 * s.width if setting.norm else 1, dtype=kind, device=device))
-        joint = torch.empty(B, s.columns, dtype=wide, device=device)
+        joint = torch.empty(parts, B, s.columns, dtype=wide, device=device)
         made.joint.append(joint)
         if setting.options.overlap and s.reads_node:
-            made.dx.append(torch.empty(B, s.x_width, dtype=wide, device=device))
-            made.dh.append(torch.empty(B, s.width, dtype=wide, device=device))
+            made.dx.append(torch.empty(parts, B, s.x_width, dtype=wide, device=device))
+            made.dh.append(torch.empty(parts, B, s.width, dtype=wide, device=device))
         else:
-            made.dx.append(joint[:, : s.h_at])
-            made.dh.append(joint[:, s.h_at :])
+            made.dx.append(joint[..., : s.h_at])
+            made.dh.append(joint[..., s.h_at :])
     return made
 
 
@@ -79,6 +80,8 @@ def _step(
         further = torch.empty(setting.B, s.width, device=z.device) if further is None else further
         setting.drop_copy(passing.dx[reader], further, key, t, reader, s.size, s.width, add=add)
     carried = not (s.last and t == setting.T - 1)
+    # The first kernel has no product before it: what it reads ahead may still be on its way.
+    dependent = setting.options.dependent_launch and not (t == setting.T - 1 and n == len(setting.steps) - 1)
     carry = passing.dh[s.after]
     read = passing.dx[s.readers[0]] if s.readers else carry
 
@@ -94,16 +97,21 @@ def _step(
         carry if further is None else further, carry if dy is None else dy[t], grads.dh[s.slot], grads.dc[s.slot],
         passing.dz[n][place], passing.dn[n][place], passing.cell[n][place], held.ends[0] if held.ends else z, key,
         setting.first_step + t, t, setting.first_row, *setting.masks(s), setting.rates.forget_bias,
-        carry.stride(0), read.stride(0),
-        **setting.constants(s, held), CARRY=carried, EXTRA=further is not None, OUT=s.output and dy is not None,
-        warps=setting.warps(s.width), dependent=setting.options.dependent_launch,
+        carry.stride(1), carry.stride(0), read.stride(1), read.stride(0),
+        **setting.constants(s, held), PARTS=setting.parts, CARRY=carried, EXTRA=further is not None,
+        OUT=s.output and dy is not None, DEPENDENT=dependent, warps=setting.warps(s.width), dependent=dependent,
     )  # fmt: skip
+
+
+def _chunk(setting: Setting) -> int:
+    """Steps whose dz are held before they are turned into gradients."""
+    return max(1, min(setting.T, setting.options.chunk_rows // setting.B))
 
 
 def _loop(setting: Setting, held: Held, grads: Gradients, dy: Tensor | None, want: Wanted) -> None:
     steps, T = setting.steps, setting.T
     device = grads.dh[0].device
-    chunk = max(1, min(T, setting.options.chunk_rows // setting.B))
+    chunk = _chunk(setting)
     passing = _passing(setting, chunk, device)
     beside = ops.Beside(device, setting.options.overlap)
     for end in range(T, 0, -chunk):
@@ -120,16 +128,16 @@ def _loop(setting: Setting, held: Held, grads: Gradients, dy: Tensor | None, wan
                     halves = (passing.dx[s.index], matrix[:, : s.h_at]), (passing.dh[s.index], matrix[:, s.h_at :])
                     (soon, soon_half), (late, late_half) = halves if s.h_is_early else halves[::-1]
                     with beside.start(s.index):
-                        ops.product(dz, late_half, late)
-                    ops.product(dz, soon_half, soon)
+                        ops.gate_products(dz, late_half, late)
+                    ops.gate_products(dz, soon_half, soon)
                 else:
-                    ops.product(dz, matrix, passing.joint[s.index])
+                    ops.gate_products(dz, matrix, passing.joint[s.index])
         beside.join()
         for s in steps:
             _after_chunk(setting, held, passing, grads, s, start, end, want)
     for s in steps:
         if s.first:
-            grads.dh[s.slot] += passing.dh[s.index]
+            grads.dh[s.slot] += passing.dh[s.index].sum(0)
 
 
 @dataclass(frozen=True)
@@ -162,15 +170,16 @@ def _after_chunk(
         setting.drop_copy(of_x, target, key, start, n, s.x_size, s.x_size, add=True)
     if not want.vectors[n]:
         return
-    each = -(-rows // SPLITS)
+    sums, cell = grads.sums[n], grads.cell[n]
+    assert sums is not None
+    splits = sums.shape[0]
+    each = -(-rows // splits)
 
     def columns(values: Tensor, sums: Tensor) -> None:
         width = values.shape[-1]
-        grid = (-(-width // 64), SPLITS)
-        ops.launch("column_sums", grid, values, sums, rows, WIDTH=width, EACH=each, ROWS=16, COLUMNS=64, warps=4)
+        grid = (-(-width // 64), splits)
+        ops.launch("column_sums", grid, values, sums, rows, WIDTH=width, EACH=each, ROWS=SUMMED, COLUMNS=64, warps=4)
 
-    sums, cell = grads.sums[n], grads.cell[n]
-    assert sums is not None
     if not setting.norm:
         columns(dz, sums)
         return
@@ -180,9 +189,9 @@ def _after_chunk(
     assert stats is not None
     ops.launch(
         "norm_sums",
-        (-(-4 * s.width // 64), SPLITS),
+        (-(-4 * s.width // 64), splits),
         dz, passing.dn[n], z[start:end], z if bias is None else bias, stats[start:end], sums, rows,
-        H=s.size, HP=s.width, BIAS=bias is not None, EACH=each, ROWS=16, COLUMNS=64, warps=4,
+        H=s.size, HP=s.width, BIAS=bias is not None, EACH=each, ROWS=SUMMED, COLUMNS=64, warps=4,
     )  # fmt: skip
     columns(passing.cell[n][: end - start].view(rows, -1), cell)
 
@@ -203,13 +212,14 @@ def backward(
             into.append(torch.zeros(B, s.width, device=device))
             if given is not None:
                 into[-1][:, : s.size] = given
+    splits = max(1, min(SPLITS, _chunk(setting) * B // SUMMED))
     for s in steps:
         vectors = want.vectors[s.index]
         grads.matrix.append(None)
         grads.matrix_x.append(None)
         rows = 3 if setting.norm else 1
-        grads.sums.append(torch.zeros(SPLITS, rows, 4 * s.width, device=device) if vectors else None)
-        grads.cell.append(torch.zeros(SPLITS, 2 * s.width, device=device) if vectors and setting.norm else None)
+        grads.sums.append(torch.zeros(splits, rows, 4 * s.width, device=device) if vectors else None)
+        grads.cell.append(torch.zeros(splits, 2 * s.width, device=device) if vectors and setting.norm else None)
     passing_dy = None if dy is None else dy.contiguous()
     _loop(setting, held, grads, passing_dy, want)
     return grads

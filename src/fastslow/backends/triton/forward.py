@@ -95,8 +95,8 @@ def _step(setting: Setting, held: Held, s: Step, t: int, y: Tensor) -> None:
         y[t], at(held.stats[n], t), held.ends[0] if held.ends else z, key,
         setting.first_step + t, t, setting.first_row, *setting.masks(s), setting.rates.forget_bias, NORM_EPSILON,
         s.columns, h.stride(0), read.stride(0),
-        **setting.constants(s, held), OUT=s.output, warps=setting.warps(s.width),
-        dependent=setting.options.dependent_launch,
+        **setting.constants(s, held), OUT=s.output, DEPENDENT=setting.options.dependent_launch,
+        warps=setting.warps(s.width), dependent=setting.options.dependent_launch,
     )  # fmt: skip
     for reader in s.readers[1:]:
         setting.drop_copy(h, at(held.operand[reader], t), key, t, reader, s.size, s.width)

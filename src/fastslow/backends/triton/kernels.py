@@ -116,6 +116,15 @@ def _load_gates(ptr, unit, real, HP: tl.constexpr):
 
 
 @triton.jit
+def _load_sum(ptr, unit, real, PARTS: tl.constexpr, stride):
+    """(BLOCK,) float32: the sum, always in the same order, of PARTS rows that are `stride` apart; 0 where not real."""
+    total = tl.load(ptr + unit, mask=real, other=0.0).to(tl.float32)
+    for part in tl.static_range(1, PARTS):
+        total += tl.load(ptr + part * stride + unit, mask=real, other=0.0).to(tl.float32)
+    return total
+
+
+@triton.jit
 def _store_gates(ptr, unit, inside, HP: tl.constexpr, i, f, g, o):
     kind = ptr.dtype.element_ty
     tl.store(ptr + unit, i.to(kind), mask=inside)
@@ -180,14 +189,20 @@ def step_forward(
     unit = tl.arange(0, BLOCK)
     real = unit < H
     inside = unit < HP
-    # What the product before this kernel does not write comes first: a dependent launch reads it while that ends.
+    # All that the product before this kernel does not write comes first: a dependent launch reads it while that ends.
     h_old = tl.load(h_old_ptr + row * h_old_stride + unit, mask=real, other=0.0).to(tl.float32)
     c_old = tl.load(c_old_ptr + row * HP + unit, mask=real, other=0.0)
+    if BIAS:
+        bi, bf, bg, bo = _load_gates(bias_ptr, unit, real, H)
+    if NORM:
+        gi, gf, gg, go = _load_gates(gate_gain_ptr, unit, real, H)
+        si, sf, sg, so = _load_gates(gate_shift_ptr, unit, real, H)
+        gain = tl.load(cell_gain_ptr + unit, mask=real, other=0.0)
+        shift = tl.load(cell_shift_ptr + unit, mask=real, other=0.0)
     if DEPENDENT:
         gdc_wait()
     zi, zf, zg, zo = _load_gates(z_ptr + row * (4 * HP), unit, real, HP)
     if BIAS:
-        bi, bf, bg, bo = _load_gates(bias_ptr, unit, real, H)
         zi, zf, zg, zo = zi + bi, zf + bf, zg + bg, zo + bo
     stats = stats_ptr + row * STATS
     if NORM:
@@ -202,8 +217,6 @@ def step_forward(
         rf = tl.rsqrt(vf / H + epsilon)
         rg = tl.rsqrt(vg / H + epsilon)
         ro = tl.rsqrt(vo / H + epsilon)
-        gi, gf, gg, go = _load_gates(gate_gain_ptr, unit, real, H)
-        si, sf, sg, so = _load_gates(gate_shift_ptr, unit, real, H)
         zi = zi * ri * gi + si
         zf = zf * rf * gf + sf
         zg = zg * rg * gg + sg
@@ -223,8 +236,6 @@ def step_forward(
         mean = tl.sum(c, 0) / H
         centred = tl.where(real, c - mean, 0.0)
         rstd = tl.rsqrt(tl.sum(centred * centred, 0) / H + epsilon)
-        gain = tl.load(cell_gain_ptr + unit, mask=real, other=0.0)
-        shift = tl.load(cell_shift_ptr + unit, mask=real, other=0.0)
         normed = centred * rstd * gain + shift
         tl.store(stats + 4, mean)
         tl.store(stats + 9, rstd)
@@ -273,8 +284,8 @@ def step_backward(
     cell_shift_ptr,
     c_old_ptr,  # (B, HP) float32 in
     stats_ptr,  # (B, STATS) float32 in
-    carry_ptr,  # (B, HP), rows carry_stride apart, in: W_h^T dz of the next cell of the slot
-    read_grad_ptr,  # (B, HP), rows read_stride apart, in: W_x^T dz of the node that reads this one
+    carry_ptr,  # (PARTS, B, HP) in, parts and rows carry_part and carry_stride apart: W_h^T dz of the slot's next cell
+    read_grad_ptr,  # (PARTS, B, HP) in, likewise: W_x^T dz of the node that reads this one
     extra_ptr,  # (B, HP) float32 in: the same of further readers, masked and summed
     dy_ptr,  # (B, H) in: the gradient of the output
     dh_ptr,  # (B, HP) float32 in: what passed the next cell by (zoneout); out: what passes this one by
@@ -298,13 +309,16 @@ def step_backward(
     scale,
     forget_bias,
     carry_stride,
+    carry_part,
     read_stride,
+    read_part,
     H: tl.constexpr,
     HP: tl.constexpr,
     BLOCK: tl.constexpr,
     NORM: tl.constexpr,
     BIAS: tl.constexpr,
     ZONE: tl.constexpr,
+    PARTS: tl.constexpr,
     CARRY: tl.constexpr,
     READ: tl.constexpr,
     EXTRA: tl.constexpr,
@@ -371,9 +385,9 @@ def step_backward(
     if DEPENDENT:
         gdc_wait()
     if CARRY:
-        dh += tl.load(carry_ptr + row * carry_stride + unit, mask=real, other=0.0).to(tl.float32)
+        dh += _load_sum(carry_ptr + row * carry_stride, unit, real, PARTS, carry_part)
     if READ:
-        dread = tl.load(read_grad_ptr + row * read_stride + unit, mask=real, other=0.0).to(tl.float32)
+        dread = _load_sum(read_grad_ptr + row * read_stride, unit, real, PARTS, read_part)
         if DROP:
             dread *= _dropout(key_ptr, step, read_site, row + first_row, unit, drop, scale)
         dh += dread
@@ -502,7 +516,7 @@ def column_sums(
     do_not_specialize_on_alignment=["source_ptr", "target_ptr"],
 )
 def drop_copy(
-    source_ptr,  # (steps rows, UNITS), rows source_stride apart, in
+    source_ptr,  # (PARTS, steps rows, UNITS), parts source_part and rows source_stride apart, in, to add up
     target_ptr,  # (steps rows, WIDTH), rows target_stride apart, out: zero past UNITS
     key_ptr,
     first_step,
@@ -512,17 +526,19 @@ def drop_copy(
     drop,
     scale,
     source_stride,
+    source_part,
     target_stride,
     UNITS: tl.constexpr,
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
+    PARTS: tl.constexpr,
     DROP: tl.constexpr,
     ADD: tl.constexpr,  # add to the target
 ):
     program = tl.program_id(0)
     unit = tl.arange(0, BLOCK)
     at = program.to(tl.int64)
-    value = tl.load(source_ptr + at * source_stride + unit, mask=unit < UNITS, other=0.0).to(tl.float32)
+    value = _load_sum(source_ptr + at * source_stride, unit, unit < UNITS, PARTS, source_part)
     if DROP:
         step = first_step + program // rows
         row = first_row + program % rows

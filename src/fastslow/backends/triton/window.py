@@ -6,7 +6,8 @@ time; forward.py and backward.py have the loops over time and what stands before
     before    matrices cast and padded, once a window; x dropped; the products W_x x of nodes that read x, all T at once
     forward   a step of a node: z = [x, h] [W_x, W_h]^T, then `step_forward`, which writes h and its dropped copy
               straight into the operands of the products that read them
-    backward  a step of a node: `step_backward` leaves dz, then dz [W_x, W_h] is the gradient of [x, h]
+    backward  a step of a node: `step_backward` leaves dz, then dz [W_x, W_h] is the gradient of [x, h]; it is made in
+              four parts, one a gate, which the `step_backward` of the nodes before adds up as it reads them
     after     a chunk of steps: weight gradients dz^T [x, h] as one product, bias and norm gradients as column sums
 
 Precision: with bfloat16, matrices, x, h, z, dz and dn are bfloat16, products accumulate in float32 and those of the
@@ -14,13 +15,10 @@ backward pass are kept so; c, dc, dh, statistics, nonlinearities, weights and th
 
 Memory held for the backward pass, a node, in entries a step and stream: 4H (z) + H (c, float32) + [x, h] + 16.
 
-Predicted, not measured (one H200, bfloat16, PTB FS-LSTM-2: 700/400, B 128, T 150, 900 dependent cell steps): a product
-of 128 rows takes 4 to 5 us, bounded by latency; a fused kernel, one row a program, 2 to 3 us; the two gaps between
-dependent kernels of a graph about 1 us each. So 8 to 10 us a dependent step, 8 to 9 ms of 10 to 12 ms an iteration:
-1.6 to 1.9 M characters a second. `overlap` shortens K of the products on the path from 700, 1100, 1100 to 700, 700,
-400: predicted gain 5 to 10%. `dependent_launch` hides part of one gap: 0.5 us a step. Weights resident in a
-persistent kernel would leave 3 to 4 us a step; such a kernel would replace the two loops (`_loop` in forward.py and in
-backward.py) and nothing else.
+A cell step waits for the one before it, so the time of a window is that of its chain of short kernels, not of its
+arithmetic. `gates_apart`, on by default, shortens the products of the backward loop; `overlap` takes half of a product
+off the chain; `dependent_launch` hides the start of a fused kernel behind the product before it. What each is worth is
+a matter of the device: `fastslow bench --device cuda` times them.
 """
 
 from __future__ import annotations
@@ -127,6 +125,11 @@ class Setting:
         rate = self.rates.dropout
         return 0.0 if rate == 1 else 1 / (1 - rate)
 
+    @property
+    def parts(self) -> int:
+        """Parts in which a product of the backward loop is made."""
+        return 4 if self.options.gates_apart else 1
+
     def warps(self, size: int) -> int:
         return max(1, min(16, ops.block(size) // (32 * self.options.units_per_thread)))
 
@@ -156,20 +159,24 @@ class Setting:
             "READ": bool(s.readers),
             "DROP": self.drop,
             "ENDS": bool(held.ends),
-            "DEPENDENT": self.options.dependent_launch,
             "TOGETHER": not ops.interpreted(),
         }
 
     def drop_copy(self, source: Tensor, target: Tensor, key: Tensor, step: int, reader: int, units: int, width: int,
                   add: bool = False) -> None:  # fmt: skip
-        """target (+)= source with the dropout of what node `reader` reads, rows of whole steps from `step` on."""
+        """target (+)= source with the dropout of what node `reader` reads, rows of whole steps from `step` on.
+
+        source: (rows, units), or parts of it to add up, (parts, rows, units).
+        """
         size = ops.block(max(units, width))
+        source = source if source.dim() == 3 else source[None]
         ops.launch(
             "drop_copy",
-            (source.shape[0],),
+            (source.shape[1],),
             source, target, key, self.first_step + step, self.first_row, self.B, self.wiring.input_site(reader),
-            dropout_threshold(self.rates.dropout), self.scale, source.stride(0), target.stride(0),
-            UNITS=units, WIDTH=width, BLOCK=size, DROP=self.drop, ADD=add, warps=self.warps(size),
+            dropout_threshold(self.rates.dropout), self.scale, source.stride(1), source.stride(0), target.stride(0),
+            UNITS=units, WIDTH=width, BLOCK=size, PARTS=source.shape[0], DROP=self.drop, ADD=add,
+            warps=self.warps(size),
         )  # fmt: skip
 
 
