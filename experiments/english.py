@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """The English model that comes with the package: its pilots, its training, its marks, and its packaging.
 
+    python -m experiments.english texts --data DIR --augment SEED    the training text, written in other ways
     python -m experiments.english pilots --data DIR       short runs of equal time on one core, and their table
     python -m experiments.english pilots --table RUN...              the table of runs that are there
     python -m experiments.english train --data DIR                   the model
@@ -11,7 +12,7 @@ DIR holds train.txt and valid.txt, as they are or as .xz, and books.tsv with the
 split. Each command says first what it will cost, and stops there with --dry-run. What is complete is not done again,
 and training that was stopped goes on, so that a command can be stopped (Ctrl-C) and called again. In OUT:
 
-    corpus/               the texts, unpacked
+    corpus/               the texts, unpacked; train-augmented-SEED.txt, if --augment names a seed
     pilot-<name>/         the pilots; pilots.md and pilots.json, their table
     model/                the run of the model
     marks.json, marks.md  its figures, each written when it is measured
@@ -43,6 +44,7 @@ from fastslow.cli.progress import TrainingView
 from fastslow.codec.container import Mode
 from fastslow.codec.models import CodecModel
 from fastslow.data.alphabet import Alphabet
+from fastslow.data.augment import CHANGES, augmented_pieces
 from fastslow.data.text import Text
 from fastslow.errors import FastslowError
 from fastslow.evaluation import evaluate
@@ -83,8 +85,11 @@ class EnglishError(FastslowError):
 # ---------------------------------------------------------------------- the texts
 
 
-def corpus(data: Path | None, out: Path) -> dict[str, Path]:
-    """The files of the parts train and valid; those that are packed are unpacked in `out`."""
+def corpus(data: Path | None, out: Path, augment: int | None = None) -> dict[str, Path]:
+    """The files of the parts train and valid; those that are packed are unpacked in `out`.
+
+    augment: a seed; the training text is then the one that `augmented` makes.
+    """
     if data is None:
         raise EnglishError("name the folder of the corpus with --data: it holds train.txt.xz and valid.txt.xz")
     found: dict[str, Path] = {}
@@ -100,7 +105,31 @@ def corpus(data: Path | None, out: Path) -> dict[str, Path]:
             with lzma.open(packed) as source:
                 write_atomic(target, lambda file, source=source: shutil.copyfileobj(source, file))  # type: ignore[misc]
         found[part] = target
+    if augment is not None:
+        found["train"] = augmented(found["train"], out, augment)
     return found
+
+
+def augmented(train: Path, out: Path, seed: int) -> Path:
+    """The training text with some of its documents in CRLF, in capitals, and so on: see `data.augment`."""
+    target = out / "corpus" / f"train-augmented-{seed}.txt"
+    if not target.is_file():
+        text = train.read_bytes()
+        changed, counts = augmented_pieces(text, seed)
+        files.make_folder(target.parent)
+        write_atomic(target, lambda file: put(file, changed))
+        shares = ", ".join(f"{name} {100 * counts[name] / len(text):.1f}%" for name in CHANGES)
+        print(f"{target}: {len(changed):,} bytes of {len(text):,}; changed by {shares}", flush=True)
+    return target
+
+
+def texts(options: argparse.Namespace) -> int:
+    if options.dry_run:
+        print("a copy of the training text, and minutes")
+        return 0
+    for part, path in corpus(options.data, options.out, options.augment).items():
+        print(f"{part}: {path}, {path.stat().st_size:,} bytes")
+    return 0
 
 
 def source_of(parts: dict[str, Path]) -> DataSource:
@@ -164,7 +193,7 @@ def pilots(options: argparse.Namespace) -> int:
     )
     if options.dry_run:
         return 0
-    data = source_of(corpus(options.data, options.out))
+    data = source_of(corpus(options.data, options.out, options.augment))
     torch.set_num_threads(1)
     for name in left:
         pilot = PILOTS[name]()
@@ -281,7 +310,7 @@ def train_model(options: argparse.Namespace) -> int:
     if (folder / RESULT_FILE).is_file():
         print(f"{folder} is complete")
         return 0
-    return 0 if trained(model, recipe, source_of(corpus(options.data, options.out)), folder) else 130
+    return 0 if trained(model, recipe, source_of(corpus(options.data, options.out, options.augment)), folder) else 130
 
 
 # ---------------------------------------------------------------------- marks
@@ -646,7 +675,13 @@ def parser() -> argparse.ArgumentParser:
         one.add_argument("--data", type=Path, help="folder of the corpus")
         one.add_argument("--out", type=Path, default=Path("runs/english"), help="folder for everything")
         one.add_argument("--dry-run", action="store_true", help="say what it costs and stop")
+        if run in (texts, pilots, train_model):
+            one.add_argument(
+                "--augment", type=int, metavar="SEED", help="train on text written in several ways: CRLF, capitals, ..."
+            )
         return one
+
+    command("texts", texts, "the texts, unpacked and augmented")
 
     one = command("pilots", pilots, "short runs of equal time on one core: wirings, sizes, batches and windows")
     one.add_argument("--minutes", type=float, default=2.5, help="of each pilot")

@@ -100,7 +100,7 @@ def test_line_ends_and_encodings_do_not_change_the_figure(
         found = json.loads(output_of(capsys, "evaluate", model, name, "--json"))
         assert (found["nats"], found["text"]["sha256"]) == (plain["nats"], plain["text"]["sha256"])
         assert found["file_bytes"] == size
-        scored = size - (4 if name == "crlf" else 4)  # less the mark and the first character
+        scored = size - 4  # less the mark and the first character
         assert found["bits_per_file_byte"] == pytest.approx(found["nats"] / math.log(2) / scored)
     assert main(["evaluate", str(model), "crlf"]) == 0
     told = capsys.readouterr()

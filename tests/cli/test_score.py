@@ -123,3 +123,51 @@ def test_damaged_models(model: Path, text: Path, elsewhere: Path, capsys: pytest
     (folder / "config.json").write_text(config[:-20])
     assert "is damaged" in error_of(capsys, "score", text, "--model", folder)
     assert "is not a folder" in error_of(capsys, "score", text, "--model", text)
+
+
+def changed(raw: bytes, form: str) -> bytes:
+    crlf = raw.replace(b"\n", b"\r\n")
+    return {"crlf": crlf, "bom": b"\xef\xbb\xbf" + raw, "utf-16": crlf.decode().encode("utf-16")}[form]
+
+
+@pytest.mark.parametrize("form", ["crlf", "bom", "utf-16"])
+def test_line_ends_and_encodings(model: Path, text: Path, form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    plain = json.loads(output_of(capsys, "score", text, "-m", model, "--json"))
+    raw = changed(TEXT, form)
+    Path("changed").write_bytes(raw)
+    assert main(["score", "changed", "-m", str(model), "--json"]) == 0
+    told = capsys.readouterr()
+    found = json.loads(told.out)
+    assert "reading it as UTF-8 with LF line ends" in told.err
+    keys = ("line", "column", "text", "bits", "expected")
+    assert [[c[k] for k in keys] for c in found["characters"]] == [[c[k] for k in keys] for c in plain["characters"]]
+    unit = 2 if form == "utf-16" else 1
+    for char in found["characters"]:
+        size = 2 if char["text"] == "\n" and form != "bom" else 1
+        shown = raw[char["offset"] : char["offset"] + size * unit].decode("utf-16-le" if unit == 2 else "utf-8")
+        assert shown.replace("\r", "") == char["text"]
+    assert found["totals"]["bytes"] == len(raw)
+    mark = {"crlf": 0, "bom": 3, "utf-16": 2}[form]
+    assert found["totals"]["scored"] == len(raw) - mark - unit
+    bits = plain["totals"]["bits_per_byte"] * plain["totals"]["scored"]
+    assert found["totals"]["bits_per_byte"] * found["totals"]["scored"] == pytest.approx(bits, rel=1e-3)
+    per_line = json.loads(output_of(capsys, "score", "changed", "-m", model, "--lines", "--json"))["per_line"]
+    assert sum(line["bytes"] for line in per_line) == found["totals"]["scored"]
+    assert ", of a file that has " in output_of(capsys, "score", "changed", "-m", model, "--top", 1)
+    output_of(capsys, "score", "changed", "-m", model, "--html", "page.html")
+    assert "it was read as UTF-8 with LF line ends" in Path("page.html").read_text(encoding="utf-8")
+
+
+def test_raw_keeps_every_byte(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("crlf").write_bytes(b"ab\r\ncd\r\n")
+    assert main(["score", "crlf", "-m", str(model), "--raw", "--json"]) == 0
+    told = capsys.readouterr()
+    assert "reading it" not in told.err
+    assert [c["text"] for c in json.loads(told.out)["characters"]] == list("ab\r\ncd\r\n")
+
+
+def test_mixed_line_ends_stay(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mixed").write_bytes(b"ab\r\ncd\n")
+    found = json.loads(output_of(capsys, "score", "mixed", "-m", model, "--json"))
+    assert [c["text"] for c in found["characters"]] == list("ab\r\ncd\n")
+    assert "form" not in found

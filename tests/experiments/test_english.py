@@ -92,6 +92,21 @@ def test_every_pilot_is_of_one_size(english: Any) -> None:
     assert (model.hidden_size, model.slow_size) == (352, 192)
 
 
+def test_the_training_text_can_be_augmented(english: Any, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert english.main(["texts", "--data", str(data)]) == 0
+    plain = Path("runs/english/corpus/train.txt").read_bytes()
+    assert english.main(["texts", "--data", str(data), "--augment", "2"]) == 0
+    told = capsys.readouterr().out
+    made = Path("runs/english/corpus/train-augmented-2.txt")
+    assert made.read_bytes() == english.augmented_pieces(plain, 2)[0]
+    assert f"train: {made}" in told
+    assert "valid: runs/english/corpus/valid.txt" in told
+    command = ["train", "--data", str(data), "--minutes", "1", "--validate-every", "5", "--augment", "2", *SMALL]
+    assert english.main(command) == 0
+    record = json.loads(Path("runs/english/model/run.json").read_text())
+    assert record["data"]["train"]["bytes"] == made.stat().st_size
+
+
 def test_dry_runs_say_what_it_costs_and_do_nothing(
     english: Any, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

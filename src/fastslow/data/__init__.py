@@ -2,6 +2,7 @@
 
 - :mod:`~fastslow.data.alphabet`: which bytes are symbols
 - :mod:`~fastslow.data.encodings`: line ends, byte-order marks and UTF-16, taken away and restored
+- :mod:`~fastslow.data.augment`: training text written in other ways
 - :mod:`~fastslow.data.text`: files as one memory-mapped text, and its training, validation and test parts
 - :mod:`~fastslow.data.streams`: contiguous streams and the windows a network reads
 - :mod:`~fastslow.data.corpora`: the public corpora: digests, splits, protocols

@@ -244,7 +244,8 @@ def open_splits(
     - With ``test`` alone the validation part is cut from the end of the training text, by ``fractions``.
     - With neither, the training text is cut into all three by ``fractions``.
 
-    ``raw`` as in :func:`open_text`.  Raises :class:`~fastslow.errors.DataError` as :func:`open_text` and :func:`split_fractions` do.
+    ``raw`` as in :func:`open_text`.  Raises :class:`~fastslow.errors.DataError` as :func:`open_text` and
+    :func:`split_fractions` do.
     """
     text = open_text(train, raw=raw)
     last = None if test is None else open_text(test, raw=raw)

@@ -11,6 +11,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import BinaryIO
 
 from fastslow.data.encodings import NormalisingStream
@@ -129,10 +130,9 @@ class GrowingFile:
 
     def _opened(self) -> BinaryIO:
         try:
-            file = open(self._path, "rb", buffering=0)
+            return open(self._path, "rb", buffering=0)
         except OSError as error:
             raise DataError(f"cannot read {self._path}: {os_reason(error)}") from error
-        return file
 
     def _session(self) -> Iterator[bytes]:
         """Pieces until the file is truncated or replaced, or there is an end to it."""
@@ -141,25 +141,33 @@ class GrowingFile:
                 yield piece
                 continue
             here = os.fstat(self._file.fileno())
-            if here.st_size < self._file.tell():
-                self._file.seek(0)
-                return
             if not stat.S_ISREG(here.st_mode):  # a pipe with a name ends with its writer
                 self._ended = True
                 return
-            try:
-                there = os.stat(self._path)
-            except OSError:  # between two files of that name
-                there = here
-            if (there.st_dev, there.st_ino) != (here.st_dev, here.st_ino):
+            if here.st_size < self._file.tell():
+                self._file.seek(0)
+                return
+            if (new := self._replaced(here)) is not None:
                 while piece := self._file.read(_READ):
                     yield piece
                 self._file.close()
-                self._file = self._opened()
+                self._file = new
                 return
             if not self._wait():
                 self._ended = True
                 return
+
+    def _replaced(self, here: os.stat_result) -> BinaryIO | None:
+        """The file of that name if it is another one; None while there is none."""
+        try:
+            there = os.stat(self._path)
+        except OSError:
+            return None
+        if (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino):
+            return None
+        with suppress(DataError):
+            return self._opened()
+        return None
 
 
 def _sleep() -> bool:

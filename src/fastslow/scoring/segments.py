@@ -35,7 +35,8 @@ SENTENCE_END = regex.compile(
     """,
     regex.VERBOSE,
 )
-"""Where a sentence ends: after the match.  The line ends of UAX 29 (SB3, SB4) are the caller's: text is often wrapped."""
+"""A sentence ends after a match.  Line ends, which end sentences in UAX 29 as well (SB3, SB4), are left to the caller:
+text is often wrapped."""
 
 
 def words(text: str, split: Split = "unicode") -> Iterator[str]:

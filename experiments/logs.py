@@ -1,0 +1,224 @@
+#!/usr/bin/env python3
+"""How well surprisal finds the alerts in a log: the area under the ROC curve, beside simple baselines.
+
+    python -m experiments.logs LOG [--out DIR] [--updates N]      train on the first half, score the second, print the table
+    python -m experiments.logs LOG --dry-run                      say what it costs and stop
+
+LOG is a log of loghub's kind (https://github.com/logpai/loghub), such as BGL_2k.log: the first field of a line is its
+label, - for a normal line, anything else for an alert. The label is cut off before anybody sees the line. A small
+network is trained on the first half of the lines, without labels, and each line of the second half is given a score by
+it and by each baseline; the area is the chance that an alert has a higher score than a normal line. In OUT:
+
+    first.txt, second.txt     the halves without their labels
+    model/                    the run
+    auc.json, auc.md          the areas
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import math
+import sys
+import zlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fastslow import CharLM
+from fastslow.cli.progress import TrainingView
+from fastslow.data.encodings import normalise
+from fastslow.data.text import open_text
+from fastslow.errors import FastslowError
+from fastslow.lm import ModelOptions, files
+from fastslow.lm.packaged import DEFAULT, default_model
+from fastslow.lm.store import write_json
+from fastslow.scoring import Scorer, scored_lines
+from fastslow.scoring.statistics import LineMean, line_means
+from fastslow.training import DataSource, TrainConfig, train
+from fastslow.training.folder import RESULT_FILE
+
+MODEL = ModelOptions(embedding_size=32, hidden_size=128, slow_size=80, dropout=0.1)
+RECIPE = TrainConfig(
+    batch=16,
+    window=100,
+    epochs=1000,
+    max_updates=2000,
+    rate=4e-3,
+    schedule="cosine",
+    warmup=100,
+    clip=10.0,
+    random_offset=True,
+    validate_every=200,
+    valid_streams=16,
+    tensorboard=False,
+)
+NORMAL = b"-"
+WINDOW = 1 << 15
+"""Bytes that gzip looks back."""
+
+
+class LogError(FastslowError):
+    """A log that this script cannot use."""
+
+
+def read_log(path: Path) -> tuple[list[bytes], NDArray[np.bool_]]:
+    """The lines of a log without their labels and line ends, and whether each is an alert."""
+    lines, alerts = [], []
+    for number, line in enumerate(normalise(open_text(path).data).text.tobytes().splitlines(), start=1):
+        label, space, rest = line.partition(b" ")
+        if not space:
+            raise LogError(f"{path}, line {number}: expected a label, a space and the line; got {line[:40]!r}")
+        lines.append(rest)
+        alerts.append(label != NORMAL)
+    if len(lines) < 4:
+        raise LogError(f"{path} has {len(lines)} lines: at least 4 are needed")
+    return lines, np.array(alerts)
+
+
+def area(scores: NDArray[np.float64], alerts: NDArray[np.bool_]) -> float:
+    """The area under the ROC curve: the share of pairs (alert, normal line) in which the alert has the higher score.
+
+    A tie counts half (Mann and Whitney's U).
+    """
+    normal, odd = np.sort(scores[~alerts]), scores[alerts]
+    if not len(normal) or not len(odd):
+        return math.nan
+    below = np.searchsorted(normal, odd, side="left")
+    not_above = np.searchsorted(normal, odd, side="right")
+    return float((below + not_above).sum() / 2 / len(normal) / len(odd))
+
+
+# ---------------------------------------------------------------------- scores
+
+
+def by_length(first: list[bytes], second: list[bytes]) -> list[float]:
+    return [float(len(line)) for line in second]
+
+
+def by_gzip_alone(first: list[bytes], second: list[bytes]) -> list[float]:
+    """Bytes of a line's own archive."""
+    return [float(len(gzip.compress(line, 9))) for line in second]
+
+
+def by_gzip_before(first: list[bytes], second: list[bytes]) -> list[float]:
+    """Bytes of a line's archive after the end of the first half, as much of it as gzip looks back."""
+    known = b"\n".join(first)[-WINDOW:]
+    return [float(_deflated(known, line)) for line in second]
+
+
+def by_gzip_before_per_byte(first: list[bytes], second: list[bytes]) -> list[float]:
+    """The same per byte of the line."""
+    return [size / (len(line) + 1) for size, line in zip(by_gzip_before(first, second), second, strict=True)]
+
+
+def by_gzip_running(first: list[bytes], second: list[bytes]) -> list[float]:
+    """Bytes of a line's archive after all that gzip looks back at, the lines of the second half before it included."""
+    known, sizes = b"\n".join(first)[-WINDOW:], []
+    for line in second:
+        sizes.append(float(_deflated(known, line)))
+        known = (known + line + b"\n")[-WINDOW:]
+    return sizes
+
+
+def _deflated(known: bytes, line: bytes) -> int:
+    squeeze = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS, 9, zdict=known)
+    return len(squeeze.compress(line + b"\n") + squeeze.flush())
+
+
+BASELINES: dict[str, Callable[[list[bytes], list[bytes]], list[float]]] = {
+    "line length": by_length,
+    "gzip, the line alone": by_gzip_alone,
+    "gzip after the first half": by_gzip_before,
+    "gzip after the first half, per byte": by_gzip_before_per_byte,
+    "gzip after all lines before": by_gzip_running,
+}
+
+
+def scored(lm: CharLM, first: list[bytes], second: list[bytes]) -> list[LineMean]:
+    """The lines of the second half, scored after the last lines of the first."""
+    warm = b"".join(line + b"\n" for line in first[-20:])
+    text = b"".join(line + b"\n" for line in second)
+    return list(line_means(scored_lines(Scorer(lm, likeliest=1, context=warm).feed(text))))
+
+
+def trained(source: Path, out: Path, updates: int) -> Path:
+    """The run of a network trained on the first half."""
+    folder = out / "model"
+    if not (folder / RESULT_FILE).is_file():
+        recipe = replace(RECIPE, max_updates=updates)
+        data = DataSource(texts=(str(source),), fractions=(0.95, 0.05, 0.0), alphabet="bytes")
+        with TrainingView() as view:
+            result = train(MODEL, recipe, data, folder, device="cpu", resume="auto", progress=view)
+        if result.status == "interrupted":
+            raise LogError(f"stopped after update {result.updates:,}; call this again to go on")
+    return folder
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("log", type=Path, help="the log, a label in front of each line")
+    parser.add_argument("--out", type=Path, default=Path("runs/logs"), help="folder for everything")
+    parser.add_argument("--updates", type=int, default=RECIPE.max_updates, help="of training")
+    parser.add_argument("--dry-run", action="store_true", help="say what it costs and stop")
+    options = parser.parse_args(arguments)
+    try:
+        return run(options)
+    except FastslowError as error:
+        print(f"logs: error: {error}", file=sys.stderr)
+        return 2
+
+
+def run(options: argparse.Namespace) -> int:
+    lines, alerts = read_log(options.log)
+    half = len(lines) // 2
+    first, second, alerts_second = lines[:half], lines[half:], alerts[half:]
+    print(
+        f"{len(lines):,} lines; {int(alerts[:half].sum())} alerts in the first half, {int(alerts_second.sum())} in the "
+        f"second; {options.updates:,} updates of {RECIPE.batch * RECIPE.window:,} characters on one core, then scoring",
+        flush=True,
+    )
+    if options.dry_run:
+        return 0
+    files.make_folder(options.out)
+    for name, part in (("first", first), ("second", second)):
+        (options.out / f"{name}.txt").write_bytes(b"".join(line + b"\n" for line in part))
+    torch.set_num_threads(1)
+    rows: dict[str, float] = {}
+    for name, score in BASELINES.items():
+        rows[name] = area(np.array(score(first, second)), alerts_second)
+    models = {"FS-LSTM trained on the first half": trained(options.out / "first.txt", options.out, options.updates)}
+    bundled = default_model()
+    if bundled is not None:
+        models[f"bundled model {DEFAULT}, not trained on logs"] = bundled
+    for name, folder in models.items():
+        means = scored(CharLM.from_pretrained(folder, device="cpu"), first, second)
+        rows[f"{name}: bits per byte of the line"] = area(np.array([m.mean_bits for m in means]), alerts_second)
+        rows[f"{name}: bits of the line"] = area(np.array([m.bits for m in means]), alerts_second)
+    record: dict[str, Any] = {
+        "log": options.log.name,
+        "lines": len(lines),
+        "alerts": [int(alerts[:half].sum()), int(alerts_second.sum())],
+        "updates": options.updates,
+        "auc": rows,
+    }
+    write_json(options.out / "auc.json", record)
+    text = table(rows)
+    (options.out / "auc.md").write_text(text, encoding="utf-8")
+    print(text, end="")
+    return 0
+
+
+def table(rows: dict[str, float]) -> str:
+    """The areas in Markdown, best first."""
+    ordered = sorted(rows.items(), key=lambda row: -row[1])
+    return "| score of a line | AUC |\n|---|--:|\n" + "".join(f"| {name} | {value:.3f} |\n" for name, value in ordered)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
