@@ -1,7 +1,7 @@
 """The pictures of README and documentation, from the records and tables of this repository: `make pictures`.
 
-Each is written twice, for light and for dark pages: docs/pictures/NAME-light.svg and NAME-dark.svg. The same input gives
-the same bytes.
+Each is written twice, for light and for dark pages: docs/pictures/NAME-light.svg and NAME-dark.svg. The same input
+gives the same bytes.
 """
 
 from __future__ import annotations
