@@ -41,7 +41,7 @@ for call in (lambda: CharLM.from_pretrained("me/nothing"), lambda: lm.push_to_hu
 LAYER = """
 import torch
 from fastslow import FSLSTM, SequentialLSTM, StackedLSTM, WiredLSTM
-from fastslow.layers.pretrained import LayerFileError
+from fastslow.storage import ModelError
 
 torch.manual_seed(1)
 layer = FSLSTM(3, 6, slow_size=4, num_fast=3, zoneout_c=0.25, batch_first=True)
@@ -53,7 +53,7 @@ assert torch.equal(back(x)[0], layer.eval()(x)[0])
 assert type(WiredLSTM.from_pretrained("me/layer")) is FSLSTM
 try:
     StackedLSTM.from_pretrained("me/layer")
-except LayerFileError as error:
+except ModelError as error:
     print(error)
 """
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fastslow import FSLSTM, Node, SequentialLSTM, StackedLSTM, WiredLSTM, Wiring
-from fastslow.layers.pretrained import LayerFileError
+from fastslow.storage import ModelError, StorageError
 
 TIERS = Wiring((Node("a", "low", "x"), Node("b", "high", "a"), Node("c", "low", "b", cell="shared")))
 LAYERS = [
@@ -58,17 +58,17 @@ def changed(folder: Path, **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": "other"}, "is not the configuration of a fastslow layer"),
-        ({"format_version": 2}, "format version 2; this fastslow reads 1: upgrade fastslow"),
-        ({"layer": "os.system"}, "is damaged: unknown layer or arguments"),
-        ({"arguments": {}}, "is damaged: unknown layer or arguments"),
-        ({"layer": "StackedLSTM"}, "is damaged: unknown layer or arguments"),
+        ({"format": "other"}, "is not that of a fastslow layer"),
+        ({"format_version": 2}, "upgrade fastslow"),
+        ({"layer": "os.system"}, "is damaged: layer must be one of FSLSTM"),
+        ({"arguments": {}}, "has no field"),
+        ({"layer": "StackedLSTM"}, "has an unknown field .num_fast."),
     ],
 )
 def test_configurations_that_are_none(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     FSLSTM(3, 4).save_pretrained(tmp_path)
     changed(tmp_path, **changes)
-    with pytest.raises(LayerFileError, match=message):
+    with pytest.raises(ModelError, match=message):
         FSLSTM.from_pretrained(tmp_path)
 
 
@@ -76,7 +76,7 @@ def test_arguments_out_of_bounds(tmp_path: Path) -> None:
     layer = FSLSTM(3, 4)
     layer.save_pretrained(tmp_path)
     changed(tmp_path, arguments={**layer.config_json()["arguments"], "hidden_size": -1})
-    with pytest.raises(LayerFileError, match=r"is damaged: .*greater than zero"):
+    with pytest.raises(ModelError, match=r"is damaged: .*greater than zero"):
         FSLSTM.from_pretrained(tmp_path)
 
 
@@ -84,7 +84,7 @@ def test_weights_that_do_not_fit(tmp_path: Path) -> None:
     layer = FSLSTM(3, 4)
     layer.save_pretrained(tmp_path)
     changed(tmp_path, arguments={**layer.config_json()["arguments"], "hidden_size": 5})
-    with pytest.raises(LayerFileError, match="do not fit their configuration"):
+    with pytest.raises(ModelError, match="does not fit its configuration"):
         FSLSTM.from_pretrained(tmp_path)
 
 
@@ -94,18 +94,18 @@ def test_damaged_files(tmp_path: Path) -> None:
     with torch.no_grad():
         layer.slow.weight_hh[0, 0] = float("nan")
     layer.save_pretrained(tmp_path / "nan")
-    with pytest.raises(LayerFileError, match="finite floats"):
+    with pytest.raises(ModelError, match="not finite"):
         FSLSTM.from_pretrained(tmp_path / "nan")
     (tmp_path / "model.safetensors").write_bytes(b"\xff" * 100)
-    with pytest.raises(LayerFileError, match="are damaged"):
+    with pytest.raises(ModelError, match="is damaged"):
         FSLSTM.from_pretrained(tmp_path)
     (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(LayerFileError, match="cannot read the weights"):
+    with pytest.raises(ModelError, match="cannot read the weights file"):
         FSLSTM.from_pretrained(tmp_path)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(LayerFileError, match="it is not JSON"):
+    with pytest.raises(ModelError, match="it is not JSON"):
         FSLSTM.from_pretrained(tmp_path)
-    with pytest.raises(LayerFileError, match="there is no folder"):
+    with pytest.raises(ModelError, match="there is no folder"):
         FSLSTM.from_pretrained(tmp_path / "none")
-    with pytest.raises(LayerFileError, match="cannot write the layer"):
+    with pytest.raises(StorageError, match="cannot make the folder"):
         layer.save_pretrained(tmp_path / "config.json")

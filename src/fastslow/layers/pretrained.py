@@ -1,12 +1,11 @@
 """A layer by itself on disk and on the Hugging Face Hub: its arguments in `config.json`, its weights beside them.
 
-`PyTorchModelHubMixin` of `huggingface-hub` has these three methods too; these need that package for the Hub only, check
-every claim of a file before it is believed, and never unpickle.
+`PyTorchModelHubMixin` of `huggingface-hub` has these three methods too. These need that package for the Hub only, and
+check every claim of a file before they believe it.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any, Self
@@ -15,14 +14,25 @@ import torch
 from torch import nn
 
 from fastslow import hub
-from fastslow.errors import FastslowError, os_reason
+from fastslow.errors import os_reason
+from fastslow.storage import (
+    FLOATS,
+    ModelError,
+    StorageError,
+    TensorSpec,
+    check_fields,
+    check_version,
+    read_json,
+    read_tensors,
+    write_json,
+    write_tensors,
+)
 from fastslow.wiring import Node, Wiring
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 FORMAT = "fastslow-layer"
 FORMAT_VERSION = 1
-MAX_CONFIG_BYTES = 1 << 20
 
 OPTIONS = ("bias", "batch_first", "dropout", "zoneout_h", "zoneout_c", "layer_norm", "forget_bias")
 SIZES = {
@@ -32,10 +42,6 @@ SIZES = {
     "WiredLSTM": ("wiring", "input_size", "hidden_sizes"),
 }
 """The arguments of each layer beside `OPTIONS`."""
-
-
-class LayerFileError(FastslowError):
-    """A folder that holds no usable layer: missing, damaged, of another kind or of a newer version."""
 
 
 class Pretrained(nn.Module):
@@ -50,20 +56,17 @@ class Pretrained(nn.Module):
         return {"format": FORMAT, "format_version": FORMAT_VERSION, "layer": kind, "arguments": arguments}
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write `config.json` and `model.safetensors` to `folder`, made if need be.
+        """Write `config.json` and `model.safetensors` to `folder`, made if need be, each atomically.
 
-        Raises LayerFileError where the system refuses.
+        Raises StorageError where the system refuses.
         """
-        from safetensors.torch import save_file
-
         path = Path(folder)
-        weights = {name: value.detach().contiguous() for name, value in self.state_dict().items()}
         try:
             path.mkdir(parents=True, exist_ok=True)
-            (path / CONFIG_FILE).write_text(json.dumps(self.config_json(), indent=2) + "\n", encoding="utf-8")
-            save_file(weights, path / WEIGHTS_FILE, metadata={"format": "pt"})
         except OSError as error:
-            raise LayerFileError(f"cannot write the layer to {path}: {os_reason(error)}") from error
+            raise StorageError(f"cannot make the folder {path}: {os_reason(error)}") from error
+        write_json(path / CONFIG_FILE, self.config_json(), what="the layer's configuration")
+        write_tensors(path / WEIGHTS_FILE, self.state_dict(), {"format": "pt"}, what="the layer's weights")
 
     @classmethod
     def from_pretrained(
@@ -85,7 +88,7 @@ class Pretrained(nn.Module):
             dtype: default the stored one.
             revision: on the Hub, a branch, tag or commit.
 
-        Raises LayerFileError, in one line, for a folder that is missing, damaged, of another kind or of newer version.
+        Raises ModelError, in one line, for a folder that is missing, damaged, of another kind or of a newer version.
         """
         folder = _folder(os.fspath(name), revision)
         kind, arguments = _read_config(folder / CONFIG_FILE)
@@ -95,12 +98,16 @@ class Pretrained(nn.Module):
         elif kind == wanted:
             made = cls
         else:
-            raise LayerFileError(f"{folder} holds a {kind}, not a {wanted}: load it with {kind}.from_pretrained")
+            raise ModelError(f"{folder} holds a {kind}, not a {wanted}: load it with {kind}.from_pretrained")
         try:
             layer = made(**arguments, backend=backend, device="meta")
         except (TypeError, ValueError, AttributeError) as error:
-            raise LayerFileError(f"the configuration of {folder} is damaged: {error}") from error
-        layer.load_state_dict(_read_weights(folder / WEIGHTS_FILE, layer), assign=True)
+            raise ModelError(f"the configuration of {folder} is damaged: {error}") from error
+        specs = {name: TensorSpec(tuple(value.shape), FLOATS) for name, value in layer.state_dict().items()}
+        weights, _ = read_tensors(folder / WEIGHTS_FILE, lambda _: specs, what="the weights file")
+        if len({weight.dtype for weight in weights.values()}) > 1:
+            raise ModelError(f"the weights file {folder / WEIGHTS_FILE} mixes types: a layer has one")
+        layer.load_state_dict(weights, assign=True)
         return layer.to(device=device, dtype=dtype).eval()
 
     def push_to_hub(
@@ -127,7 +134,7 @@ class Pretrained(nn.Module):
         """
         kind = _kind(type(self))
         text = (
-            f"A `{kind}` layer of [fastslow](https://arxiv.org/abs/1705.08639), "
+            f"A `{kind}` layer of fastslow, the Fast-Slow RNN of [Mujika et al.](https://arxiv.org/abs/1705.08639), "
             f"{sum(p.numel() for p in self.parameters()):,} weights:\n\n    {kind}({self.extra_repr()})\n\n"
             f"```python\nfrom fastslow import {kind}\n\nlayer = {kind}.from_pretrained({name!r})\n```\n"
         )
@@ -147,30 +154,23 @@ def _folder(name: str, revision: str | None) -> Path:
         try:
             return hub.fetch(name, [CONFIG_FILE, WEIGHTS_FILE], revision=revision)
         except hub.HubError as error:
-            raise LayerFileError(f"there is no folder {name}, and {error}") from error
-    raise LayerFileError(f"there is no folder {name}: name one that save_pretrained wrote, or owner/name on the Hub")
+            raise ModelError(f"there is no folder {name}, and {error}") from error
+    raise ModelError(f"there is no folder {name}: name one that save_pretrained wrote, or owner/name on the Hub")
 
 
 def _read_config(path: Path) -> tuple[str, dict[str, Any]]:
-    try:
-        with open(path, "rb") as file:
-            value = json.loads(file.read(MAX_CONFIG_BYTES))
-    except OSError as error:
-        raise LayerFileError(f"cannot read the configuration {path}: {os_reason(error)}") from error
-    except ValueError as error:
-        raise LayerFileError(f"the configuration {path} is damaged: it is not JSON") from error
-    if not isinstance(value, dict) or value.get("format") != FORMAT:
-        raise LayerFileError(f"{path} is not the configuration of a fastslow layer: its format is not {FORMAT!r}")
-    if value.get("format_version") != FORMAT_VERSION:
-        raise LayerFileError(
-            f"{path} has format version {str(value.get('format_version'))[:20]}; this fastslow reads {FORMAT_VERSION}: "
-            "upgrade fastslow"
-        )
-    kind, arguments = value.get("layer"), value.get("arguments")
-    if kind not in SIZES or not isinstance(arguments, dict) or set(arguments) != {*SIZES[kind], *OPTIONS}:
-        raise LayerFileError(f"the configuration {path} is damaged: unknown layer or arguments")
+    value = read_json(path, what="the configuration")
+    where = f"the configuration {path}"
+    if value.get("format") != FORMAT:
+        raise ModelError(f"{where} is not that of a fastslow layer: its format is not {FORMAT!r}")
+    check_version(value, FORMAT_VERSION, where)
+    check_fields(value, ("format", "format_version", "layer", "arguments"), where, ModelError)
+    kind, arguments = value["layer"], value["arguments"]
+    if kind not in SIZES or not isinstance(arguments, dict):
+        raise ModelError(f"{where} is damaged: layer must be one of {', '.join(SIZES)}, with its arguments")
+    check_fields(arguments, (*SIZES[kind], *OPTIONS), where, ModelError)
     if "wiring" in arguments:
-        arguments["wiring"] = _read_wiring(arguments["wiring"], path)
+        arguments["wiring"] = _read_wiring(arguments["wiring"], where)
     return kind, arguments
 
 
@@ -179,34 +179,8 @@ def _wiring_json(wiring: Wiring) -> dict[str, Any]:
     return {"nodes": nodes, "slots": list(wiring.slots), "output": wiring.output}
 
 
-def _read_wiring(value: Any, path: Path) -> Wiring:
+def _read_wiring(value: Any, where: str) -> Wiring:
     try:
         return Wiring(tuple(Node(**node) for node in value["nodes"]), tuple(value["slots"]), value["output"])
     except (TypeError, ValueError, KeyError) as error:
-        raise LayerFileError(f"the configuration {path} is damaged: its wiring is not one ({error})") from error
-
-
-def _read_weights(path: Path, layer: nn.Module) -> dict[str, torch.Tensor]:
-    from safetensors import SafetensorError, safe_open
-
-    wanted = {name: tuple(value.shape) for name, value in layer.state_dict().items()}
-    try:
-        with safe_open(path, framework="pt") as file:
-            there = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-            if there != wanted:
-                differing = sorted(n for n in {*there, *wanted} if there.get(n) != wanted.get(n))
-                raise LayerFileError(
-                    f"the weights {path} do not fit their configuration: {differing[0]} must be "
-                    f"{wanted.get(differing[0], 'absent')}; got {there.get(differing[0], 'none')}"
-                )
-            weights = {name: file.get_tensor(name).clone() for name in wanted}
-    except OSError as error:
-        raise LayerFileError(f"cannot read the weights {path}: {os_reason(error)}") from error
-    except SafetensorError as error:
-        raise LayerFileError(f"the weights {path} are damaged: {str(error)[:120]}") from error
-    types = {weight.dtype for weight in weights.values()}
-    if len(types) > 1 or not all(
-        weight.is_floating_point() and bool(weight.isfinite().all()) for weight in weights.values()
-    ):
-        raise LayerFileError(f"the weights {path} are damaged: they must be finite floats of one type")
-    return weights
+        raise ModelError(f"{where} is damaged: its wiring is not one ({error})") from error
