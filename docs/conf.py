@@ -41,7 +41,10 @@ copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
 
-HERE = {"../RESULTS.md": "all-results.md", "../src/fastslow/models/english/README.md": "english-model.md"}
+HERE = {
+    "../RESULTS.md": "all-results.md",
+    "../src/fastslow/models/english/README.md": "english-model.md",
+}
 """Files outside this folder that have a page here: links name the file, so that they work on GitHub too."""
 
 

@@ -1,12 +1,13 @@
 """The pictures of README and documentation, from the records and tables of this repository: `make pictures`.
 
-Each is written twice, for light and for dark pages: docs/pictures/NAME-light.svg and NAME-dark.svg. The same input gives
-the same bytes.
+Each is written twice, for light and for dark pages: docs/pictures/NAME-light.svg and NAME-dark.svg. The same input
+gives the same bytes.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import csv
 import json
 import re
@@ -305,12 +306,55 @@ def curves(theme: Theme) -> Figure:
     return figure
 
 
+# ---------------------------------------------------------------------- the house
+
+
+def floors() -> list[set[str]]:
+    """The floors of the house, lowest first, as `tests/test_house.py` checks them."""
+    tree = ast.parse((ROOT / "tests" / "test_house.py").read_text())
+    (found,) = (
+        node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "FLOORS"
+    )
+    return list(ast.literal_eval(found))
+
+
+def house(theme: Theme) -> Figure:
+    """The floors: what lies higher imports only from below."""
+    names = [sorted(floor - {"__main__"}) for floor in floors()]
+    names = [floor for floor in names if floor]
+    figure, axes = plt.subplots(figsize=(9, 0.46 * len(names) + 0.5))
+    for level, floor in enumerate(names):
+        width = 10 / len(floor)
+        for i, name in enumerate(floor):
+            box = FancyBboxPatch(
+                (i * width + 0.06, level + 0.1),
+                width - 0.12,
+                0.8,
+                boxstyle="round,pad=0,rounding_size=0.08",
+                fc="none",
+                ec=theme.fast,
+                lw=1.4,
+            )
+            axes.add_patch(box)
+            axes.text((i + 0.5) * width, level + 0.5, name, ha="center", va="center", color=theme.ink, fontsize=10)
+        axes.text(-0.3, level + 0.5, str(level), ha="center", va="center", color=theme.grey, fontsize=10)
+    _arrow(axes, (10.35, len(names) - 0.1), (10.35, 0.1), theme.slow)
+    axes.text(10.55, len(names) / 2, "imports", rotation=90, va="center", color=theme.slow, fontsize=10)
+    axes.set_xlim(-0.6, 10.9)
+    axes.set_ylim(0, len(names))
+    axes.axis("off")
+    return figure
+
+
 PICTURES: dict[str, Callable[[Theme], Figure]] = {
     "front": front,
     "wiring": wiring,
     "engines": engines,
     "ptb": ptb,
     "curves": curves,
+    "house": house,
 }
 
 

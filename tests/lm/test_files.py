@@ -179,7 +179,7 @@ def test_the_hub(monkeypatch: pytest.MonkeyPatch, saved: Path) -> None:
     hub = pytest.importorskip("huggingface_hub")
     asked: list[str] = []
 
-    def snapshot_download(name: str, *, allow_patterns: list[str]) -> str:
+    def snapshot_download(name: str, *, allow_patterns: list[str], **_: object) -> str:
         asked.append(name)
         assert allow_patterns == ["config.json", "model.safetensors"]
         if name == "someone/nothing":
@@ -188,6 +188,6 @@ def test_the_hub(monkeypatch: pytest.MonkeyPatch, saved: Path) -> None:
 
     monkeypatch.setattr(hub, "snapshot_download", snapshot_download)
     assert torch.equal(CharLM.from_pretrained("someone/model").head.weight, small_lm().head.weight)
-    with pytest.raises(ModelError, match=r"the Hugging Face hub gave no model of that name: 404 not found$"):
+    with pytest.raises(ModelError, match=r"the Hugging Face Hub gave no model of that name: 404 not found$"):
         CharLM.from_pretrained("someone/nothing")
     assert asked == ["someone/model", "someone/nothing"]

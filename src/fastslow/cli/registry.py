@@ -20,6 +20,7 @@ COMMANDS: dict[str, Command] = {
     "dynamics": Command("fastslow.cli.dynamics:dynamics", "what networks remember: the paper's figures 3 to 5"),
     "compress": Command("fastslow.cli.compress:compress", "compress files losslessly with a model"),
     "decompress": Command("fastslow.cli.compress:decompress", "get the files back"),
+    "export": Command("fastslow.cli.export:export", "write a model to an ONNX file"),
     "info": Command("fastslow.cli.info:info", "describe a preset, a model, or this installation"),
     "bench": Command("fastslow.bench.run:run_bench", "measure the engines on this machine"),
     "data list": Command("fastslow.cli.data:list_data", "the public corpora, and which of them are here"),

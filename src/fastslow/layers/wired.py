@@ -15,6 +15,7 @@ from fastslow.backends.base import Problem, Rates, States
 from fastslow.backends.native.steps import Quantized
 from fastslow.backends.streaming import Walk, layer_step, model_step
 from fastslow.cells.lstm import CellWeights, LayerNormLSTMCell, check_rate, check_size
+from fastslow.layers.pretrained import Pretrained
 from fastslow.layers.sequences import check_input_size, to_steps
 from fastslow.noise import Noise, draw_key
 from fastslow.state import LSTMState, map_state
@@ -27,7 +28,7 @@ _UNSUPPORTED = {
 }
 
 
-class WiredLSTM(nn.Module):
+class WiredLSTM(Pretrained):
     """Any wiring of layer-normalised LSTM cells, as a layer used like `torch.nn.LSTM`.
 
     Args:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fastslow import hub
 from fastslow.errors import os_reason
 from fastslow.lm import fixed
 from fastslow.lm.config import ConfigError, LMConfig
@@ -43,8 +43,8 @@ def write_config(folder: Path, config: LMConfig) -> None:
 
 
 def write_weights(folder: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write `model.safetensors`, of the types the weights have."""
-    write_tensors(folder / WEIGHTS_FILE, weights, metadata or {}, what="the model's weights")
+    """Write `model.safetensors`, of the types the weights have. The Hub reads `format` in its metadata."""
+    write_tensors(folder / WEIGHTS_FILE, weights, {"format": "pt", **(metadata or {})}, what="the model's weights")
 
 
 def write_fixed_weights(
@@ -55,9 +55,9 @@ def write_fixed_weights(
     write_tensors(folder / WEIGHTS_FILE, tensors, {**(metadata or {}), **bits}, what="the model's weights")
 
 
-def find_folder(name: str | os.PathLike[str]) -> Path:
-    """The folder called `name`, or that of the packaged model of this name (`lm.packaged` has the rule), or that of the
-    model `owner/name` fetched from the Hugging Face hub.
+def find_folder(name: str | os.PathLike[str], revision: str | None = None) -> Path:
+    """The folder called `name`, or that of the bundled model of this name (`lm.packaged` has the rule), or that of the
+    model `owner/name` fetched from the Hugging Face Hub, at `revision`.
 
     Raises ModelError where there is none.
     """
@@ -70,28 +70,13 @@ def find_folder(name: str | os.PathLike[str]) -> Path:
     if path.exists():
         raise ModelError(f"{path} is not a folder: name the folder that holds its {CONFIG_FILE} and {WEIGHTS_FILE}")
     text = os.fspath(name)
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", text) and not path.parent.is_dir():
-        return _fetch(text)
+    if hub.is_hub_name(text) and not path.parent.is_dir():
+        try:
+            return hub.fetch(text, [CONFIG_FILE, WEIGHTS_FILE], revision=revision)
+        except hub.HubError as error:
+            raise ModelError(f"there is no folder {text}, and {error}") from error
     known = "".join(f", or {model}, which comes with fastslow" for model in packaged_models())
     raise ModelError(f"there is no model {text}: name a run's folder, such as runs/demo{known}")
-
-
-def _fetch(name: str) -> Path:
-    try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-    except ImportError as error:
-        raise ModelError(
-            f"there is no folder {name}; to fetch a model of that name from the Hugging Face hub, "
-            "install huggingface-hub"
-        ) from error
-    try:
-        return Path(snapshot_download(name, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]))
-    except (OSError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise ModelError(
-            f"there is no folder {name}, and the Hugging Face hub gave no model of that name: {reason}"
-        ) from error
 
 
 def read_config(folder: Path) -> LMConfig:

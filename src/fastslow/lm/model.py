@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastslow import hub
 from fastslow.backends.streaming import Walk
 from fastslow.cells.lstm import orthogonal_
 from fastslow.data.alphabet import Alphabet
@@ -228,22 +229,61 @@ class CharLM(nn.Module):
         backend: str = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        revision: str | None = None,
     ) -> CharLM:
-        """The model in a folder that `save_pretrained` or a training run wrote, or one in the package, in evaluation
-        mode.
+        """The model in a folder that `save_pretrained` or a training run wrote, or a bundled one, in evaluation mode.
 
-        name: a folder; "english" for the model that comes with the package, unless a folder of that name holds a model;
-            or, where there is no such folder, `owner/name` on the Hugging Face hub (with the package `huggingface-hub`
-            installed). dtype: default the stored one; float32 for a packaged model.
+        Args:
+            name: a folder; "english" for the bundled model, unless a folder of that name holds a model; or, where there
+                is no such folder, `owner/name` on the Hugging Face Hub (with the package `huggingface-hub` installed).
+            backend, device: as of a new model.
+            dtype: default the stored one; float32 for a bundled model.
+            revision: on the Hub, a branch, tag or commit.
 
         Raises ModelError, in one line, for a folder that is missing, half written, damaged or of a newer version.
         """
-        path = files.find_folder(name)
+        path = files.find_folder(name, revision)
         config = files.read_config(path)
         weights, _ = files.read_weights(path, weight_shapes(CharLM(config, device="meta")))
         lm = cls(config, backend=backend, device="meta", dtype=next(iter(weights.values())).dtype)
         lm.load_state_dict(weights, assign=True)
         return lm.to(device=device, dtype=dtype).eval()
+
+    def push_to_hub(
+        self,
+        name: str,
+        *,
+        license: str | None = None,
+        tags: tuple[str, ...] = (),
+        bpc: Mapping[str, float] | None = None,
+        private: bool | None = None,
+        revision: str | None = None,
+        message: str = "Upload model with fastslow",
+    ) -> str:
+        """Upload the model, with a model card, to `owner/name` on the Hugging Face Hub; its address.
+
+        Args:
+            name: `owner/name`; the repository is made if need be.
+            license: for the card, an identifier of the Hub such as "apache-2.0"; None claims none.
+            tags: for the card, besides the model's own.
+            bpc: for the card, bits per character by the name of the text they were measured on.
+            private: whether a new repository is private; None leaves it to the account.
+            revision: the branch to upload to.
+            message: of the commit.
+
+        Raises HubError, in one line, where `huggingface-hub` is not installed or the Hub refuses.
+        """
+        c = self.config
+        sizes = f"{c.hidden_size}" + (f", slow {c.slow_size}" if c.slow_size else "")
+        text = (
+            f"A character language model of {self.num_parameters:,} weights over {len(self.alphabet)} symbols: "
+            f"{c.architecture}, {c.depth} cells, size {sizes}, embedding {c.embedding_size}.\n\n"
+            f"```python\nfrom fastslow import CharLM\n\nlm = CharLM.from_pretrained({name!r})\n"
+            'print(lm.generate("The ", length=200))\n```\n'
+        )
+        own = ("character-level", "language-model", "rnn", "lstm", c.architecture)
+        card = hub.Card(name.split("/")[-1], text, license, (*own, *tags), bpc)
+        return hub.push(name, self.save_pretrained, card, private=private, revision=revision, message=message)
 
 
 def parameter_count(config: LMConfig) -> int:

@@ -1,0 +1,120 @@
+"""Models on the Hugging Face Hub: fetching the files of one, uploading a folder with its model card.
+
+The package `huggingface-hub` is imported at first use. Where the Hub is and who asks is its business: it reads
+`HF_ENDPOINT`, `HF_TOKEN` and `HF_HOME`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from fastslow.errors import FastslowError
+
+CARD_FILE = "README.md"
+LIBRARY = "fastslow"
+
+
+class HubError(FastslowError):
+    """A model that the Hub does not give or does not take, or the package `huggingface-hub` that is missing."""
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether `name` has the form `owner/name`."""
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None
+
+
+def fetch(name: str, files: Sequence[str], *, revision: str | None = None) -> Path:
+    """The folder with these files of the model `owner/name`, in the Hub's cache on this machine. Raises HubError."""
+    hub = _library(f"fetch the model {name}")
+    try:
+        return Path(hub.snapshot_download(name, allow_patterns=list(files), revision=revision, library_name=LIBRARY))
+    except (OSError, ValueError) as error:  # all errors of that package are of these two kinds
+        raise HubError(f"the Hugging Face Hub gave no model of that name: {_reason(error)}") from error
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a model card says.
+
+    title, text: the heading, and Markdown below it.
+    license: an identifier of the Hub, such as "apache-2.0" or "mit"; None claims none.
+    tags: words to find the model by.
+    bpc: bits per character by the name of the text they were measured on.
+    """
+
+    title: str
+    text: str
+    license: str | None = None
+    tags: tuple[str, ...] = ()
+    bpc: Mapping[str, float] | None = None
+
+    def markdown(self, name: str) -> str:
+        """The card of the model `owner/name`: front matter that the Hub reads, then the text."""
+        hub = _library("write a model card")
+        results = [
+            hub.EvalResult(
+                task_type="text-generation",
+                task_name="character-level language modelling",
+                dataset_type=re.sub(r"\W+", "-", text.lower()).strip("-") or "text",
+                dataset_name=text,
+                metric_type="bpc",
+                metric_name="bits per character",
+                metric_value=value,
+            )
+            for text, value in (self.bpc or {}).items()
+        ]
+        data = hub.ModelCardData(
+            license=self.license,
+            library_name=LIBRARY,
+            tags=list(self.tags),
+            metrics=["bpc"] if results else None,
+            model_name=name.split("/")[-1] if results else None,
+            eval_results=results or None,
+        )
+        return f"---\n{data.to_yaml()}\n---\n\n# {self.title}\n\n{self.text.strip()}\n"
+
+
+def push(
+    name: str,
+    save: Callable[[Path], None],
+    card: Card,
+    *,
+    private: bool | None = None,
+    revision: str | None = None,
+    message: str = "Upload model with fastslow",
+) -> str:
+    """Upload what `save(folder)` writes, and the card, to the model `owner/name`, made if need be; its address.
+
+    A card that `save` wrote is kept. Raises HubError.
+    """
+    hub = _library(f"upload the model {name}")
+    api = hub.HfApi(library_name=LIBRARY)
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        save(folder)
+        if not (folder / CARD_FILE).exists():
+            (folder / CARD_FILE).write_text(card.markdown(name), encoding="utf-8")
+        try:
+            address = str(api.create_repo(name, private=private, exist_ok=True))
+            api.upload_folder(repo_id=name, folder_path=folder, commit_message=message, revision=revision)
+        except (OSError, ValueError) as error:
+            raise HubError(f"the Hugging Face Hub did not take the model {name}: {_reason(error)}") from error
+    return address
+
+
+def _library(purpose: str) -> Any:
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise HubError(f"to {purpose}, install huggingface-hub: pip install 'fastslow[hub]'") from error
+    return huggingface_hub
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:200] if text else type(error).__name__

@@ -1,0 +1,186 @@
+"""A layer by itself on disk and on the Hugging Face Hub: its arguments in `config.json`, its weights beside them.
+
+`PyTorchModelHubMixin` of `huggingface-hub` has these three methods too. These need that package for the Hub only, and
+check every claim of a file before they believe it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import nn
+
+from fastslow import hub
+from fastslow.errors import os_reason
+from fastslow.storage import (
+    FLOATS,
+    ModelError,
+    StorageError,
+    TensorSpec,
+    check_fields,
+    check_version,
+    read_json,
+    read_tensors,
+    write_json,
+    write_tensors,
+)
+from fastslow.wiring import Node, Wiring
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+FORMAT = "fastslow-layer"
+FORMAT_VERSION = 1
+
+OPTIONS = ("bias", "batch_first", "dropout", "zoneout_h", "zoneout_c", "layer_norm", "forget_bias")
+SIZES = {
+    "FSLSTM": ("input_size", "hidden_size", "slow_size", "num_fast"),
+    "StackedLSTM": ("input_size", "hidden_size", "num_layers"),
+    "SequentialLSTM": ("input_size", "hidden_size", "num_cells"),
+    "WiredLSTM": ("wiring", "input_size", "hidden_sizes"),
+}
+"""The arguments of each layer beside `OPTIONS`."""
+
+
+class Pretrained(nn.Module):
+    """`save_pretrained`, `from_pretrained` and `push_to_hub` for the layers named in `SIZES`."""
+
+    def config_json(self) -> dict[str, Any]:
+        """What `config.json` holds: the name of the layer and its arguments, without backend, device and dtype."""
+        kind = _kind(type(self))
+        arguments = {name: getattr(self, name) for name in (*SIZES[kind], *OPTIONS)}
+        if "wiring" in arguments:
+            arguments["wiring"] = _wiring_json(arguments["wiring"])
+        return {"format": FORMAT, "format_version": FORMAT_VERSION, "layer": kind, "arguments": arguments}
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write `config.json` and `model.safetensors` to `folder`, made if need be, each atomically.
+
+        Raises StorageError where the system refuses.
+        """
+        path = Path(folder)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"cannot make the folder {path}: {os_reason(error)}") from error
+        write_json(path / CONFIG_FILE, self.config_json(), what="the layer's configuration")
+        write_tensors(path / WEIGHTS_FILE, self.state_dict(), {"format": "pt"}, what="the layer's weights")
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | os.PathLike[str],
+        *,
+        backend: str = "auto",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        revision: str | None = None,
+    ) -> Self:
+        """The layer in a folder that `save_pretrained` wrote or on the Hugging Face Hub, in evaluation mode.
+
+        `WiredLSTM.from_pretrained` takes every kind of layer, the others their own.
+
+        Args:
+            name: a folder, or where there is none of that name, `owner/name` on the Hub.
+            backend, device: as of a new layer.
+            dtype: default the stored one.
+            revision: on the Hub, a branch, tag or commit.
+
+        Raises ModelError, in one line, for a folder that is missing, damaged, of another kind or of a newer version.
+        """
+        folder = _folder(os.fspath(name), revision)
+        kind, arguments = _read_config(folder / CONFIG_FILE)
+        wanted = _kind(cls)
+        if wanted == "WiredLSTM" and kind != wanted:
+            made = next(c for c in cls.__subclasses__() if c.__name__ == kind)
+        elif kind == wanted:
+            made = cls
+        else:
+            raise ModelError(f"{folder} holds a {kind}, not a {wanted}: load it with {kind}.from_pretrained")
+        try:
+            layer = made(**arguments, backend=backend, device="meta")
+        except (TypeError, ValueError, AttributeError) as error:
+            raise ModelError(f"the configuration of {folder} is damaged: {error}") from error
+        specs = {name: TensorSpec(tuple(value.shape), FLOATS) for name, value in layer.state_dict().items()}
+        weights, _ = read_tensors(folder / WEIGHTS_FILE, lambda _: specs, what="the weights file")
+        if len({weight.dtype for weight in weights.values()}) > 1:
+            raise ModelError(f"the weights file {folder / WEIGHTS_FILE} mixes types: a layer has one")
+        layer.load_state_dict(weights, assign=True)
+        return layer.to(device=device, dtype=dtype).eval()
+
+    def push_to_hub(
+        self,
+        name: str,
+        *,
+        license: str | None = None,
+        tags: tuple[str, ...] = (),
+        private: bool | None = None,
+        revision: str | None = None,
+        message: str = "Upload layer with fastslow",
+    ) -> str:
+        """Upload the layer, with a model card, to `owner/name` on the Hugging Face Hub; its address.
+
+        Args:
+            name: `owner/name`; the repository is made if need be.
+            license: for the card, an identifier of the Hub such as "apache-2.0"; None claims none.
+            tags: for the card, besides the layer's own.
+            private: whether a new repository is private; None leaves it to the account.
+            revision: the branch to upload to.
+            message: of the commit.
+
+        Raises HubError, in one line, where `huggingface-hub` is not installed or the Hub refuses.
+        """
+        kind = _kind(type(self))
+        text = (
+            f"A `{kind}` layer of fastslow, the Fast-Slow RNN of [Mujika et al.](https://arxiv.org/abs/1705.08639), "
+            f"{sum(p.numel() for p in self.parameters()):,} weights:\n\n    {kind}({self.extra_repr()})\n\n"
+            f"```python\nfrom fastslow import {kind}\n\nlayer = {kind}.from_pretrained({name!r})\n```\n"
+        )
+        card = hub.Card(name.split("/")[-1], text, license, ("rnn", "lstm", "fast-slow-rnn", *tags))
+        return hub.push(name, self.save_pretrained, card, private=private, revision=revision, message=message)
+
+
+def _kind(cls: type) -> str:
+    return next(c.__name__ for c in cls.__mro__ if c.__name__ in SIZES)
+
+
+def _folder(name: str, revision: str | None) -> Path:
+    path = Path(name)
+    if path.is_dir():
+        return path
+    if hub.is_hub_name(name) and not path.parent.is_dir() and not path.exists():
+        try:
+            return hub.fetch(name, [CONFIG_FILE, WEIGHTS_FILE], revision=revision)
+        except hub.HubError as error:
+            raise ModelError(f"there is no folder {name}, and {error}") from error
+    raise ModelError(f"there is no folder {name}: name one that save_pretrained wrote, or owner/name on the Hub")
+
+
+def _read_config(path: Path) -> tuple[str, dict[str, Any]]:
+    value = read_json(path, what="the configuration")
+    where = f"the configuration {path}"
+    if value.get("format") != FORMAT:
+        raise ModelError(f"{where} is not that of a fastslow layer: its format is not {FORMAT!r}")
+    check_version(value, FORMAT_VERSION, where)
+    check_fields(value, ("format", "format_version", "layer", "arguments"), where, ModelError)
+    kind, arguments = value["layer"], value["arguments"]
+    if kind not in SIZES or not isinstance(arguments, dict):
+        raise ModelError(f"{where} is damaged: layer must be one of {', '.join(SIZES)}, with its arguments")
+    check_fields(arguments, (*SIZES[kind], *OPTIONS), where, ModelError)
+    if "wiring" in arguments:
+        arguments["wiring"] = _read_wiring(arguments["wiring"], where)
+    return kind, arguments
+
+
+def _wiring_json(wiring: Wiring) -> dict[str, Any]:
+    nodes = [{"name": n.name, "slot": n.slot, "input": n.input, "cell": n.cell} for n in wiring.nodes]
+    return {"nodes": nodes, "slots": list(wiring.slots), "output": wiring.output}
+
+
+def _read_wiring(value: Any, where: str) -> Wiring:
+    try:
+        return Wiring(tuple(Node(**node) for node in value["nodes"]), tuple(value["slots"]), value["output"])
+    except (TypeError, ValueError, KeyError) as error:
+        raise ModelError(f"{where} is damaged: its wiring is not one ({error})") from error
