@@ -1,0 +1,99 @@
+"""Code lengths of a text by context mixing, with a network's predictions or without: the honest surprisal of a byte."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastslow.mixing.native import NativeMixer, library
+from fastslow.mixing.reference import Masses, ReferenceMixer, masses_of
+from fastslow.mixing.tables import Ints
+
+TOTAL = 1 << 24
+_COST = -np.log2(np.arange(1, 65536) / 65536)
+
+
+class Mixer:
+    """Reads a text of at most `length` bytes and says how likely each byte was, before it learns from it.
+
+        mixer = Mixer(len(text))
+        bits = mixer.bits(text)                                     # (n,): the code length of each byte
+
+        mixer = Mixer(len(text), network=True)
+        bits = mixer.bits(text, frequencies, symbols)               # frequencies (n, V) of the bytes `symbols`
+
+    A text may be given in pieces. The probabilities are those of the archives of `fastslow.codec`, in integers, the
+    same on every machine. Compiled code does some hundreds of kilobytes a second, the reference in Python about one.
+
+    length: bytes of text in all, at least 1. lanes: read side by side, as in `ReferenceMixer`; bytes are then given in
+    order of steps, then of lanes. network: whether frequencies come with every byte.
+    """
+
+    def __init__(self, length: int, lanes: int = 1, *, network: bool = False) -> None:
+        if not 1 <= length < 1 << 31:
+            raise ValueError(f"length must be from 1 to {(1 << 31) - 1:,} bytes; got {length:,}")
+        if not 1 <= lanes <= length:
+            raise ValueError(f"lanes must be from 1 to length; got {lanes} lanes for {length:,} bytes")
+        self.length, self.lanes, self.network = length, lanes, network
+        self._given = 0
+        self._native: NativeMixer | None = None
+        self._reference: _Reference | None = None
+        if isinstance(library(), str):
+            self._reference = _Reference(length, lanes, network)
+        else:
+            self._native = NativeMixer(length, lanes, network)
+
+    def probabilities(
+        self, data: bytes | NDArray[np.uint8], frequencies: Ints | None = None, symbols: bytes = bytes(range(256))
+    ) -> NDArray[np.uint16]:
+        """The next n bytes -> (n, 8): of each bit, the high one first, how likely it was, in 2^-16; never 0 nor 1.
+
+        frequencies: (n, V) positive integers, each row summing to 2^24; symbols: the V bytes they are of, in any
+        order. A byte that is not among them has a share of 2^-18.
+        """
+        text = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else np.ascontiguousarray(data, np.uint8)
+        if text.ndim != 1 or self._given + len(text) > self.length:
+            raise ValueError(f"{self.length - self._given:,} bytes are left of the length; got {text.shape}")
+        if (frequencies is not None) != self.network:
+            raise ValueError("frequencies come with every byte of a mixer with network=True, and with no other's")
+        if frequencies is not None:
+            if frequencies.shape != (len(text), len(symbols)) or len(set(symbols)) != len(symbols):
+                raise ValueError(
+                    f"frequencies must be ({len(text)}, {len(symbols)}), a column for each symbol; got {frequencies.shape}"
+                )
+            if frequencies.size and (frequencies.min() < 1 or (frequencies.sum(axis=1) != TOTAL).any()):
+                raise ValueError(f"frequencies must be at least 1, and each row sum to {TOTAL:,}")
+        self._given += len(text)
+        return (self._native or self._reference).code(text, frequencies, symbols)  # type: ignore[union-attr]
+
+    def bits(
+        self, data: bytes | NDArray[np.uint8], frequencies: Ints | None = None, symbols: bytes = bytes(range(256))
+    ) -> NDArray[np.float64]:
+        """The next n bytes -> (n,): the code length of each in bits. Arguments as those of `probabilities`."""
+        probabilities = self.probabilities(data, frequencies, symbols)
+        costs: NDArray[np.float64] = _COST[probabilities.astype(np.int64) - 1].sum(axis=1)
+        return costs
+
+
+class _Reference:
+    """`NativeMixer` in Python."""
+
+    def __init__(self, length: int, lanes: int, network: bool) -> None:
+        self._mixer = ReferenceMixer(length, lanes, network)
+        self._lane = self._step = 0
+
+    def code(self, data: NDArray[np.uint8], frequencies: Ints | None, symbols: bytes) -> NDArray[np.uint16]:
+        out = np.empty((len(data), 8), dtype=np.uint16)
+        mixer = self._mixer
+        for i, byte in enumerate(data.tolist()):
+            masses: Masses | None = None if frequencies is None else masses_of(frequencies[i], symbols)
+            mixer.begin(self._lane, self._step, masses)
+            for bit in range(8):
+                y, p = byte >> (7 - bit) & 1, mixer.predict()
+                out[i, bit] = p if y else 65536 - p
+                mixer.update(y)
+            mixer.end()
+            self._lane += 1
+            if self._lane == mixer.active(self._step):
+                self._lane, self._step = 0, self._step + 1
+        return out

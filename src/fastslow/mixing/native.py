@@ -1,0 +1,105 @@
+"""The mixer in compiled C++: built at first use, the same bits as `reference`."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from ctypes import Structure, c_int64, c_void_p
+from functools import cache
+from pathlib import Path
+from typing import Any
+from weakref import finalize
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastslow.backends.fused.native.build import BuildError, Unit, ensure
+from fastslow.mixing.tables import Ints, tables
+
+CSRC = Path(__file__).parent / "csrc"
+HEADER = CSRC / "mixer.h"
+FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fvisibility=hidden")
+MIXING = Unit("mixing", "the context mixer", lambda: sorted(CSRC.iterdir()), FLAGS)
+_KINDS = {
+    "stretch": np.int16,
+    "squash": np.uint16,
+    "rate": np.int32,
+    "next_history": np.uint8,
+    "initial": np.uint32,
+    "logarithm": np.int32,
+}
+
+
+class TablesArgs(Structure):
+    """`fs_mixing_tables`."""
+
+    _fields_ = tuple((name, c_void_p) for name in _KINDS)
+
+
+_FUNCTIONS: dict[str, tuple[type | None, tuple[type, ...]]] = {
+    "fs_mixing_abi": (c_int64, ()),
+    "fs_mixer_make": (c_void_p, (c_void_p, c_int64, c_int64, c_int64)),
+    "fs_mixer_free": (None, (c_void_p,)),
+    "fs_mixer_code": (None, (c_void_p, c_void_p, c_int64, c_void_p, c_void_p, c_int64, c_void_p)),
+}
+
+
+@cache
+def _arrays() -> tuple[NDArray[Any], ...]:
+    made = tables()
+    return tuple(np.ascontiguousarray(getattr(made, name), kind) for name, kind in _KINDS.items())
+
+
+def tables_args() -> TablesArgs:
+    """The mixer's tables as C++ takes them; their memory lives as long as the process."""
+    return TablesArgs(*(array.ctypes.data for array in _arrays()))
+
+
+@cache
+def _load() -> ctypes.CDLL | str:
+    try:
+        handle = ctypes.CDLL(str(ensure(MIXING)))
+        for name, (returns, takes) in _FUNCTIONS.items():
+            function = handle[name]
+            function.restype, function.argtypes = returns, takes
+            setattr(handle, name, function)
+        if handle.fs_mixing_abi() != ctypes.sizeof(TablesArgs):
+            return "the compiled mixer does not match this version of fastslow"
+        return handle
+    except (OSError, AttributeError, BuildError) as error:
+        return str(error)
+
+
+def library() -> ctypes.CDLL | str:
+    """The library, compiled at the first call of all; or why there is none, in words."""
+    if os.environ.get("FASTSLOW_NATIVE", "") == "0":
+        return "it is switched off by FASTSLOW_NATIVE=0"
+    return _load()
+
+
+class NativeMixer:
+    """What `Mixer` asks of compiled code; the caller checks the arguments."""
+
+    def __init__(self, length: int, lanes: int, network: bool) -> None:
+        found = library()
+        assert not isinstance(found, str)
+        made = found.fs_mixer_make(ctypes.byref(tables_args()), length, lanes, network)
+        if not made:
+            raise MemoryError(f"there is no memory to mix {length:,} bytes")
+        self._library, self._address = found, made
+        finalize(self, found.fs_mixer_free, made)
+
+    def code(self, data: NDArray[np.uint8], frequencies: Ints | None, symbols: bytes) -> NDArray[np.uint16]:
+        """data (n,), frequencies (n, V) -> (n, 8)."""
+        out = np.empty((len(data), 8), dtype=np.uint16)
+        rows = None if frequencies is None else np.ascontiguousarray(frequencies, dtype=np.int64)
+        self._library.fs_mixer_code(
+            self._address,
+            data.ctypes.data,
+            len(data),
+            None if rows is None else rows.ctypes.data,
+            symbols,
+            len(symbols),
+            out.ctypes.data,
+        )
+        return out
