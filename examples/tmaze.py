@@ -125,25 +125,21 @@ def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
     args, rows = parser.parse_args(argv), []
     torch.set_num_threads(1)
     print(f"{'network':20} {'weights':>7}  share of right turns in the last tenth of training, one seed each")
-    for network in NETWORKS:
-        curves = []
+    figure, axis = plt.subplots(figsize=(5, 3.2), layout="constrained")
+    for i, network in enumerate(NETWORKS):
+        shares: list[float] = []
         for seed in range(args.seed, args.seed + args.seeds):
             torch.manual_seed(seed)
             agent = Agent(network, args.size)
-            curves.append(learn(agent, seed, args))
-        weights, right = (
-            sum(p.numel() for p in agent.parameters()),
-            [np.mean(c[-args.updates // 100 :]) for c in curves],
-        )
-        print(f"{network:20} {weights:7,}  {', '.join(f'{share:.2f}' for share in right)}", flush=True)
-        rows.append({"network": network, "weights": weights, "right": right, "curves": curves})
+            curve = learn(agent, seed, args)
+            axis.plot(range(10, 10 * len(curve) + 1, 10), curve, f"C{i}", label="" if shares else network)
+            shares.append(float(np.mean(curve[-args.updates // 100 :])))
+        weights = sum(p.numel() for p in agent.parameters())
+        print(f"{network:20} {weights:7,}  {', '.join(f'{share:.2f}' for share in shares)}", flush=True)
+        rows.append({"network": network, "weights": weights, "right": shares})
+    axis.set(xlabel="training step", ylabel="share of right turns")
+    axis.legend(frameon=False)
     if args.figure:
-        figure, axis = plt.subplots(figsize=(5, 3.2), layout="constrained")
-        for i, row in enumerate(rows):
-            for j, curve in enumerate(row["curves"]):
-                axis.plot(range(10, 10 * len(curve) + 1, 10), curve, f"C{i}", label="" if j else row["network"])
-        axis.set(xlabel="training step", ylabel="share of right turns")
-        axis.legend(frameon=False)
         figure.savefig(args.figure, dpi=120)
     return rows
 

@@ -1,9 +1,10 @@
 """A log watched as it grows: every line is scored by a model that has learned from the lines before it.
 
-The surprisal of a line is the number of bits the model needs for it. A line that needs far more bits per character than
-its neighbours did raises an alarm; then the model learns it, so that the next of its kind is less of a surprise. No
-training text is needed, and the memory is constant however long the log: the model, its optimizer, its state and two
-running means. Digits are read as 0, since numbers that count up are no news.
+The surprisal of a character is the number of bits the model needs for it; a line is as surprising as its most
+surprising stretch of 32 characters. A line that surprises far more than the lines before it did raises an alarm; then
+the model learns it, so that the next of its kind is less of a surprise. No training text is needed, and the memory is
+constant however long the log: the model, its optimizer, its state and a running mean and variance. Digits are read as
+0, since numbers that count up are no news.
 
     tail -f server.log | python examples/watch_log.py -
     python examples/watch_log.py server.log --figure watch.png
@@ -27,6 +28,8 @@ from fastslow.data.alphabet import Alphabet
 from fastslow.lm import LMConfig
 from fastslow.state import detach_state
 
+STRETCH = 32
+
 
 class Watcher:
     """Scores lines one after the other, and learns from each once it is scored."""
@@ -40,12 +43,16 @@ class Watcher:
         self.mean, self.variance, self.memory = 0.0, 0.0, args.memory
         self.longest, self.lines = args.longest, 0
 
-    def read(self, text: bytes) -> tuple[float, float]:
-        """Bits per character of a line, and how many standard deviations that is above the running mean."""
-        symbols = re.sub(rb"[0-9]", b"0", text.strip())[: self.longest] + b"\n"
+    def read(self, text: bytes) -> tuple[float, float, bytes]:
+        """Bits per character of a line's most surprising stretch, how many standard deviations that is above the
+        running mean, and the stretch."""
+        text = text.strip()[: self.longest] + b"\n"
+        symbols = re.sub(rb"[0-9]", b"0", text)
         tokens = torch.cat([self.last, torch.tensor(list(symbols))]).unsqueeze(1)  # (T + 1, 1)
         scored = self.model.token_nats(tokens[:-1], tokens[1:], self.state)  # nats (T, 1), before it has learned them
-        bits = scored.nats.mean().item() / math.log(2)
+        width = min(STRETCH, len(symbols))
+        means = scored.nats.detach().flatten().unfold(0, width, 1).mean(1) / math.log(2)
+        bits, place = means.max().item(), int(means.argmax())
         self.optimizer.zero_grad()
         scored.nats.mean().backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -56,14 +63,14 @@ class Watcher:
         level = difference / max(math.sqrt(self.variance), 0.05)
         self.mean += share * difference
         self.variance = (1 - share) * (self.variance + share * difference**2)
-        return bits, level
+        return bits, level, text[place : place + width]
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("file", help="a log, or - for standard input")
     parser.add_argument("--labels", action="store_true", help="the first word of a line is not read: - or an alert")
-    parser.add_argument("--alarm", type=float, default=3.0, help="standard deviations above the mean (default 3)")
+    parser.add_argument("--alarm", type=float, default=2.0, help="standard deviations above the mean (default 2)")
     parser.add_argument("--quiet", type=int, default=200, help="lines read before the first alarm (default 200)")
     parser.add_argument("--size", type=int, default=64, help="of the hidden state (default 64)")
     parser.add_argument("--memory", type=int, default=300, help="lines over which the mean is taken (default 300)")
@@ -82,7 +89,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     with open(sys.stdin.fileno() if args.file == "-" else args.file, "rb") as log:
         for line in log:
             label, _, text = line.partition(b" ") if args.labels else (b"-", b"", line)
-            bits, level = watcher.read(text)
+            bits, level, stretch = watcher.read(text)
             curve.extend([bits] if args.figure else [])  # the only thing that grows, apart from the alarms
             alarm = watcher.lines > args.quiet and level > args.alarm
             if label != b"-":
@@ -90,7 +97,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             if alarm:
                 alarms.append(watcher.lines)
                 wrong += label == b"-"
-                shown = text.decode(errors="replace").strip()[:90]
+                shown = stretch.decode(errors="replace").strip()
                 print(f"line {watcher.lines}, {bits:.2f} bits per character: {shown}", flush=True)
     seconds = time.process_time() - start
     print(f"{watcher.lines:,} lines, {len(alarms)} alarms, {watcher.lines / seconds:.0f} lines per second")
