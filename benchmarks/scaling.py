@@ -27,8 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.report.pages import placed
-
+from fastslow.bench.pages import placed
 from fastslow.errors import FastslowError
 
 # ---------------------------------------------------------------------------------------------------- measured

@@ -32,9 +32,9 @@ from typing import Any
 
 import torch
 
-from experiments.report.pages import placed
 from fastslow import codec
 from fastslow.bench.machine import describe, machine
+from fastslow.bench.pages import placed
 from fastslow.cli.progress import TrainingView
 from fastslow.errors import FastslowError
 from fastslow.storage import read_json, write_bytes, write_json

@@ -11,11 +11,14 @@ import pytest
 import torch
 
 from fastslow.bench import cpu, gpu, run, run_bench, tables
+from fastslow.bench.pages import PageError
 from fastslow.bench.shapes import PTB
 from fastslow.state import state_tensors
 from tests.bench.test_measures import TINY
 
-PAGE = "# Performance\n\n<!-- bench: cpu -->\nold\n<!-- end -->\n\n<!-- bench: gpu -->\nolder\n<!-- end -->\n"
+END = "<!-- measured: end -->"
+GPU = f"<!-- measured: bench gpu -->\nolder\n{END}\n"
+PAGE = f"# Performance\n\n<!-- measured: bench cpu -->\nold\n{END}\n\n{GPU}"
 
 
 @pytest.fixture
@@ -48,8 +51,8 @@ def test_cpu(tiny: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "| tiny, B 3, T 4 | window" in printed
     text = page.read_text()
     assert printed.strip() in text
-    assert "old\n<!-- end -->\n\n<!-- bench: gpu -->\nolder" not in text
-    assert "<!-- bench: gpu -->\nolder\n<!-- end -->" in text
+    assert f"old\n{END}" not in text
+    assert GPU in text
 
 
 def test_stored_results_fill_a_page(tiny: None, tmp_path: Path) -> None:
@@ -58,18 +61,18 @@ def test_stored_results_fill_a_page(tiny: None, tmp_path: Path) -> None:
     results = run_bench(quick=True, json=stored, seconds=0.0, engines=["window"])
     tables.main([str(page), str(stored)])
     once = page.read_text()
-    assert tables.report(results) in once
+    assert tables.report(results).strip() in once
     tables.main([str(page), str(stored)])
     assert page.read_text() == once
     page.write_text("# A page without markers\n")
-    with pytest.raises(tables.PageError, match="bench: cpu"):
+    with pytest.raises(PageError, match="bench cpu"):
         tables.main([str(page), str(stored)])
 
 
 def test_the_page_of_the_project_has_its_places() -> None:
     page = (Path(__file__).parents[2] / "docs" / "performance.md").read_text()
-    assert "<!-- bench: cpu -->" in page
-    assert "<!-- bench: gpu -->" in page
+    assert "<!-- measured: bench cpu -->" in page
+    assert "<!-- measured: bench gpu -->" in page
 
 
 @pytest.mark.parametrize(("device", "message"), [("meta", "cpu or cuda"), ("nonsense", "cpu or cuda")])

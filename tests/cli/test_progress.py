@@ -70,6 +70,13 @@ def test_counting() -> None:
         view._bar.refresh()
     assert "evaluate" in out.getvalue()
     assert "50 of 200 characters" in out.getvalue()
+    with CountingView("fs", "steps", Console(file=out, force_terminal=True, width=100, color_system=None)) as view:
+        view(9, 10, "fs: gradients")
+        view(1, 40, "fs: losses")
+        assert view._bar is not None
+        view._bar.refresh()
+        (task,) = view._bar.tasks
+        assert (task.description, task.completed, task.total) == ("fs: losses", 1, 40)
     quiet = io.StringIO()
     with CountingView("fetch", "bytes", Console(file=quiet)) as view:
         view(1, None)

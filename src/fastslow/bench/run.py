@@ -40,7 +40,7 @@ def run_bench(
         quick: two shapes, the larger shortened, and few rounds: a minute instead of a quarter of an hour
         json: where the results go (default: runs/bench.json)
         device: cpu or cuda
-        page: also put the tables into this Markdown page, between its markers (see `fastslow.bench.tables`)
+        page: also put the tables into this Markdown page, between its markers (see `fastslow.bench.pages`)
         seconds: about how long to time each shape
         engines: only these (default: all); the loop is always among them, for comparison
     """

@@ -1,8 +1,5 @@
-"""Results as tables, for the terminal and for `docs/performance.md`, where they stand between markers.
-
-    <!-- bench: cpu -->
-    ...
-    <!-- end -->
+"""Results as tables, for the terminal and for `docs/performance.md`, where they stand between the markers `bench cpu`
+and `bench gpu` (see `fastslow.bench.pages`).
 
 `python -m fastslow.bench.tables docs/performance.md RESULTS.json...` writes the tables of stored results into a page.
 """
@@ -10,20 +7,15 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from fastslow.bench.machine import describe
-from fastslow.errors import FastslowError
+from fastslow.bench.pages import placed
 
 Row = dict[str, Any]
-
-
-class PageError(FastslowError):
-    """A page without the place that results belong in."""
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -191,13 +183,7 @@ def _ratio(value: float | None) -> str:
 
 def fill(page: str, results: Row) -> str:
     """The page with these results between the markers of the device they were measured on. PageError without them."""
-    device = "gpu" if "gpu" in results else "cpu"
-    marker = re.compile(rf"(<!-- bench: {device} -->\n).*?(<!-- end -->)", re.DOTALL)
-    if not marker.search(page):
-        raise PageError(
-            f"the page has no lines '<!-- bench: {device} -->' and '<!-- end -->' to put the tables between"
-        )
-    return marker.sub(lambda found: f"{found[1]}\n{report(results)}\n{found[2]}", page)
+    return placed(page, f"bench {'gpu' if 'gpu' in results else 'cpu'}", report(results).strip())
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -112,19 +111,14 @@ def _text(name: str) -> Text:
 
 
 def _measured(run: str, name: str, text: Text, settings: StudySettings, device: str | None, backend: str) -> Measures:
+    from fastslow.cli.progress import CountingView
     from fastslow.dynamics.study import measure
 
     lm = load_model(run, device, backend)
-    live = sys.stderr.isatty()
-
-    def show(what: str, done: int, total: int) -> None:
-        print(f"\r\x1b[K{run}: {what} {done:,}/{total:,}", end="", file=sys.stderr, flush=True)
-
-    try:
-        measured = measure(name, lm, text, settings, on_progress=show if live else None)
-    finally:
-        if live:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+    with CountingView(run, "steps") as view:
+        measured = measure(
+            name, lm, text, settings, on_progress=lambda what, done, total: view(done, total, f"{run}: {what}")
+        )
     note(f"{run}: {measured.bpc:.3f} bits per character over {measured.symbols:,} symbols")
     return measured
 

@@ -127,7 +127,10 @@ class _Left(ProgressColumn):
 
 
 class CountingView:
-    """A bar over something countable, on a terminal only; called with what is done and how much there is."""
+    """A bar over something countable, on a terminal only; called with what is done and how much there is.
+
+    A call with another description starts the bar again for that.
+    """
 
     def __init__(self, description: str, unit: str = "characters", console: Console | None = None) -> None:
         self._console = console or messages()
@@ -155,11 +158,14 @@ class CountingView:
         if self._bar is not None:
             self._bar.stop()
 
-    def __call__(self, done: int, total: int | None) -> None:
+    def __call__(self, done: int, total: int | None, description: str | None = None) -> None:
         if self._bar is None:
             return
         if self._task is None:
             self._task = self._bar.add_task(self._description, total=total, told="")
+        if description is not None and description != self._description:
+            self._description, self._begun = description, time.monotonic()
+            self._bar.reset(self._task, description=description, told="")
         seconds = time.monotonic() - self._begun
         rate = done / seconds if seconds > 0 else 0.0
         told = f"{done:,}" + (f" of {total:,}" if total else "") + f" {self._unit}"

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from experiments.report.pages import placed
 
-from fastslow.errors import FastslowError
+from fastslow.bench.pages import PageError, placed
 
 END = "<!-- measured: end -->\n"
 PAGE = f"# Speed\n\n<!-- measured: a -->\n\nold\n\n{END}\nBetween.\n\n<!-- measured: b -->\n{END}"
@@ -22,5 +21,5 @@ def test_the_place_is_filled_and_filled_again() -> None:
 
 @pytest.mark.parametrize("page", ["", "<!-- measured: a -->\n", END, PAGE.replace("a -->", "c -->")])
 def test_a_page_without_the_place(page: str) -> None:
-    with pytest.raises(FastslowError, match="no place for the a figures: put <!-- measured: a -->"):
+    with pytest.raises(PageError, match="no place for the a figures: put <!-- measured: a -->"):
         placed(page, "a", "text")
