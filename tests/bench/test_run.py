@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from fastslow.bench import cpu, gpu, run, run_bench, tables
+from fastslow.bench import cpu, run, run_bench, tables
 from fastslow.bench.pages import PageError
 from fastslow.bench.shapes import PTB
-from fastslow.state import state_tensors
 from tests.bench.test_measures import TINY
 
 END = "<!-- measured: end -->"
@@ -85,52 +83,6 @@ def test_devices(device: str, message: str) -> None:
 def test_a_device_that_is_not_here() -> None:
     with pytest.raises(run.BenchError, match="no CUDA device; use cpu"):
         run_bench(device="cuda")
-
-
-def test_gpu_section_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same code, with the window engine in place of the recorded one and calls in place of replays."""
-    device = torch.device("cpu")
-    monkeypatch.setattr(gpu, "FAST_ROUNDS", (2, 2))
-    ceiling: dict[str, Any] = gpu.ceilings(device, seconds=0.0, size=64)
-    assert min(ceiling.values()) > 0
-    slow = [(gpu.LOOP, torch.bfloat16), (gpu.LOOP, torch.float32)]
-    rows = list(gpu.updates([TINY], 0.0, ceiling, device, lambda line: None, ["window", "triton"], slow))
-    done = {(row["engine"], row["precision"]): row for row in rows if "refused" not in row}
-    assert done["window", "fp32"]["of_lstm"] > 0
-    assert done["reference", "bf16"]["of_loop"] == 1.0
-    assert done["window", "fp32"]["microseconds_a_dependent_step"] == pytest.approx(
-        1e6 * done["window", "fp32"]["seconds"] / 24
-    )
-    refused = {(row["engine"], row["precision"]): row["refused"] for row in rows if "refused" in row}
-    assert "autocast" in refused["window", "bf16"]
-    assert "CUDA" in refused["triton", "fp32"]
-    machine = {"device": "a GPU", "cuda": "12", "processor": "p", "threads": 1, "cores": 1, "vectors": "v"}
-    machine |= {"torch": "2", "python": "3", "compiler": None, "fastslow": "0", "date": "today"}
-    text = tables.report({"machine": machine, "gpu": {"ceilings": ceiling, "updates": rows}})
-    assert text.startswith("a GPU (CUDA 12)")
-    assert "window fp32" in text
-
-
-@pytest.mark.parametrize("name", ["window", gpu.LSTM, gpu.LOOP])
-def test_updates_learn_and_carry_their_state(name: str) -> None:
-    """Each update is a real one: the parameters move, and the next begins where it ended."""
-    torch.manual_seed(0)
-    seen = []
-    original = gpu.Network.forward
-
-    def forward(self: gpu.Network, tokens: torch.Tensor, state: Any) -> Any:
-        seen.append((self.logits.weight.detach().clone(), [leaf.clone() for leaf in state_tensors(state)]))
-        return original(self, tokens, state)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gpu.Network, "forward", forward)
-        update = gpu.training_update(name, torch.float32, TINY, torch.device("cpu"))
-        for _ in range(2):
-            update()
-    (before, start), (after, carried) = seen
-    assert not torch.equal(before, after)
-    assert not any(leaf.any() for leaf in start)
-    assert all(leaf.any() for leaf in carried)
 
 
 def test_quick_shapes_are_the_full_ones_shortened() -> None:

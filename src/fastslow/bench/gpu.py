@@ -1,200 +1,158 @@
 """The GPU's table: whole training updates, beside the device's ceilings.
 
-An update is embedding, layer, softmax, backward, clip, Adam and the state carried on. The engine's and the LSTM's are
-recorded as CUDA graphs; the loop and the loop with a compiled cell, whose recordings take minutes, run from Python, as
-they would be used.
+Each row is measured in a process of its own (`fastslow.bench.updates`), one after another on a device that nobody else
+uses: after a fault a process can use its device no more, and what one row leaves in memory is not counted in the next.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
-from fastslow.backends import ENGINES, reference
-from fastslow.bench.check import usable
-from fastslow.bench.rivals import lstm_flops
-from fastslow.bench.shapes import Shape
-from fastslow.bench.timing import Times, Work, interleave
-from fastslow.cells.lstm import lstm_step
-from fastslow.state import map_state
-from fastslow.training.graphed import GraphedStep
+import fastslow
+from fastslow.backends import ENGINES
+from fastslow.bench.shapes import SHAPES, Shape
+from fastslow.bench.updates import CEILINGS, COMPILED, LOOP, LSTM, Row, Spec
 
-LSTM = "nn.LSTM"
-LOOP = "reference"
-COMPILED = "reference, compiled cell"
-KINDS = {torch.bfloat16: "bf16", torch.float32: "fp32"}
-SLOW = (LOOP, COMPILED)
-FAST_ROUNDS, SLOW_ROUNDS = (200, 10), (3, 2)
-"""Least rounds, and those before the first that counts."""
+TRITON = "triton"
+OPTIONS: tuple[dict[str, Any], ...] = (
+    {"gates_apart": False},
+    {"overlap": True},
+    {"dependent_launch": True},
+    {"units_per_thread": 2},
+    {"units_per_thread": 8},
+)
+"""Of the "triton" engine, to be timed beside its defaults."""
+ROWS = 10
+"""The seconds asked for a shape are those of about this many rows."""
+TIMEOUT_SECONDS, LEAST_SECONDS = 300.0, 15.0
+"""Of a row: after how long it is given up, and how much must be left to begin one."""
 Say = Callable[[str], None]
-Row = dict[str, Any]
-Key = tuple[str, torch.dtype]
-"""Engine or rival, and the type of its products."""
+Keep = Callable[[Row], None]
+Run = Callable[[Spec, torch.device, float], Row]
 
 
-class Network(nn.Module):
-    """Embedding, a recurrent layer, logits."""
+def order(shapes: Sequence[Shape], seconds: float, engines: Sequence[str] | None = None) -> list[Spec]:
+    """What to measure, what matters most first: time may run out, and what comes last is what goes wrong most.
 
-    def __init__(self, layer: nn.Module, inputs: int, outputs: int, vocabulary: int) -> None:
-        super().__init__()
-        self.embedding, self.layer = nn.Embedding(vocabulary, inputs), layer
-        self.logits = nn.Linear(outputs, vocabulary)
-
-    def forward(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
-        y, new = self.layer(self.embedding(tokens), state)
-        return self.logits(y), new
-
-
-def training_update(name: str, kind: torch.dtype, shape: Shape, device: torch.device) -> Work:
-    """One update on a window, after the state of the last."""
-    torch.manual_seed(0)
-    if name == LSTM:
-        size = shape.equal_lstm()
-        network = Network(nn.LSTM(shape.input_size, size), shape.input_size, size, shape.vocabulary)
-        state: Any = tuple(torch.zeros(1, shape.rows, size, device=device) for _ in "hc")
-    else:
-        layer = shape.layer(LOOP if name in SLOW else name)
-        network = Network(layer, shape.input_size, layer.output_size, shape.vocabulary)
-        state = tuple(tuple(torch.zeros(shape.rows, size, device=device) for _ in "hc") for size in shape.sizes)
-    network.to(device)
-    tokens = torch.randint(0, shape.vocabulary, (shape.steps + 1, shape.rows), device=device)
-    optimizer = torch.optim.Adam(
-        network.parameters(), lr=torch.tensor(1e-3, device=device), fused=True, capturable=True
-    )
-
-    def objective(inputs: Tensor, targets: Tensor, state: Any) -> tuple[Tensor, Tensor, Any]:
-        with torch.autocast(device.type, kind, enabled=kind != torch.float32):
-            logits, new = network(inputs, state)
-        new = map_state(lambda leaf: leaf.float(), new)
-        loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
-        return loss, loss, new
-
-    if name not in SLOW:
-        graphed = GraphedStep(objective, optimizer, device, clip=1.0)
-        held = [state]
-
-        def replayed() -> None:
-            held[0] = graphed.step(tokens[:-1], tokens[1:], state=held[0], rate=1e-3).state
-
-        return replayed
-
-    held = [state]
-
-    def eager() -> None:
-        loss, _, new = objective(tokens[:-1], tokens[1:], held[0])
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        held[0] = map_state(Tensor.detach, new)
-
-    if name == LOOP:
-        return eager
-    cell = torch.compile(lstm_step, dynamic=False)
-
-    def compiled() -> None:
-        with mock.patch.object(reference, "lstm_step", cell):
-            eager()
-
-    return compiled
+    Of every shape the engine in bfloat16, the LSTM and the loop; then the other engines, float32, the engine's options,
+    and last the compiled cell, which takes minutes to compile.
+    """
+    names = [name for name in engines or ENGINES if name not in ("native", LOOP)]
+    chosen = [TRITON] if TRITON in names else []
+    others = [name for name in names if name != TRITON]
+    first, rest = shapes[:1], shapes[1:]
+    rows: list[tuple[Shape, str, str, dict[str, Any]]]
+    rows = [(shape, name, "bf16", {}) for shape in shapes for name in (*chosen, LSTM, LOOP)]
+    rows += [(shape, name, "bf16", {}) for shape in shapes for name in others]
+    rows += [(shape, name, "fp32", {}) for shape in shapes for name in (*chosen, *others, LSTM, LOOP)]
+    rows += [(shape, name, "bf16", changes) for shape in first for name in chosen for changes in OPTIONS]
+    rows += [(shape, name, "bf16", changes) for shape in rest for name in chosen for changes in OPTIONS[:3]]
+    rows += [(shape, COMPILED, precision, {}) for shape in first for precision in ("bf16", "fp32")]
+    return [
+        Spec(
+            engine=name,
+            shape=shape.name,
+            steps=shape.steps if SHAPES.get(shape.name) != shape else None,
+            precision=precision,
+            options=changes,
+            seconds=seconds / ROWS,
+            kernels=name == TRITON and precision == "bf16" and not changes,
+        )
+        for shape, name, precision, changes in rows
+    ]
 
 
-def ceilings(device: torch.device, seconds: float = 2.0, size: int = 8192) -> Row:
-    """What the device reaches in a bfloat16 product of `size`, and in copying 16 size^2 bytes."""
-    a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
-    out = torch.empty_like(a)
-    source = torch.empty(16 * size**2, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    works: dict[str, Work] = {"product": lambda: torch.mm(a, b, out=out), "copy": lambda: target.copy_(source)}
-    times = interleave(works, seconds=seconds, least=20, most=200, warmups=10, device=device)
-    return {
-        "bf16_tflops_per_second": 2 * size**3 / times["product"].median / 1e12,
-        "copy_terabytes_per_second": 2 * source.numel() / times["copy"].median / 1e12,
-    }
-
-
-def updates(
-    shapes: Sequence[Shape],
-    seconds: float,
-    ceiling: Row,
-    device: torch.device,
-    say: Say,
-    engines: Sequence[str] | None = None,
-    slow: Sequence[Key] = ((LOOP, torch.bfloat16), (LOOP, torch.float32), (COMPILED, torch.float32)),
-) -> Iterator[Row]:
-    """A row for each engine and rival of each shape."""
-    firsts: dict[str, float] = {}
-    for shape in shapes:
-        names = [name for name in engines or ENGINES if name not in ("native", LOOP)]
-        wanted = [(name, kind) for kind in KINDS for name in names]
-        refused = {key: usable(key[0], shape, device, None if key[1] == torch.float32 else key[1]) for key in wanted}
-        fast = [key for key in wanted if refused[key] is None] + [(LSTM, kind) for kind in KINDS]
-        say(f"{shape.name}: {', '.join(_label(key) for key in (*fast, *slow))}")
-        times: dict[Key, Times] = {}
-        for keys, (least, warmups) in ((fast, FAST_ROUNDS), (slow, SLOW_ROUNDS)):
-            works: dict[str, Work] = {}
-            for key in keys:
-                work = training_update(*key, shape, device)
-                try:
-                    begin = time.perf_counter()
-                    work()
-                    firsts[_label(key)] = time.perf_counter() - begin
-                except RuntimeError as failed:  # such as a rival that this device's libraries do not have
-                    refused[key] = f"failed: {str(failed).splitlines()[0]}"
-                    continue
-                works[_label(key)] = work
-            found = interleave(works, seconds=seconds, least=least, most=400, warmups=warmups, device=device)
-            times |= {key: found[_label(key)] for key in keys if _label(key) in found}
-            del works
-            torch.cuda.empty_cache()
-        speed = {key: (lstm_flops(shape) if key[0] == LSTM else shape.flops) / t.median for key, t in times.items()}
-        for key, taken in times.items():
-            name, kind = key
-            bytes_read = shape.weights * (2 if kind == torch.bfloat16 else 4) * 2 * shape.steps
-            yield {
-                "shape": shape.name,
-                "rows": shape.rows,
-                "steps": shape.steps,
-                "engine": name,
-                "precision": KINDS[kind],
-                "seconds": taken.median,
-                "p95_seconds": taken.p95,
-                "rounds": len(taken.runs),
-                "first_seconds": firsts[_label(key)],
-                "characters_per_second": shape.symbols / taken.median,
-                "microseconds_a_dependent_step": 1e6
-                * taken.median
-                / (2 * shape.steps if name == LSTM else shape.dependent_steps),
-                "tflops_per_second": speed[key] / 1e12,
-                "of_product_ceiling": speed[key] / 1e12 / ceiling["bf16_tflops_per_second"],
-                "of_copy_ceiling": bytes_read / taken.median / 1e12 / ceiling["copy_terabytes_per_second"],
-                "of_loop": _share(speed, key, LOOP),
-                "of_lstm": _share(speed, key, LSTM),
-            }
-        for key, why in refused.items():
-            if why is not None:
-                yield {"shape": shape.name, "engine": key[0], "precision": KINDS[key[1]], "refused": why}
+def in_a_process(spec: Spec, device: torch.device, timeout: float) -> Row:
+    """The row, measured by a fresh Python; `refused` says why there is none."""
+    source = str(Path(fastslow.__file__).parents[1])
+    path = os.pathsep.join(filter(None, (source, os.environ.get("PYTHONPATH"))))
+    command = [sys.executable, "-m", "fastslow.bench.updates", spec.to_json(), str(device)]
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+            env={**os.environ, "PYTHONPATH": path},
+        )
+    except subprocess.TimeoutExpired:
+        return {"refused": f"given up after {timeout:.0f} s"}
+    if done.returncode == 0:
+        found: Row = json.loads(done.stdout.splitlines()[-1])
+        return found
+    last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+    return {"refused": f"failed: its process ended with status {done.returncode}: {last}"[:400]}
 
 
 def measure(
-    shapes: Sequence[Shape], seconds: float, device: torch.device, say: Say, engines: Sequence[str] | None = None
-) -> dict[str, Any]:
-    """Everything the GPU's section of the report has."""
-    ceiling = ceilings(device)
-    return {"ceilings": ceiling, "updates": list(updates(shapes, seconds, ceiling, device, say, engines))}
+    shapes: Sequence[Shape],
+    seconds: float,
+    device: torch.device,
+    say: Say,
+    engines: Sequence[str] | None = None,
+    *,
+    limit: float | None = None,
+    keep: Keep = lambda found: None,
+    run: Run = in_a_process,
+) -> Row:
+    """Everything the GPU's section of the report has.
+
+    limit: seconds after which no more rows are begun. keep: called with all there is after each row. run: measures one.
+    """
+    began = time.monotonic()
+
+    def left() -> float:
+        return float("inf") if limit is None else limit - (time.monotonic() - began)
+
+    def one(spec: Spec) -> Row:
+        if left() < LEAST_SECONDS:
+            return {"refused": "there was no time left for it"}
+        return run(spec, device, min(TIMEOUT_SECONDS, left()))
+
+    say(f"{CEILINGS} of the device")
+    found: Row = {"ceilings": one(Spec(CEILINGS, seconds=2.0)), "updates": []}
+    keep(found)
+    rows: list[Row] = []
+    for spec in order(shapes, seconds, engines):
+        row = {"shape": spec.shape, "engine": spec.label, "precision": spec.precision} | one(spec)
+        rows.append(row)
+        say(f"{spec.shape}, {spec.label} {spec.precision}: {_told(row)}")
+        found["updates"] = list(with_ratios(rows, found["ceilings"]))
+        keep(found)
+    return found
 
 
-def _share(speed: dict[Key, float], key: Key, rival: str) -> float | None:
-    """Of the rival's speed in the same precision."""
-    beside = speed.get((rival, key[1]))
-    return None if beside is None else speed[key] / beside
+def with_ratios(rows: Sequence[Row], ceiling: Row) -> Iterator[Row]:
+    """The rows with their speed as a share of the ceilings', and of the loop's and the LSTM's in the same precision."""
+    speeds = {(row["shape"], row["engine"], row["precision"]): row.get("tflops_per_second") for row in rows}
+    for row in rows:
+        speed = row.get("tflops_per_second")
+        if speed is None:
+            yield row
+            continue
+        yield row | {
+            "of_product_ceiling": _over(speed, ceiling.get("bf16_tflops_per_second")),
+            "of_copy_ceiling": _over(row["weight_bytes_per_second"] / 1e12, ceiling.get("copy_terabytes_per_second")),
+            "of_loop": _over(speed, speeds.get((row["shape"], LOOP, row["precision"]))),
+            "of_lstm": _over(speed, speeds.get((row["shape"], LSTM, row["precision"]))),
+        }
 
 
-def _label(key: Key) -> str:
-    return f"{key[0]} {KINDS[key[1]]}"
+def _over(value: float, other: float | None) -> float | None:
+    return None if not other else value / other
+
+
+def _told(row: Row) -> str:
+    if "refused" in row:
+        return str(row["refused"])
+    return f"{1e3 * row['seconds']:.2f} ms, {row['characters_per_second'] / 1e6:.3f} M characters a second"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_format
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from fastslow.bench.machine import machine
 from fastslow.bench.shapes import CPU_SHAPES, GPU_SHAPES, QUICK_CPU_SHAPES, QUICK_GPU_SHAPES
 from fastslow.bench.tables import fill, report
 from fastslow.errors import FastslowError
+from fastslow.storage import write_json
 
 RESULTS = Path("runs/bench.json")
 SECONDS, QUICK_SECONDS = 60.0, 4.0
@@ -31,6 +31,7 @@ def run_bench(
     page: Path | None = None,
     seconds: float | None = None,
     engines: Sequence[str] | None = None,
+    limit: float | None = None,
 ) -> dict[str, Any]:
     """Measure the engines on this machine, print the tables, and store the results as JSON.
 
@@ -43,19 +44,25 @@ def run_bench(
         page: also put the tables into this Markdown page, between its markers (see `fastslow.bench.pages`)
         seconds: about how long to time each shape
         engines: only these (default: all); the loop is always among them, for comparison
+        limit: on a GPU, begin no row after this many seconds; what is left out is said, and what is there is stored
     """
     where = _device(device)
     if engines is not None:
         engines = list(dict.fromkeys([*engines, cpu.LOOP]))
     budget = seconds if seconds is not None else QUICK_SECONDS if quick else SECONDS
     results: dict[str, Any] = {"machine": machine(where), "quick": quick}
-    if where.type == "cuda":
-        results["gpu"] = gpu.measure(QUICK_GPU_SHAPES if quick else GPU_SHAPES, budget, where, _say, engines)
-    else:
-        results["cpu"] = cpu.measure(QUICK_CPU_SHAPES if quick else CPU_SHAPES, budget, _say, engines)
     target = RESULTS if json is None else json
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(json_format.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+    def keep(found: dict[str, Any]) -> None:
+        results[where.type.replace("cuda", "gpu")] = found
+        write_json(target, results, what="the results")
+
+    if where.type == "cuda":
+        shapes = QUICK_GPU_SHAPES if quick else GPU_SHAPES
+        keep(gpu.measure(shapes, budget, where, _say, engines, limit=limit, keep=keep))
+    else:
+        keep(cpu.measure(QUICK_CPU_SHAPES if quick else CPU_SHAPES, budget, _say, engines))
     if page is not None:
         page.write_text(fill(page.read_text(encoding="utf-8"), results), encoding="utf-8")
     print(report(results), end="")

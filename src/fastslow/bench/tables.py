@@ -134,9 +134,8 @@ def _precision(found: Row) -> list[str]:
 
 
 def _gpu(found: Row) -> list[str]:
-    ceiling = found["ceilings"]
     ratios = ("of product", "of copy", "x loop", "of nn.LSTM")
-    header = ("shape", "engine", "ms", "p95", "first s", "characters/s", "us a step", "TFLOP/s", *ratios)
+    header = ("shape", "engine", "ms", "p95", "first s", "characters/s", "us a step", "TFLOP/s", *ratios, "peak MB")
     rows = [
         (
             f"{row['shape']}, B {row['rows']}, T {row['steps']}",
@@ -147,21 +146,32 @@ def _gpu(found: Row) -> list[str]:
             f"{row['characters_per_second']:,.0f}",
             f"{row['microseconds_a_dependent_step']:.1f}",
             f"{row['tflops_per_second']:.1f}",
-            f"{row['of_product_ceiling']:.3f}",
-            f"{row['of_copy_ceiling']:.3f}",
+            _ratio(row["of_product_ceiling"], 3),
+            _ratio(row["of_copy_ceiling"], 3),
             _ratio(row["of_loop"]),
             _ratio(row["of_lstm"]),
+            "" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 1e6:,.0f}",
         )
         for row in found["updates"]
         if "refused" not in row
     ]
     return [
-        f"Ceilings: bf16 products {ceiling['bf16_tflops_per_second']:.0f} TFLOP/s, memory copies "
-        f"{ceiling['copy_terabytes_per_second']:.2f} TB/s.",
+        _ceilings(found["ceilings"]),
         "Training updates:",
         table(header, rows),
         _refusals(found["updates"]),
     ]
+
+
+def _ceilings(found: Row) -> str:
+    if "refused" in found:
+        return f"Ceilings: {found['refused']}."
+    parts = [
+        f"bf16 products {found['bf16_tflops_per_second']:.0f} TFLOP/s",
+        f"memory copies {found['copy_terabytes_per_second']:.2f} TB/s",
+    ]
+    parts += [f"{name.removesuffix('_us').replace('_', ' ')} {found[name]:.2f} us" for name in found if "_us" in name]
+    return f"Ceilings: {', '.join(parts)}."
 
 
 def _refusals(rows: Sequence[Row]) -> str:
@@ -177,8 +187,8 @@ def _milliseconds(seconds: float) -> str:
     return f"{1e3 * seconds:,.1f}"
 
 
-def _ratio(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
+def _ratio(value: float | None, digits: int = 2) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
 
 
 def fill(page: str, results: Row) -> str:

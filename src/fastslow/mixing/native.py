@@ -13,7 +13,7 @@ from weakref import finalize
 import numpy as np
 from numpy.typing import NDArray
 
-from fastslow.backends.fused.native.build import BuildError, Unit, ensure
+from fastslow.compiling.build import BuildError, Unit, ensure
 from fastslow.mixing.tables import Ints, tables
 
 CSRC = Path(__file__).parent / "csrc"
