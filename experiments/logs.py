@@ -38,7 +38,9 @@ from fastslow.errors import FastslowError
 from fastslow.lm import ModelOptions, files
 from fastslow.lm.packaged import DEFAULT, default_model
 from fastslow.lm.store import write_json
-from fastslow.scoring import Scorer, scored_lines
+from fastslow.mixing import Mixer
+from fastslow.scoring import Scorer, Surprisal, scored_lines
+from fastslow.scoring.mixed import NetworkMixer
 from fastslow.scoring.statistics import LineMean, line_means
 from fastslow.training import DataSource, TrainConfig, train
 from fastslow.training.folder import RESULT_FILE
@@ -147,6 +149,29 @@ def scored(lm: CharLM, first: list[bytes], second: list[bytes]) -> list[LineMean
     return list(line_means(scored_lines(Scorer(lm, likeliest=1, context=warm).feed(text))))
 
 
+def by_contexts(first: list[bytes], second: list[bytes]) -> list[LineMean]:
+    """The lines of the second half by contexts that have read the first: the mixed predictor without a network."""
+    known, text = (b"".join(line + b"\n" for line in part) for part in (first, second))
+    mixer = Mixer(len(known) + len(text))
+    mixer.bits(known)
+    values, bits = np.frombuffer(text, dtype=np.uint8), mixer.bits(text)
+    n, none = len(values), np.zeros((len(values), 0))
+    block = Surprisal(
+        0, values, bits, none.astype(np.uint8), none.astype(np.float32), np.zeros(n, np.float32), np.arange(n + 1)
+    )
+    return list(line_means(scored_lines([block])))
+
+
+def by_both(lm: CharLM, first: list[bytes], second: list[bytes]) -> list[LineMean]:
+    """The lines of the second half by the mixed predictor, which has read the first."""
+    known, text = (b"".join(line + b"\n" for line in part) for part in (first, second))
+    mixer = NetworkMixer(len(known) + len(text), lm.alphabet.symbols)
+    scorer = Scorer(lm, likeliest=0, mixer=mixer)
+    for _ in scorer.feed(known):
+        pass
+    return list(line_means(scored_lines(scorer.feed(text))))
+
+
 def trained(source: Path, out: Path, updates: int) -> Path:
     """The run of a network trained on the first half."""
     folder = out / "model"
@@ -196,8 +221,12 @@ def run(options: argparse.Namespace) -> int:
     bundled = default_model()
     if bundled is not None:
         models[f"bundled model {DEFAULT}, not trained on logs"] = bundled
+    found = {"contexts alone": by_contexts(first, second)}
     for name, folder in models.items():
-        means = scored(CharLM.from_pretrained(folder, device="cpu"), first, second)
+        lm = CharLM.from_pretrained(folder, device="cpu")
+        found[name] = scored(lm, first, second)
+        found[f"{name}, mixed with contexts"] = by_both(lm, first, second)
+    for name, means in found.items():
         rows[f"{name}: bits per byte of the line"] = area(np.array([m.mean_bits for m in means]), alerts_second)
         rows[f"{name}: bits of the line"] = area(np.array([m.bits for m in means]), alerts_second)
     record: dict[str, Any] = {

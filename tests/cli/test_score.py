@@ -25,13 +25,14 @@ def test_a_pipe_gets_every_line_and_the_sum(model: Path, text: Path, capsys: pyt
 
 
 def test_top(model: Path, text: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    shown = output_of(capsys, "score", text, "--model", model, "--top", 3).splitlines()
+    alone = ("--predictor", "network")
+    shown = output_of(capsys, "score", text, "--model", model, "--top", 3, *alone).splitlines()
     assert len(shown) == 7
     assert all("expected" in row for row in shown[1:6:2])
-    found = json.loads(output_of(capsys, "score", text, "-m", model, "--top", 3, "--json"))
+    found = json.loads(output_of(capsys, "score", text, "-m", model, "--top", 3, "--json", *alone))
     bits = [place["bits"] for place in found["places"]]
     assert bits == sorted(bits, reverse=True)
-    every = json.loads(output_of(capsys, "score", text, "--model", model, "--json"))["characters"]
+    every = json.loads(output_of(capsys, "score", text, "--model", model, "--json", *alone))["characters"]
     assert bits == sorted((c["bits"] for c in every[1:]), reverse=True)[:3]
     place = found["places"][0]
     assert every[place["offset"]] == place
@@ -62,7 +63,7 @@ def test_standard_input(model: Path, stdin: Callable[[bytes], None], capsys: pyt
 def test_the_newest_run_is_taken_and_told(text: Path, capsys: pytest.CaptureFixture[str]) -> None:
     old, _ = save_model(Path("runs/old")), save_model(Path("runs/new"))
     os.utime(old / "model.safetensors", (1, 1))
-    assert main(["score", str(text), "--top", "1"]) == 0
+    assert main(["score", str(text), "--top", "1", "--predictor", "network"]) == 0
     assert capsys.readouterr().err == "fastslow: no model was named: taking the newest, runs/new\n"
 
 
@@ -171,3 +172,26 @@ def test_mixed_line_ends_stay(model: Path, capsys: pytest.CaptureFixture[str]) -
     found = json.loads(output_of(capsys, "score", "mixed", "-m", model, "--json"))
     assert [c["text"] for c in found["characters"]] == list("ab\r\ncd\n")
     assert "form" not in found
+
+
+def test_the_predictor_is_told(model: Path, text: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("fastslow.mixing")
+    score = ("score", text, "-m", model)
+    alone = json.loads(output_of(capsys, *score, "--predictor", "network", "--json"))
+    mixed = json.loads(output_of(capsys, *score, "--predictor", "mixed", "--json"))
+    assert (alone["predictor"], mixed["predictor"]) == ("network", "mixed")
+    # The tables come again and again: contexts that learn know them, a network of random weights does not.
+    assert mixed["totals"]["bits_per_byte"] < alone["totals"]["bits_per_byte"] / 2
+    assert len(mixed["characters"]) == len(alone["characters"])
+    assert mixed["characters"][5]["expected"] == []
+    assert "; by the network mixed with contexts" in output_of(capsys, *score, "--predictor", "mixed", "--top", 1)
+    output_of(capsys, *score, "--predictor", "mixed", "--html", "page.html")
+    assert "Predicted by the network mixed with contexts" in Path("page.html").read_text(encoding="utf-8")
+    output_of(capsys, *score, "--predictor", "network", "--html", "page.html", "--force")
+    assert "Predicted by the network alone." in Path("page.html").read_text(encoding="utf-8")
+    lines = [
+        json.loads(output_of(capsys, *score, "--predictor", name, "--lines", "--json"))["per_line"]
+        for name in ("network", "mixed")
+    ]
+    assert lines[0][-1]["mean"] > 2 * lines[1][-1]["mean"]
+    assert "leave out --words" in error_of(capsys, *score, "--predictor", "mixed", "--words")

@@ -24,7 +24,7 @@ def status_of(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tup
 
 
 def test_only_lines_above_a_threshold(model: Path, text: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    score = ("score", text, "-m", model, "--lines")
+    score = ("score", text, "-m", model, "--lines", "--predictor", "network")
     every = json.loads(output_of(capsys, *score, "--json"))["per_line"]
     means = sorted({row["mean"] for row in every})
     bound = (means[-4] + means[-3]) / 2
@@ -46,7 +46,8 @@ def _summary(capsys: pytest.CaptureFixture[str], score: tuple[str | Path, ...]) 
 def test_a_pipe_is_followed_to_its_end(
     model: Path, text: Path, stdin: Callable[[bytes], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    every = json.loads(output_of(capsys, "score", text, "-m", model, "--lines", "--json"))["per_line"]
+    alone = ("--predictor", "network")
+    every = json.loads(output_of(capsys, "score", text, "-m", model, "--lines", "--json", *alone))["per_line"]
     follow = ("score", "-", "-m", model, "--lines", "--follow", "--above", "0")
     stdin(TEXT)
     status, out, err = status_of(capsys, *follow, "--json")
@@ -60,6 +61,10 @@ def test_a_pipe_is_followed_to_its_end(
     assert (len(out), out[0]) == (121, "line\tmean\tbits\tbytes\ttext")
     stdin(b"")
     assert status_of(capsys, *follow)[:2] == (1, [])
+    pytest.importorskip("fastslow.mixing")
+    stdin(TEXT)
+    _, out, _ = status_of(capsys, *follow, "--predictor", "mixed", "--json")
+    assert json.loads(out[-1])["mean"] < rows[-1]["mean"] / 2
     stdin(b"\xef\xbb\xbfa\xff\r\nb\r\n")
     assert [json.loads(line)["text"] for line in status_of(capsys, *follow, "--json")[1]] == ["a\\xff", "b"]
 

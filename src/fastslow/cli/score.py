@@ -19,6 +19,7 @@ from fastslow.cli.common import (
     Run,
     load_model,
     model_for_files,
+    note,
     note_form,
     output,
     use_few_threads,
@@ -26,12 +27,13 @@ from fastslow.cli.common import (
 from fastslow.cli.score_page import check_target, write_page_file
 from fastslow.data.text import Text, open_text
 from fastslow.lm.packaged import shown_name
-from fastslow.scoring.options import Space, Split
+from fastslow.scoring.options import Predictor, Space, Split
 
 if TYPE_CHECKING:
     from fastslow.lm import CharLM
     from fastslow.scoring import Line, LineMean, Surprisal, Totals
     from fastslow.scoring.following import Threshold
+    from fastslow.scoring.mixed import Chosen
 
 _Number = Annotated[float | None, tyro.conf.arg(metavar="X", help_behavior_hint="")]
 _File = Annotated[str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
@@ -54,6 +56,7 @@ def score(
     context: _Text = None,
     space: Space = "before",
     split: Split = "unicode",
+    predictor: Predictor = "auto",
     json: Flag = False,
     tsv: Flag = False,
     raw: Flag = False,
@@ -85,6 +88,9 @@ def score(
         context: what the model reads before the text, or before each item, unscored
         space: count the white space before or after a word with it
         split: words by Unicode's rules, punctuation apart, or whatever stands between white space
+        predictor: what the bits are of: the network alone, or mixed with contexts that learn from the text as it is
+            read; auto takes the latter where the contexts alone do better than the network, but the network for
+            --words, --items, --regions and --follow
         json: as one JSON object; with --follow one a line
         tsv: as tab-separated values
         raw: take the bytes of the file as they are: keep CRs, byte-order marks and UTF-16
@@ -103,6 +109,8 @@ def score(
         raise OptionError("give --words or --regions, not both")
     if not by_word and (context is not None or space != "before" or split != "unicode"):
         raise OptionError("--context, --space and --split belong to --words, --items and --regions")
+    if predictor == "mixed" and by_word:
+        raise OptionError("--predictor mixed is for characters and lines: leave out --words, --items and --regions")
     selects = above is not None or deviations is not None
     if not lines and (follow or selects):
         raise OptionError("--follow, --above and --deviations belong to --lines: give that too")
@@ -133,53 +141,69 @@ def score(
         assert threshold is not None
         from fastslow.cli.score_lines import follow_lines
 
-        return follow_lines(lm, text, threshold, json, tsv, raw)
+        return follow_lines(lm, text, threshold, json, tsv, raw, predictor)
     lm.alphabet.check(source.data, name=source.name)
     if by_word:
         from fastslow.cli.score_words import print_table
 
         print_table(lm, source, items=items, regions=regions, context=context, space=space, split=split, json=json)
     elif html is not None:
-        write_page_file(surprisals_of(lm, source), source, html, shown_name(model))
+        write_page_file(_chosen(lm, source, predictor), source, html, shown_name(model))
     elif lines:
-        return _lines(lm, source, top, threshold, json, tsv)
+        return _lines(_chosen(lm, source, predictor), source, top, threshold, json, tsv)
     else:
-        _characters(lm, source, top, json, tsv)
+        _characters(_chosen(lm, source, predictor), source, top, json, tsv)
     return 0
 
 
-def surprisals_of(lm: CharLM, source: Text, **options: Any) -> Iterator[Surprisal]:
-    """The scores of the text, with progress on stderr unless the results go to a terminal and show it themselves."""
-    from fastslow.cli.progress import CountingView
+def surprisals_of(lm: CharLM, source: Text, context: bytes = b"") -> Iterator[Surprisal]:
+    """The scores of the text by the network, with progress."""
     from fastslow.scoring import surprisals
+
+    blocks = surprisals(lm, source.data, name=source.name, offsets=source.offsets, context=context)
+    return _with_progress(blocks, len(source))
+
+
+def _chosen(lm: CharLM, source: Text, predictor: Predictor) -> Chosen:
+    """The scores of the text by the predictor that is asked for, with progress; a note if auto takes the mixed one."""
+    from fastslow.scoring.mixed import Chosen, choose
+
+    chosen = choose(lm, source.data, predictor, name=source.name, offsets=source.offsets)
+    if predictor == "auto" and chosen.predictor == "mixed":
+        note("the text's own contexts predict it better than the network: mixing both (--predictor network does not)")
+    return Chosen(chosen.predictor, _with_progress(chosen.blocks, len(source)))
+
+
+def _with_progress(blocks: Iterator[Surprisal], size: int) -> Iterator[Surprisal]:
+    """`blocks`, with progress on stderr unless the results go to a terminal and show it themselves."""
+    from fastslow.cli.progress import CountingView
 
     with ExitStack() as stack:
         view = None if sys.stdout.isatty() else stack.enter_context(CountingView("score", "bytes"))
-        for block in surprisals(lm, source.data, name=source.name, offsets=source.offsets, **options):
+        for block in blocks:
             yield block
             if view is not None:
-                view(block.start + len(block), len(source))
+                view(block.start + len(block), size)
 
 
-def scored(lm: CharLM, source: Text, totals: Totals | None = None) -> Iterator[Line]:
+def _scored(chosen: Chosen, totals: Totals) -> Iterator[Line]:
     """The lines of the text; what they sum up to is added to `totals`."""
     from fastslow.scoring import scored_lines
 
-    for line in scored_lines(surprisals_of(lm, source)):
-        if totals is not None:
-            totals.add(line)
+    for line in scored_lines(chosen.blocks):
+        totals.add(line)
         yield line
 
 
-def _characters(lm: CharLM, source: Text, top: int | None, json: bool, tsv: bool) -> None:
+def _characters(chosen: Chosen, source: Text, top: int | None, json: bool, tsv: bool) -> None:
     from fastslow.scoring import SurprisingPlaces, Totals
     from fastslow.scoring.records import character_records, place_record
     from fastslow.scoring.terminal import TerminalView, print_places
 
     totals = Totals()
-    found = scored(lm, source, totals)
+    found = _scored(chosen, totals)
     if top is None and (json or tsv):
-        _records("characters", source, (r for line in found for r in character_records(line)), totals, json)
+        _records("characters", source, (r for line in found for r in character_records(line)), chosen, totals, json)
         return
     places = SurprisingPlaces(top or 1)
     console = output()
@@ -192,7 +216,7 @@ def _characters(lm: CharLM, source: Text, top: int | None, json: bool, tsv: bool
             view.line(line)
     best = places.best()
     if json or tsv:
-        _records("places", source, map(place_record, best), totals, json)
+        _records("places", source, map(place_record, best), chosen, totals, json)
         return
     if view is not None:
         console.print()
@@ -200,10 +224,10 @@ def _characters(lm: CharLM, source: Text, top: int | None, json: bool, tsv: bool
         if view is not None:
             console.print("most surprising:")
         print_places(console, best)
-    _summary(source, totals)
+    _summary(source, chosen, totals)
 
 
-def _lines(lm: CharLM, source: Text, top: int | None, threshold: Threshold | None, json: bool, tsv: bool) -> int:
+def _lines(chosen: Chosen, source: Text, top: int | None, threshold: Threshold | None, json: bool, tsv: bool) -> int:
     """Print the lines that are asked for; the exit status: 1 if there is a threshold and no line is above it."""
     from fastslow.scoring import SurprisingLines, Totals
     from fastslow.scoring.records import line_record
@@ -211,7 +235,7 @@ def _lines(lm: CharLM, source: Text, top: int | None, threshold: Threshold | Non
     from fastslow.scoring.terminal import print_line_means
 
     totals = Totals()
-    means: Iterable[LineMean] = line_means(scored(lm, source, totals))
+    means: Iterable[LineMean] = line_means(_scored(chosen, totals))
     if threshold is not None:
         means = filter(threshold, means)
     if top is not None:
@@ -228,7 +252,7 @@ def _lines(lm: CharLM, source: Text, top: int | None, threshold: Threshold | Non
             yield mean
 
     if json or tsv:
-        _records("per_line", source, map(line_record, counted()), totals, json)
+        _records("per_line", source, map(line_record, counted()), chosen, totals, json)
     else:
         console = output()
         best = SurprisingLines(5)
@@ -238,25 +262,28 @@ def _lines(lm: CharLM, source: Text, top: int | None, threshold: Threshold | Non
         if top is None and threshold is None and totals.lines > 10:
             console.print("\nmost surprising:")
             print_line_means(console, best.best())
-        _summary(source, totals)
+        _summary(source, chosen, totals)
     return 1 if threshold is not None and not shown else 0
 
 
-def _records(key: str, source: Text, records: Iterable[dict[str, Any]], totals: Totals, json: bool) -> None:
+def _records(
+    key: str, source: Text, records: Iterable[dict[str, Any]], chosen: Chosen, totals: Totals, json: bool
+) -> None:
     from fastslow.scoring.records import json_document, totals_record, tsv
 
     if not json:
         sys.stdout.writelines(tsv(records))
         return
-    head = {"file": source.name}
+    head = {"file": source.name, "predictor": chosen.predictor}
     if not source.form.is_plain:
         head["form"] = str(source.form)
     sys.stdout.writelines(json_document(head, key, records, lambda: totals_record(totals)))
 
 
-def _summary(source: Text, totals: Totals) -> None:
+def _summary(source: Text, chosen: Chosen, totals: Totals) -> None:
     from fastslow.printable import visible_text
     from fastslow.scoring.terminal import summary_text
 
     form = "" if source.form.is_plain else f", of a file that has {source.form}"
-    output().print(f"{visible_text(source.name)}: {summary_text(totals)}{form}", soft_wrap=True)
+    by = f"; by {chosen}" if chosen.predictor == "mixed" else ""
+    output().print(f"{visible_text(source.name)}: {summary_text(totals)}{form}{by}", soft_wrap=True)

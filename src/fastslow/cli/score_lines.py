@@ -14,6 +14,7 @@ from fastslow.cli.common import note, output, plural
 from fastslow.data.text import STDIN
 from fastslow.errors import DataError
 from fastslow.scoring.following import GrowingFile, Threshold, follow, piped
+from fastslow.scoring.options import Predictor
 from fastslow.scoring.records import json_line, line_record, tsv
 from fastslow.scoring.terminal import print_line_means
 
@@ -25,7 +26,9 @@ FOUND, NONE_FOUND = 0, 1
 """Exit statuses, as of grep."""
 
 
-def follow_lines(lm: CharLM, name: str, threshold: Threshold, json: bool, tsv: bool, raw: bool) -> int:
+def follow_lines(
+    lm: CharLM, name: str, threshold: Threshold, json: bool, tsv: bool, raw: bool, predictor: Predictor
+) -> int:
     """Print the lines of a growing file or a pipe that stand out, each when it has ended; whether there were any.
 
     Ends with the pipe, or by Ctrl-C or SIGTERM, which are no errors here.
@@ -37,10 +40,15 @@ def follow_lines(lm: CharLM, name: str, threshold: Threshold, json: bool, tsv: b
         if Path(name).is_dir():
             raise DataError(f"{name} is a directory: name a file in it")
         sessions = GrowingFile(name).sessions()
+    mixer = None
+    if predictor == "mixed":
+        from fastslow.scoring.mixed import EndlessMixer
+
+        mixer = EndlessMixer(lm.alphabet.symbols)
     show = _shower(json, tsv)
     lines = found = 0
     with _ending_quietly():
-        for line in follow(lm, sessions, raw=raw):
+        for line in follow(lm, sessions, raw=raw, mixer=mixer):
             lines += 1
             if threshold(line):
                 found += 1

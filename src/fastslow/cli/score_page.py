@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +12,7 @@ from fastslow.errors import FastslowError, os_reason
 
 if TYPE_CHECKING:
     from fastslow.data.text import Text
-    from fastslow.scoring import Surprisal
+    from fastslow.scoring.mixed import Chosen
 
 
 def check_target(path: Path, force: bool) -> None:
@@ -26,18 +25,20 @@ def check_target(path: Path, force: bool) -> None:
         raise OptionError(f"{path} exists: name another file, or overwrite it with --force")
 
 
-def write_page_file(blocks: Iterable[Surprisal], source: Text, path: Path, model: str) -> None:
-    """Write the page of the text scored in `blocks`, and say on stdout what it sums up to."""
+def write_page_file(chosen: Chosen, source: Text, path: Path, model: str) -> None:
+    """Write the page of the text that was scored, and print its size and totals."""
     from fastslow.scoring.page import write_page
     from fastslow.scoring.terminal import summary_text
 
     name = "standard input" if source.name == "-" else os.path.basename(source.name)
-    form = "" if source.form.is_plain else f"The file has {source.form}; it was read as UTF-8 with LF line ends."
+    remark = f"Predicted by {chosen}."
+    if not source.form.is_plain:
+        remark += f" The file has {source.form}; it was read as UTF-8 with LF line ends."
     # To a temporary file first: an interrupted page leaves what was there before.
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with open(part, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as out:
-            totals = write_page(out, blocks, name=name, model=model, remark=form)
+            totals = write_page(out, chosen.blocks, name=name, model=model, remark=remark)
         os.replace(part, path)
     except OSError as error:
         raise FastslowError(f"cannot write the page to {path}: {os_reason(error)}") from error

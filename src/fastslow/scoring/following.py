@@ -19,7 +19,7 @@ from fastslow.errors import DataError, os_reason
 from fastslow.lm import CharLM
 from fastslow.scoring.lines import scored_lines
 from fastslow.scoring.statistics import LineMean, line_means
-from fastslow.scoring.surprisal import Scorer, Surprisal
+from fastslow.scoring.surprisal import BitMixer, Scorer, Surprisal
 
 POLL_SECONDS = 0.25
 """Between two looks at a file that has not grown."""
@@ -69,7 +69,9 @@ class Threshold:
         return self._mean + self._deviations * math.sqrt(self._squares / (self._count - 1))
 
 
-def follow(model: CharLM, sessions: Iterable[Iterable[bytes]], *, raw: bool = False) -> Iterator[LineMean]:
+def follow(
+    model: CharLM, sessions: Iterable[Iterable[bytes]], *, raw: bool = False, mixer: BitMixer | None = None
+) -> Iterator[LineMean]:
     """The lines of a stream with their mean surprisals, each as soon as it has ended.
 
     Args:
@@ -77,10 +79,11 @@ def follow(model: CharLM, sessions: Iterable[Iterable[bytes]], *, raw: bool = Fa
         sessions: of pieces of bytes. A session is a file from its beginning; the next one begins where the file was
             truncated or replaced, and its lines are counted anew.
         raw: keep CRs, byte-order marks and UTF-16.
+        mixer: makes bits of the model's predictions, such as a `mixed.EndlessMixer`; None: they are the model's own.
 
     Raises AlphabetError for a byte that the model does not know.
     """
-    scorer = Scorer(model, likeliest=1)
+    scorer = Scorer(model, likeliest=0, mixer=mixer)
     for pieces in sessions:
         yield from line_means(scored_lines(_blocks(scorer, pieces, raw)))
 

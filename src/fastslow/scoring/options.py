@@ -8,5 +8,9 @@ Split = Literal["unicode", "space"]
 """`unicode`: words by UAX 29, where a punctuation mark is a word of its own.  `space`: whatever stands between white
 space."""
 
+Predictor = Literal["auto", "network", "mixed"]
+"""`network`: the model alone.  `mixed`: with contexts that learn from the text as it is read.  `auto`: the network,
+unless the contexts alone do better at the beginning of the text."""
+
 Space = Literal["before", "after"]
 """Which white space a word's bits include."""

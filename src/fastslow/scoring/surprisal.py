@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -29,6 +29,18 @@ LIKELIEST = 5
 
 Offsets = Callable[[int, int], NDArray[np.int64]]
 """`offsets(start, stop)`: where the bytes from start to stop begin in the file; (stop - start,), the end included."""
+
+
+class BitMixer(Protocol):
+    """What may stand between the network's predictions and the bits: `mixed.NetworkMixer`."""
+
+    def bits(self, log_p: NDArray[Any], values: UInt8Array) -> NDArray[np.float64]:
+        """The next n bytes, and the network's predictions of them, log_p (n, V) -> (n,) bits."""
+        ...
+
+    def read(self, values: UInt8Array) -> None:
+        """Bytes that the network does not predict."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,17 +111,19 @@ def surprisals(
     block: int = BLOCK,
     context: bytes = b"",
     offsets: Offsets | None = None,
+    mixer: BitMixer | None = None,
 ) -> Iterator[Surprisal]:
     """The surprisal of every byte of ``text`` (N,), in blocks of at most ``block`` bytes that follow each other.
 
     ``text`` may be memory-mapped; memory does not grow with its length.  ``likeliest`` is K, cut to the size of the
     alphabet.  ``context`` is read first and not scored; without it the first byte of the text is not scored.
-    ``offsets`` maps positions to the file's, by default to themselves.  The model is used in evaluation mode and left
+    ``offsets`` maps positions to the file's, by default to themselves.  ``mixer`` makes bits of the network's
+    predictions; without it they are the network's own.  The model is used in evaluation mode and left
     in the mode it was in.  Raises :class:`~fastslow.errors.AlphabetError` for a byte that is not in the model's
     alphabet, before anything is scored.
     """
     model.alphabet.check(text, name=name)
-    scorer = Scorer(model, likeliest=likeliest, block=block, context=context)
+    scorer = Scorer(model, likeliest=likeliest, block=block, context=context, mixer=mixer)
     # The first byte comes in a block of its own where it is not scored.
     starts = range(0, len(text), block) if context else [0, *range(1, len(text), block)]
     for start in starts:
@@ -121,16 +135,27 @@ def surprisals(
 class Scorer:
     """One stream of bytes, scored as they come: ``feed`` any pieces, each is scored at once and the state carried.
 
-    ``context`` is read first and not scored; without it the first byte is not scored.  ``likeliest`` and ``block`` as
-    in :func:`surprisals`.
+    ``context`` is read first and not scored; without it the first byte is not scored.  ``likeliest``, ``block`` and
+    ``mixer`` as in :func:`surprisals`.
     """
 
-    def __init__(self, model: CharLM, *, likeliest: int = LIKELIEST, block: int = BLOCK, context: bytes = b"") -> None:
+    def __init__(
+        self,
+        model: CharLM,
+        *,
+        likeliest: int = LIKELIEST,
+        block: int = BLOCK,
+        context: bytes = b"",
+        mixer: BitMixer | None = None,
+    ) -> None:
         if block < 1:
             raise ValueError(f"block must be at least 1; got {block}")
+        if mixer is not None and context:
+            raise ValueError("a mixer reads a text from its beginning: give no context")
         self._model, self._block = model, block
         self._k = min(likeliest, model.alphabet.size)
         self._symbols = np.frombuffer(model.alphabet.symbols, dtype=np.uint8)  # (V,) index -> byte
+        self._mixer = mixer
         self._state: Any = None
         self._last: int | None = None
         """The symbol that the model reads next."""
@@ -160,6 +185,8 @@ class Scorer:
     def _unscored(self, values: UInt8Array, offsets: NDArray[np.int64]) -> Surprisal:
         n = len(values)
         self._start += n
+        if self._mixer is not None:
+            self._mixer.read(values)
         return Surprisal(
             self._start - n,
             values,
@@ -187,7 +214,10 @@ class Scorer:
         with torch.inference_mode(), self._model.evaluating():
             logits, self._state = self._model(inputs, self._state)
             log_p = torch.log_softmax(logits[:, 0].float() if logits.dtype != torch.float64 else logits[:, 0], -1)
-            nats = -log_p.gather(1, targets)[:, 0]
+            if self._mixer is None:
+                bits = -log_p.gather(1, targets)[:, 0].double().cpu().numpy() / math.log(2.0)
+            else:
+                bits = self._mixer.bits(log_p.cpu().numpy(), values)
             best, which = log_p.topk(self._k, dim=-1)
             entropy = entropy_bits(log_p)
         self._last = int(symbols[-1])
@@ -195,7 +225,7 @@ class Scorer:
         return Surprisal(
             self._start - len(values),
             values,
-            nats.double().cpu().numpy() / math.log(2.0),
+            bits,
             self._symbols[which.cpu().numpy()],
             best.exp().float().cpu().numpy(),
             entropy.float().cpu().numpy(),

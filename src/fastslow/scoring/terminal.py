@@ -163,7 +163,8 @@ def print_places(console: Console, places: list[Place]) -> None:
             text.append(f"[{shown}]")
         text.append(visible_text(p.after), "dim")
         print_line(console, text)
-        print_line(console, Text(" " * (width + 13) + f"{quoted(p.raw)}; expected {describe_expected(p.expected)}"))
+        expected = f"; expected {describe_expected(p.expected)}" if p.expected else ""
+        print_line(console, Text(" " * (width + 13) + quoted(p.raw) + expected))
 
 
 def print_line_means(console: Console, lines: list[LineMean]) -> None:
