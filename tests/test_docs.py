@@ -1,6 +1,6 @@
-"""The pages of docs/ do what they say: their Python runs, their commands exist and take the options shown, links lead on.
+"""README and docs do what they say: their Python runs, their commands take the options shown, their links lead on.
 
-Blocks marked `python` run in the order of the page, in one namespace; what needs a network or is a fragment is marked `py`.
+Blocks marked `python` run in the order of the page, in one namespace; fragments, and what needs a network, are `py`.
 """
 
 from __future__ import annotations
