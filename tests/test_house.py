@@ -14,7 +14,7 @@ import fastslow
 ROOT = Path(fastslow.__file__).parent
 FLOORS = [
     {"lazy", "errors", "printable", "wiring", "state", "noise"},
-    {"cells", "compiling", "storage", "hub"},
+    {"cells", "compiling", "storage", "hub", "templates"},
     {"backends"},
     {"layers"},
     {"metrics", "data"},

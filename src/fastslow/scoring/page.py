@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import base64
-import importlib.resources
 import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator
-from html import escape
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import numpy as np
 
 import fastslow
-from fastslow.printable import visible, visible_text
+from fastslow.printable import visible
 from fastslow.scoring.levels import BOUNDS, level, level_names, levels, mean_text
 from fastslow.scoring.lines import Line, scored_lines
 from fastslow.scoring.statistics import (
-    LineMean,
     LineMeans,
-    Place,
     SurprisingLines,
     SurprisingPlaces,
     Totals,
@@ -28,6 +24,10 @@ from fastslow.scoring.statistics import (
 )
 from fastslow.scoring.surprisal import Surprisal
 from fastslow.scoring.terminal import summary_text
+from fastslow.templates import environment
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 NOT_SCORED = 65535
 """In the page's table of bits, which are kept in thousandths in 16 bits."""
@@ -45,6 +45,8 @@ def write_page(out: TextIO, blocks: Iterable[Surprisal], *, name: str, model: st
     The scores are held in memory: about 50 bytes for each byte of text.
     """
     totals, places, means, lines = Totals(), SurprisingPlaces(LISTED), LineMeans(), SurprisingLines(LISTED)
+    pages = environment("fastslow.scoring")
+    template = pages.get_template("row.html")
     rows: list[str] = []
     scored: list[Surprisal] = []
     positions: dict[int, int] = {}
@@ -56,31 +58,25 @@ def write_page(out: TextIO, blocks: Iterable[Surprisal], *, name: str, model: st
             lines.add(mean)
         if line.column == 1:
             positions[line.number] = line.scored.start
-        rows.append(_row(line))
+        rows.append(_row(template, line))
         scored.append(line.scored)
     last = means.last()
     if last is not None:
         lines.add(last)
-    fields = {
-        "title": f"{escape(visible_text(name))} · surprisal",
-        "name": escape(visible_text(name)),
-        "summary": escape(visible_text(summary_text(totals) + (f". {remark}" if remark else ""))),
-        "model": escape(visible_text(model)),
-        "legend": "".join(_legend()),
-        "places": _places(places.best()),
-        "lines": _lines(lines.best(), positions),
-        "version": escape(fastslow.__version__),
-    }
-    template = importlib.resources.files("fastslow.scoring").joinpath("page.html").read_text("utf-8")
-    for index, part in enumerate(re.split(r"\{\{(\w+)\}\}", template)):
-        if index % 2 == 0:
-            out.write(part)
-        elif part == "text":
-            out.writelines(rows)
-        elif part == "data":
-            out.write(_data(scored))
-        else:
-            out.write(fields[part])
+    pages.filters["level"], pages.filters["expected"] = level, describe_expected
+    parts = pages.get_template("page.html").generate(
+        name=name,
+        summary=summary_text(totals) + (f". {remark}" if remark else ""),
+        model=model,
+        levels=level_names(),
+        places=places.best(),
+        lines=lines.best(),
+        positions=positions,
+        rows=rows,
+        data=_data(scored),
+        version=fastslow.__version__,
+    )
+    out.writelines(parts)
     return totals
 
 
@@ -105,23 +101,20 @@ def _data(scored: list[Surprisal]) -> str:
     )
 
 
-def _row(line: Line) -> str:
+def _row(template: Template, line: Line) -> str:
     mean = line.mean_bits
-    bar = "" if np.isnan(mean) else f' style="--w:{min(100.0, 100 * mean / 8):.0f}%"'
-    number = str(line.number) if line.column == 1 else ""
-    column = f' data-c="{line.column}"' if line.column > 1 else ""
-    return (
-        f'<div class="r" data-l="{line.number}" data-o="{line.scored.start}"{column}>'
-        f'<div class="g"{bar}>{number} <i>{mean_text(mean).strip()}</i></div>'
-        f'<div class="c">{"".join(_runs(line))}</div></div>\n'
-    )
+    width = None if np.isnan(mean) else f"{min(100.0, 100 * mean / 8):.0f}"
+    return template.render(line=line, width=width, mean=mean_text(mean).strip(), runs=_runs(line))
 
 
 _SPECIAL = re.compile("[^ -~]")
 
 
-def _runs(line: Line) -> Iterator[str]:
-    """Stretches of one level in one element; tabs, line ends and what cannot be shown each in an element of its own."""
+def _runs(line: Line) -> Iterator[tuple[str, int, str]]:
+    """Classes, bytes (1 if that is as many as characters) and text of each stretch of one level.
+
+    Tabs, line ends and what cannot be shown are a stretch each.
+    """
     text, grades = line.text, levels(line.bits)
     edges = set((np.flatnonzero(np.diff(grades)) + 1).tolist())
     special = {m.start() for m in _SPECIAL.finditer(text) if not m.group().isprintable()}
@@ -131,45 +124,7 @@ def _runs(line: Line) -> Iterator[str]:
         kind = f"k{grades[start]}" if grades[start] else ""
         if start in special:
             names = {"\n": "n", "\t": "t"}
-            kinds = f"{names.get(part, 'x')} {kind}".strip()
-            width = int(line.starts[stop] - line.starts[start])
-            size = f' data-n="{width}"' if width > 1 else ""
-            shown = "" if part == "\n" else part if part == "\t" else escape(visible(part))
-            yield f'<b class="{kinds}"{size}>{shown}</b>'
-        elif kind:
-            yield f'<b class="{kind}">{escape(part, quote=False)}</b>'
+            shown = "" if part == "\n" else part if part == "\t" else visible(part)
+            yield f"{names.get(part, 'x')} {kind}".strip(), int(line.starts[stop] - line.starts[start]), shown
         else:
-            yield escape(part, quote=False)
-
-
-def _legend() -> Iterator[str]:
-    for grade, name in enumerate(level_names()):
-        yield f'<li><b class="k{grade}">{escape(name)}</b></li>'
-
-
-def _places(places: list[Place]) -> str:
-    if not places:
-        return '<p class="soft">None: there is nothing to score.</p>'
-    rows = "".join(
-        f'<tr><td class="num"><a href="#text" data-go="{p.position}">{p.line}:{p.column}</a></td>'
-        f'<td class="num">{p.bits:.1f}</td><td><code>{escape(visible_text(p.before))}'
-        f'<b class="k{level(p.bits)}">{escape(visible_text(_decoded(p.raw)))}</b>'
-        f"{escape(visible_text(p.after))}</code></td><td><code>{escape(describe_expected(p.expected[:3]))}</code></td></tr>"
-        for p in places
-    )
-    return f'<table class="p"><tr><th>place</th><th>bits</th><th>text</th><th>expected</th></tr>{rows}</table>'
-
-
-def _lines(lines: list[LineMean], positions: dict[int, int]) -> str:
-    if not lines:
-        return '<p class="soft">None: there is nothing to score.</p>'
-    rows = "".join(
-        f'<tr><td class="num"><a href="#text" data-go="{positions[x.number]}">{x.number}</a></td>'
-        f'<td class="num">{x.mean_bits:.2f}</td><td><code>{escape(visible_text(x.text[:160]))}</code></td></tr>'
-        for x in lines
-    )
-    return f'<table class="l"><tr><th>line</th><th>mean</th><th>text</th></tr>{rows}</table>'
-
-
-def _decoded(raw: bytes) -> str:
-    return raw.decode("utf-8", "surrogateescape")
+            yield kind, 1, part
