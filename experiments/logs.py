@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How well surprisal finds the alerts in a log: the area under the ROC curve, beside simple baselines.
 
-    python -m experiments.logs LOG [--out DIR] [--updates N]      train on the first half, score the second, print the table
+    python -m experiments.logs LOG [--out DIR] [--updates N]   train on the first half, score the second
     python -m experiments.logs LOG --dry-run                      say what it costs and stop
 
 LOG is a log of loghub's kind (https://github.com/logpai/loghub), such as BGL_2k.log: the first field of a line is its
@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from fastslow.lm.store import write_json
 from numpy.typing import NDArray
 
 from fastslow import CharLM
@@ -37,7 +38,6 @@ from fastslow.data.text import open_text
 from fastslow.errors import FastslowError
 from fastslow.lm import ModelOptions, files
 from fastslow.lm.packaged import DEFAULT, default_model
-from fastslow.lm.store import write_json
 from fastslow.mixing import Mixer
 from fastslow.scoring import Scorer, Surprisal, scored_lines
 from fastslow.scoring.mixed import NetworkMixer

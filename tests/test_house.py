@@ -17,7 +17,7 @@ FLOORS = [
     {"cells", "compiling", "storage", "hub", "templates"},
     {"backends"},
     {"layers"},
-    {"metrics", "data"},
+    {"metrics", "data", "mixing"},
     {"lm"},
     {"evaluation"},
     {"training", "sampling", "scoring", "codec", "dynamics"},
