@@ -66,7 +66,7 @@ Status = Literal["completed", "interrupted", "time"]
 
 
 class DivergedError(RunError):
-    """The loss or its gradient is no number any more."""
+    """The loss or its gradient is NaN or infinite."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def train(
 
     Under torchrun the processes train together (`training.distributed`). Rank 0's arguments count; parts in memory must
     be there on every rank, files in the same places. Only rank 0 calls `progress`. After a restart by torchrun a run
-    that the same job has begun is gone on with, `resume` or not.
+    started by the same job is continued, with or without `resume`.
 
     Raises FastslowError (ConfigError, DataError, RunError, StorageError, ModelError, DivergedError, LaunchError, and
     where there are several processes LostError and ElsewhereError) in one line.
@@ -151,14 +151,14 @@ def _job(
     with joined() as ranks, ExitStack() as stack:
         if not isinstance(ranks, Group):
             if prepare is None:
-                raise LaunchError("there is no rank 0 to follow: call train")
+                raise LaunchError("there is no rank 0 to follow: call train instead")
             asked = prepare(ranks, stack)
             return _run(asked, ranks, ranks.device(asked.record.device), progress)
         asked_for: list[_Asked] = []
 
         def lead() -> dict[str, Any]:
             if prepare is None:
-                raise LaunchError("rank 0 has nobody to follow: call train there")
+                raise LaunchError("rank 0 leads and cannot follow: call train there")
             asked_for.append(prepare(ranks, stack))
             return asked_for[0].to_json()
 
@@ -189,7 +189,7 @@ class _Asked:
         """What rank 0 asks for, with the text as it is here; it must be the same."""
         record = RunRecord.from_json(told["record"], "the record of rank 0")
         if data is None and record.source is None:
-            raise RunError("rank 0 was handed a text in Python: hand it over on every rank")
+            raise RunError("rank 0 got its text in Python: pass it on every rank")
         splits = data if data is not None else cast(DataSource, record.source).open()
         _check_texts(record, splits.describe(), "that of rank 0")
         return cls(Path(told["out"]), None, record, LMConfig.from_json(told["model"]), splits, {})
@@ -232,7 +232,7 @@ def _prepare(
             files.write_config(folder.path, model.with_alphabet(make_alphabet(kind, splits)))
         stored = files.read_config(folder.path)
         if stored.options != model:
-            raise ModelError(f"{out} is damaged: its configuration is not that of its record")
+            raise ModelError(f"{out} is damaged: its configuration differs from its record")
         session["engine"] = _engine(stored, config, rows, backend, on)
         return _Asked(folder.path, folder, record, stored, splits, session)
     lm_config = model.with_alphabet(make_alphabet(kind, splits))
@@ -266,11 +266,11 @@ def resume(
     """
     old = read_record(out)
     if old.source is None:
-        raise RunError(f"{out} was trained on a text that was handed over in Python: resume it there, with train(...)")
+        raise RunError(f"{out} was trained on a text passed in Python: resume it there, with train(...)")
     try:
         config = replace(old.train, **dict(changes or {}))
     except TypeError as error:
-        raise ConfigError(f"the recipe has no such field: {error}") from error
+        raise ConfigError(f"unknown field of the recipe: {error}") from error
     return train(
         old.model,
         config,
@@ -301,9 +301,11 @@ def _check_recipe(config: TrainConfig, splits: Splits, device: str) -> None:
     last_offset = config.window - 1 if config.random_offset else 0
     Streams.training(splits.train.data, config.batch, config.window, offset=last_offset)
     if splits.valid is None and config.schedule == "plateau":
-        raise ConfigError("schedule plateau needs a validation text: give one, or another schedule")
+        raise ConfigError("schedule plateau needs a validation text: give one, or choose another schedule")
     if config.jitter and torch.device(device).type == "cuda":
-        raise ConfigError("jitter needs updates of many lengths, and a GPU's are recorded for one: leave it at 0 there")
+        raise ConfigError(
+            "jitter needs windows of many lengths, and on a GPU updates are recorded for one: leave it at 0 there"
+        )
 
 
 def _engine(lm_config: LMConfig, config: TrainConfig, rows: int, backend: str, device: torch.device) -> str:
@@ -323,7 +325,7 @@ def _continued(old: RunRecord, new: RunRecord, out: Path) -> tuple[RunRecord, di
     Raises ConfigError for what would make it another run, RunError for another text.
     """
     if old.model != new.model:
-        raise ConfigError(f"{out} was started with another network: leave the network's options out to resume it")
+        raise ConfigError(f"{out} was started with another network: leave out the network's options to resume it")
     changed = check_changes(old.train, new.train, CHANGEABLE, out)
     _check_texts(old, new.data, f"the one {out} was started with")
     return replace(old, train=new.train, backend=new.backend, device=new.device), changed
@@ -333,7 +335,7 @@ def _check_texts(record: RunRecord, data: Mapping[str, Any], whose: str) -> None
     for part, told in data.items():
         was = record.data.get(part)
         if (was or {}).get("sha256") != (told or {}).get("sha256"):
-            raise RunError(f"the {part} text is not {whose}: bring it back to go on with the run")
+            raise RunError(f"the {part} text is not {whose}: restore it to resume the run")
 
 
 def _run(asked: _Asked, ranks: Ranks, device: torch.device, progress: Callback | None) -> RunResult:
@@ -378,7 +380,7 @@ class Run:
         self.streams = self._streams(p.epoch)
         if p.window > len(self.streams):
             raise ModelError(
-                f"the checkpoint in {self.out} is damaged: it is at window {p.window:,} of {len(self.streams):,}"
+                f"the checkpoint in {self.out} is damaged: its position is window {p.window:,} of {len(self.streams):,}"
             )
         whole = len(Streams.training(self.symbols, self.config.batch, self.config.window))
         self.total_updates = self.config.epochs * whole
@@ -500,9 +502,7 @@ class Run:
         if p.best_update == p.update:
             self._write_best()
             return
-        self.tell(
-            Notice(f"the best weights in {self.out} are missing or damaged: the next validation's take their place")
-        )
+        self.tell(Notice(f"the best weights in {self.out} are missing or damaged: the next validation replaces them"))
         p.best_update = p.best_nats = None
 
     def _stored_update(self) -> int | None:
@@ -647,7 +647,7 @@ class Run:
         return tokens.pin_memory().to(self.device, non_blocking=True)
 
     def _flush(self) -> None:
-        """Count the losses of the updates since the last time. Raises DivergedError if one is no number."""
+        """Count the losses of the updates since the last time. Raises DivergedError if one is NaN or infinite."""
         p = self.position
         for update, loss, norm, symbols in self.pending:
             nats, self.last_norm = float(loss), float(norm)
