@@ -24,7 +24,7 @@ def small_corpora(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     told = output_of(capsys, "data", "list")
     assert "single  one file in a zip archive" in told
-    assert "not here: `fastslow data fetch triple`" in told
+    assert "not downloaded: `fastslow data fetch triple`" in told
     listed = json.loads(output_of(capsys, "data", "list", "--json"))
     assert [c["name"] for c in listed] == ["single", "triple"]
     assert not listed[0]["present"]

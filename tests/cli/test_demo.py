@@ -51,7 +51,7 @@ def test_the_demo_shows_what_it_promises(capsys: pytest.CaptureFixture[str]) -> 
     assert row.split()[2] == f"{result['test']['bpc']:.3f}"
     assert "It writes, after 'def ':\ndef " in told
     assert "retrun [line.strip()" in told
-    assert "The run is stored in runs/demo" in told
+    assert "The run is saved in runs/demo" in told
     assert "fastslow sample runs/demo" in told
 
 
@@ -62,13 +62,13 @@ def test_the_model_in_the_box_reads_a_sentence(box: Path, capsys: pytest.Capture
     assert any(character.isdigit() or character == "#" for character in told[at + 3])  # random weights: all surprises
     mine = output_of(capsys, "demo", "--out", "d", "--say", "né so").splitlines()
     assert mine[mine.index(told[at]) + 2].endswith("│ né so")
-    assert error_of(capsys, "demo", "--say", "x") == "--say takes a sentence, of at least 2 bytes; got 'x'"
+    assert error_of(capsys, "demo", "--say", "x") == "--say takes a sentence of at least 2 bytes; got 'x'"
 
 
 def test_without_a_box_no_sentence_is_read(capsys: pytest.CaptureFixture[str]) -> None:
     assert "in the box" not in output_of(capsys, "demo", "--out", "d")
     assert error_of(capsys, "demo", "--say", "A sentence.", "--out", "e") == (
-        "--say is for the model in the box, and this package came without one"
+        "--say needs the bundled model, and this installation has none"
     )
     assert not Path("e").exists()
 
@@ -87,7 +87,7 @@ def test_an_unfinished_demo_is_gone_on_with(capsys: pytest.CaptureFixture[str]) 
     output_of(capsys, "demo", "--out", "d")
     Path("d/result.json").unlink()
     assert main(["demo", "--out", "d"]) == 0
-    assert "fastslow: going on with the unfinished demo in d" in capsys.readouterr().err
+    assert "fastslow: continuing the unfinished demo in d" in capsys.readouterr().err
     assert len(json.loads(Path("d/run.json").read_text())["sessions"]) == 2
 
 

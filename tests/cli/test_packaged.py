@@ -13,7 +13,7 @@ from fastslow.models.make import exact_model
 from tests.cli.command import TEXT, TINY, error_of, output_of, save_model
 from tests.models.boxed import boxed_lm
 
-TOLD = "fastslow: model: english, the one in the box (4,620 weights)\n"
+TOLD = "fastslow: model: english, the bundled model (4,620 weights)\n"
 
 
 def ran(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[str, str]:
@@ -83,7 +83,7 @@ def test_sample_prefers_what_was_trained_here(box: Path, capfdbinary: pytest.Cap
     assert boxed == (CharLM.from_pretrained(box, backend="reference").generate(b"", 30, seed=3), TOLD.encode())
     assert sampled("english") == (boxed[0], b"")
     save_model(Path("runs/new"))
-    assert sampled()[1] == b"fastslow: no model was named: taking the newest, runs/new\n"
+    assert sampled()[1] == b"fastslow: no model was named: using the newest run, runs/new\n"
 
 
 def test_evaluate_takes_its_name(box: Path, text: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -102,7 +102,7 @@ def test_evaluate_takes_its_name(box: Path, text: Path, capsys: pytest.CaptureFi
 def test_info(box: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = output_of(capsys, "info", "english")
     assert told.startswith("english\nin the box, 0.0 MB as integers of 16 bits; archives name it ")
-    assert f"its card: {box / 'README.md'}" in told
+    assert f"model card: {box / 'README.md'}" in told
     found = json.loads(output_of(capsys, "info", "english", "--json"))
     assert found["in_the_box"]["archive_id"] == exact_model(boxed_lm()).id.hex()
     assert found["in_the_box"]["bytes"] == sum(path.stat().st_size for path in box.iterdir())
@@ -114,7 +114,7 @@ def test_info(box: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_errors_name_it(box: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "in the box: english" in error_of(capsys, "sample", "englis")
     save_model(Path("runs/new"))
-    assert error_of(capsys, "sample", "englis").endswith("there are runs/new; in the box: english")
+    assert error_of(capsys, "sample", "englis").endswith("there are runs/new; bundled: english")
 
 
 def test_a_damaged_one_is_one_line(
@@ -144,5 +144,5 @@ def test_without_a_box_all_is_as_before(text: Path, capsys: pytest.CaptureFixtur
     assert "in the box: no model" in output_of(capsys, "info")
     output_of(capsys, "train", text, *TINY, "--max-updates", 3)
     assert ran(capsys, "score", text, "--top", "1")[1].startswith(
-        "fastslow: no model was named: taking the newest, runs/"
+        "fastslow: no model was named: using the newest run, runs/"
     )

@@ -64,7 +64,7 @@ def test_the_newest_run_is_taken_and_told(text: Path, capsys: pytest.CaptureFixt
     old, _ = save_model(Path("runs/old")), save_model(Path("runs/new"))
     os.utime(old / "model.safetensors", (1, 1))
     assert main(["score", str(text), "--top", "1", "--predictor", "network"]) == 0
-    assert capsys.readouterr().err == "fastslow: no model was named: taking the newest, runs/new\n"
+    assert capsys.readouterr().err == "fastslow: no model was named: using the newest run, runs/new\n"
 
 
 def test_the_page(model: Path, text: Path, capsys: pytest.CaptureFixture[str]) -> None:

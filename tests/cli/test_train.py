@@ -24,7 +24,7 @@ def test_a_run(text: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = output_of(capsys, "train", text, *TINY, "--max-updates", 10, "--seed", 5).splitlines()
     result = json.loads((RUN / "result.json").read_text())
     assert told[0] == f"test: {result['test']['bpc']:.4f} bits per character over {result['test']['symbols']:,} symbols"
-    assert told[-1] == "run stored in runs/tables"
+    assert told[-1] == "run saved in runs/tables"
     record = read_record(RUN)
     assert record.train.seed == 5
     assert record.train.max_updates == 10
@@ -254,4 +254,4 @@ def test_an_interrupted_run_says_how_to_go_on(text: Path, elsewhere: Path) -> No
     assert last.startswith("fastslow: stopped after update ")
     assert last.endswith("saved in runs/tables; go on with `fastslow train --resume --out runs/tables`")
     assert "Traceback" not in rest
-    assert "run stored in runs/tables" in output
+    assert "run saved in runs/tables" in output

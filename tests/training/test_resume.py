@@ -355,7 +355,7 @@ def test_damaged_checkpoints(stopped: Path, damage: str) -> None:
     [
         (b'\\"format_version\\": 1', b'\\"format_version\\": 9', "written by a newer fastslow"),
         (b'\\"update\\": 10', b'\\"update\\": -1', "update is -1"),
-        (b'\\"validated\\": 10', b'\\"validated\\": 99', "its best update is none that was validated"),
+        (b'\\"validated\\": 10', b'\\"validated\\": 99', "its best update was never validated"),
         (b'\\"update\\": 10', b'\\"update\\": []', r"update is '\[\]'"),
         (b'\\"has_state\\": true', b'\\"had_state\\": true', "unknown field 'had_state'"),
         (b'\\"cpu\\": 50', b'\\"cpx\\": 50', "random generator of 'cpx'"),
@@ -395,7 +395,7 @@ def test_damaged_records(stopped: Path, old: str, new: str, message: str) -> Non
 def test_a_configuration_that_is_not_the_records(stopped: Path) -> None:
     file = stopped / "config.json"
     file.write_text(file.read_text().replace('"hidden_size": 8', '"hidden_size": 9'))
-    with pytest.raises(ModelError, match="its configuration is not that of its record"):
+    with pytest.raises(ModelError, match="its configuration differs from its record"):
         run(stopped, resume=True)
 
 
@@ -406,7 +406,7 @@ def test_best_weights_that_are_lost_are_said_to_be(stopped: Path) -> None:
     told: list[Event] = []
     assert run(stopped, resume=True, progress=told.append).status == "completed"
     assert [event.text for event in told if isinstance(event, Notice)] == [
-        f"the best weights in {stopped} are missing or damaged: the next validation's take their place"
+        f"the best weights in {stopped} are missing or damaged: the next validation replaces them"
     ]
     CharLM.from_pretrained(stopped)
 

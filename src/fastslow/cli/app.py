@@ -126,13 +126,13 @@ def overview(group: str | None = None) -> str:
     if group is not None:
         return (
             f"usage: fastslow {group} COMMAND [OPTIONS]\n\n{listing}\n\n"
-            f"`fastslow {group} COMMAND --help` has the options of each."
+            f"`fastslow {group} COMMAND --help` lists the options of a command."
         )
     return (
         "usage: fastslow COMMAND [OPTIONS]\n\n"
-        "Fast-Slow recurrent networks: train character language models, and use them.\n\n"
+        "Fast-Slow recurrent networks: train character language models and use them.\n\n"
         f"{listing}\n\n"
-        "`fastslow COMMAND --help` has the options of each; `fastslow --version` the version.\n"
+        "`fastslow COMMAND --help` lists the options of a command; `fastslow --version` prints the version.\n"
         "First steps: `fastslow demo`, then `fastslow train FILE`."
     )
 

@@ -105,7 +105,7 @@ def _field_parameters(value: Any) -> list[inspect.Parameter]:
 
 
 _DEFAULTS = {"None": "(default: none)", "True": "(default: on)", "False": ""}
-"""How the help tells defaults that Python writes in words of its own."""
+"""How the help shows defaults that are Python's own words."""
 
 _METAVARS: dict[Any, str] = {int: "N", int | None: "N", float: "X", float | None: "X"}
 

@@ -29,7 +29,7 @@ def list_data(*, data_dir: _Folder = None, json: Flag = False) -> None:
     for status in found:
         corpus = status.corpus
         parts = ", ".join(f"{part} {size:,}" for part, size in zip(PARTS, corpus.split_sizes, strict=True))
-        here = f"in {status.folder}" if status.present else f"not here: `fastslow data fetch {corpus.name}`"
+        here = f"in {status.folder}" if status.present else f"not downloaded: `fastslow data fetch {corpus.name}`"
         print(f"{corpus.name:<7} {corpus.title}")
         print(f"        {corpus.size:,} bytes ({parts}), {corpus.alphabet_size} symbols; {here}")
         if len(corpus.protocols) > 1:

@@ -60,7 +60,7 @@ def demo(
     *,
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = RUNS / "demo",
     max_time: Annotated[str | None, tyro.conf.arg(metavar="TIME", help_behavior_hint="(default: the preset's)")] = None,
-    say: Annotated[str | None, tyro.conf.arg(metavar="TEXT", help_behavior_hint="(default: one of ours)")] = None,
+    say: Annotated[str | None, tyro.conf.arg(metavar="TEXT", help_behavior_hint="(default: a sample sentence)")] = None,
 ) -> None:
     """Train a small Fast-Slow LSTM on the source of Python's standard library, and show what it can do.
 
@@ -68,12 +68,12 @@ def demo(
     beside what xz and bzip2 need for it, a sample, and the surprising characters of some code with typing errors. Then
     those of a sentence of yours, as the English model in the box reads it.
 
-    An unfinished demo in the folder is gone on with; a finished one is replaced.
+    An unfinished demo in the folder is continued; a finished one is replaced.
 
     Args:
         out: the run folder
         max_time: how long to train, such as 90s or 10m
-        say: the sentence that the model in the box reads
+        say: the sentence that the bundled model reads
     """
     from dataclasses import replace
 
@@ -83,10 +83,10 @@ def demo(
 
     boxed = default_model()
     if say is not None and boxed is None:
-        raise OptionError("--say is for the model in the box, and this package came without one")
+        raise OptionError("--say needs the bundled model, and this installation has none")
     sentence = os.fsencode(SENTENCE if say is None else say)
     if len(sentence) < 2:
-        raise OptionError(f"--say takes a sentence, of at least 2 bytes; got {say!r}")
+        raise OptionError(f"--say takes a sentence of at least 2 bytes; got {say!r}")
     preset = find_preset("demo")
     recipe = preset.train
     if max_time is not None:
@@ -109,7 +109,7 @@ def demo(
         )
     if result.test is None:
         again = "fastslow demo" + ("" if out == RUNS / "demo" else f" --out {shlex.quote(str(out))}")
-        raise KeyboardInterrupt(f"stopped after update {result.updates:,}, saved in {out}; `{again}` goes on")
+        raise KeyboardInterrupt(f"stopped after update {result.updates:,}, saved in {out}; `{again}` continues")
     lm = CharLM.from_pretrained(out)
     use_few_threads(lm)
     console.print(
@@ -119,11 +119,11 @@ def demo(
     console.print()
     _compare(console, text, result.test)
     _sample(console, lm)
-    console.print("It reads, and marks what surprises it:")
+    console.print("It reads this code and marks what surprises it:")
     _surprise(console, lm, JUDGED)
     if boxed is not None:
         console.print(
-            f"The model in the box, {shown_name(boxed)} ({weights_text(boxed)}), reads a sentence (--say has yours):",
+            f"The bundled model, {shown_name(boxed)} ({weights_text(boxed)}), reads a sentence (--say for your own):",
             soft_wrap=True,
         )
         _surprise(console, CharLM.from_pretrained(boxed), sentence)
@@ -131,7 +131,7 @@ def demo(
 
 
 def _make_room(out: Path) -> bool:
-    """Whether an unfinished demo in `out` is to be gone on with; a finished one is taken away.
+    """Whether to continue an unfinished demo in `out`; a finished one is removed.
 
     Raises RunError for any other run: the demo never replaces what it did not make.
     """
@@ -139,9 +139,9 @@ def _make_room(out: Path) -> bool:
         return False
     record = read_record(out)
     if record.source is None or record.source.corpus != STDLIB or record.model != find_preset("demo").model:
-        raise RunError(f"{out} holds another run: give the demo a folder of its own with --out DIR")
+        raise RunError(f"{out} holds another run: name another folder with --out DIR")
     if not (out / RESULT_FILE).is_file():
-        note(f"going on with the unfinished demo in {out}")
+        note(f"continuing the unfinished demo in {out}")
         return True
     note(f"replacing the finished demo in {out}")
     with RunFolder.open(out):  # not while another process works there
@@ -162,16 +162,16 @@ def _compare(console: Console, text: Text, test: Evaluation) -> None:
     table.columns[1].justify = "right"
     for name, bits, told in rows:
         table.add_row(name, f"{bits:.3f}", told, style="bold" if bits == best else "")
-    console.print(f"On the last {len(data):,} bytes, which it has not seen:")
+    console.print(f"On the last {len(data):,} bytes, which the model has not seen:")
     console.print(table)
-    console.print(f"({test.protocol}; the compressors see the same bytes and nothing else)", soft_wrap=True)
+    console.print(f"({test.protocol}; the compressors get the same bytes and nothing else)", soft_wrap=True)
     console.print()
 
 
 def _sample(console: Console, lm: CharLM) -> None:
     from fastslow.sampling import sample, write_text
 
-    console.print(f"It writes, after {PROMPT.decode()!r}:")
+    console.print(f"A sample, after {PROMPT.decode()!r}:")
     pieces = sample(lm, PROMPT, SAMPLE, temperature=SAMPLE_TEMPERATURE, seed=SAMPLE_SEED)
     write_text(pieces, sys.stdout)
     console.print()
@@ -193,13 +193,13 @@ def _surprise(console: Console, lm: CharLM, text: bytes) -> None:
 def _next(console: Console, out: Path) -> None:
     where = shlex.quote(str(out))
     commands = [
-        (f"fastslow sample {where} --prompt 'class '", "let it write"),
-        (f"fastslow score --model {where} FILE --html FILE.html", "see what surprises it in a file of yours"),
-        ("fastslow train FILE", "train on a text of your own"),
+        (f"fastslow sample {where} --prompt 'class '", "sample more text"),
+        (f"fastslow score --model {where} FILE --html FILE.html", "see what surprises it in one of your files"),
+        ("fastslow train FILE", "train on your own text"),
     ]
     if "compress" in COMMANDS:
         commands.insert(2, (f"fastslow compress --model {where} FILE", "compress with it"))
     width = max(len(command) for command, _ in commands)
-    console.print(Line.assemble(("The run is stored in ", ""), (str(out), "bold"), (". Next:", "")))
+    console.print(Line.assemble(("The run is saved in ", ""), (str(out), "bold"), (". Next:", "")))
     for command, meaning in commands:
         console.print(f"  {command:<{width}}  {meaning}", soft_wrap=True)

@@ -33,7 +33,7 @@ def dynamics(
     device: Device = None,
     backend: Backend = "auto",
 ) -> None:
-    """Measure what networks remember, how fast it changes, and where in a word they err: the paper's figures 3 to 5.
+    """Measure what networks remember, how fast it changes and where in a word they err: the paper's figures 3 to 5.
 
     Runs of one network (seeds) are shown as their mean; networks of different kinds stand side by side. TEXT is a file
     or a corpus (`fastslow data list`), of which the test part is taken. DIR gets the data as JSON and CSV, the figures
@@ -42,13 +42,13 @@ def dynamics(
     Args:
         runs_and_text: the folders of the runs, then the text
         out: the folder for data, figures and page
-        lags: how many steps back gradients are followed
-        streams: places in the text that are read side by side
-        windows: stretches of text at each place whose gradients are taken
-        targets: losses differentiated in each stretch
-        steps: steps at each place over which changes of memory are averaged
-        force: write into a folder that holds something else
-        device: where to compute, such as cpu or cuda:1
+        lags: number of steps back to follow gradients
+        streams: positions in the text that are read in parallel
+        windows: windows per stream whose gradients are taken
+        targets: losses differentiated per window
+        steps: steps per stream over which changes of memory are averaged
+        force: write to a folder that holds something else
+        device: the device, such as cpu or cuda:1
         backend: the engine for evaluation, or auto
     """
     *runs, named = runs_and_text
@@ -94,9 +94,7 @@ def _check_out(out: Path, force: bool) -> None:
     if out.exists() and not out.is_dir():
         raise OptionError(f"{out} is a file: name a folder")
     if out.is_dir() and any(out.iterdir()) and not (out / "dynamics.json").exists() and not force:
-        raise OptionError(
-            f"{out} is not empty and holds no such study: name another folder, or write there with --force"
-        )
+        raise OptionError(f"{out} is not empty and holds no study: name another folder, or write there with --force")
 
 
 def _text(name: str) -> Text:
@@ -105,7 +103,7 @@ def _text(name: str) -> Text:
         assert text is not None
         return text
     if Path(name).is_dir():
-        raise OptionError(f"{name} is a folder: the last name is that of the text")
+        raise OptionError(f"{name} is a folder: name the text last, after the runs")
     opened = open_text(name)
     return replace(opened, name=Path(name).name)  # a page that is passed on tells nobody's folders
 

@@ -75,28 +75,28 @@ def evaluate(
         warm: symbols that each stream reads before its own, unscored
         dynamic: dynamic evaluation: update the weights on each segment after it was scored (Krause et al. 2018)
         rate: learning rate of --dynamic; by default tuned once, with --decay, on the run's validation text
-        decay: of --dynamic, back to the trained weights
+        decay: of --dynamic, towards the trained weights
         segment: of --dynamic, symbols per update
-        int8: with the layer's matrices rounded to 8 bits, and what that costs
-        fit_temperature: also at the temperature that is best on this text: valid, the run's own, or a file
+        int8: with the layer's matrices rounded to 8 bits, and print what that costs
+        fit_temperature: also at the temperature that is best on this text: valid (the run's validation text) or a file
         per_symbol: save the loss of each symbol, in nats, as a NumPy file (.npy)
         against: losses that --per-symbol saved for another model: print the difference with its confidence interval
         raw: take the bytes of the file as they are: keep CRs, byte-order marks and UTF-16
         json: print the result as JSON
-        device: where to compute, such as cpu or cuda:1
+        device: the device, such as cpu or cuda:1
         backend: the engine, or auto
     """
     for name, value, least in (("--streams", streams, 1), ("--warm", warm, 0)):
         if value < least:
             raise OptionError(f"{name} must be at least {least}; got {value}")
     if not dynamic and (rate is not None or decay is not None):
-        raise OptionError("--rate and --decay belong to --dynamic: give that too, or leave them out")
+        raise OptionError("--rate and --decay need --dynamic: add it, or leave them out")
     if (rate is None) != (decay is None):
-        raise OptionError("give both --rate and --decay, or neither: then both are tuned on validation text")
+        raise OptionError("give both --rate and --decay, or neither to tune both on validation text")
     if dynamic and int8:
-        raise OptionError("--int8 rounds weights that --dynamic would train: give one of them")
+        raise OptionError("--int8 rounds weights that --dynamic would train: give only one of them")
     if dynamic and fit_temperature is not None:
-        raise OptionError("--fit-temperature is for fixed weights, and --dynamic changes them: give one of them")
+        raise OptionError("--fit-temperature needs fixed weights, and --dynamic changes them: give only one of them")
     if dynamic and (streams, warm) != (1, 0):
         raise OptionError("--dynamic reads the text in one stream: leave out --streams and --warm")
 
@@ -151,13 +151,13 @@ def evaluate(
     if result.char is not None:
         print(f"char protocol: {result.char.bpc:.4f} bits per character over {result.char.symbols:,} symbols")
     if exact_bpc is not None:
-        print(f"with matrices of 8 bits; {exact_bpc:.4f} before, so the rounding costs {result.bpc - exact_bpc:+.5f}")
+        print(f"with 8-bit matrices; {exact_bpc:.4f} before, so rounding costs {result.bpc - exact_bpc:+.5f}")
     if tempered is not None:
         print(tempered)
     if difference is not None:
         sure = "" if difference.excludes_zero else ": not distinguishable from chance"
-        print(f"less {against} (below zero: better): {difference}{sure}")
-    print(f"{result.seconds:.1f} s, {result.symbols / max(result.seconds, 1e-9):,.0f} characters a second")
+        print(f"difference from {against} (negative is better): {difference}{sure}")
+    print(f"{result.seconds:.1f} s, {result.symbols / max(result.seconds, 1e-9):,.0f} characters per second")
 
 
 def per_byte(result: Evaluation, text: Text) -> float:
@@ -220,7 +220,7 @@ def _fitting_text(run: str, named: str, text: Text, raw: bool) -> Text:
         found = open_text(named, raw=raw)
     if found.sha256 == text.sha256:
         raise OptionError(
-            f"--fit-temperature {named} is the text that is evaluated: name another, such as the run's valid"
+            f"--fit-temperature {named} is the text to evaluate: name another, such as valid (validation text)"
         )
     return found
 
@@ -276,7 +276,7 @@ def _runs_and_text(names: Sequence[str]) -> tuple[list[str], str | None]:
     if runs and not Path(runs[-1]).is_dir() and (packaged(runs[-1]) is None or Path(runs[-1]).exists()):
         text = runs.pop()
         if not runs and not (text == "-" or is_corpus(text) or Path(text).exists()):
-            raise OptionError(f"there is no run and no text {text}: name a run's folder, then a file")
+            raise OptionError(f"there is neither a run nor a text {text}: name the folder of a run, then a file")
     if not runs:
         runs = [latest_model()]
     return runs, text
@@ -286,9 +286,7 @@ def _text(name: str, part: Part, protocol: str | None, raw: bool) -> Text:
     if is_corpus(name) and not Path(name).exists():
         return _part(load_corpus(name, protocol).splits, part, name)
     if protocol is not None:
-        raise OptionError(
-            f"--protocol belongs to a corpus ({', '.join(corpora.CORPORA)}); {name} is a file: leave it out"
-        )
+        raise OptionError(f"--protocol needs a corpus ({', '.join(corpora.CORPORA)}); {name} is a file: leave it out")
     return open_text(name, stdin=True, raw=raw)
 
 

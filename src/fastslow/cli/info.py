@@ -46,12 +46,11 @@ def info(
 ) -> None:
     """Describe a preset, a run or a model: its weights, sizes, wiring, memory, and the engine that would run it.
 
-    Without a name: versions, devices, the engines and what keeps them from running, the presets, the models in the box,
-    the runs.
+    Without a name: versions, devices, the engines and why they cannot run, the presets, the bundled models, the runs.
 
     Args:
-        name: a preset, the folder of a run or model, or english for the model in the box
-        device: for which device, such as cpu or cuda:1
+        name: a preset, the folder of a run or model, or english for the bundled model
+        device: the device to describe, such as cpu or cuda:1
         json: print it as JSON
     """
     where = find_device(device)
@@ -142,7 +141,7 @@ def _wiring(lm: CharLM) -> list[dict[str, Any]]:
 
 
 def _training_bytes(lm: CharLM, recipe: TrainConfig) -> dict[str, int]:
-    """What training needs, in fp32: four numbers a weight, and what the backward pass of a window keeps."""
+    """What training needs, in fp32: four values per weight, and what a window keeps for its backward pass."""
     symbols = recipe.batch * recipe.window
     # A cell keeps its four gates, h and c; the logits have a gradient of their own size.
     kept = sum(6 * weights.hidden_size for weights in lm.layer.weights())
@@ -227,7 +226,7 @@ def _print_installation(told: dict[str, Any]) -> None:
     print(", ".join(f"{name} {version}" for name, version in told["versions"].items()))
     cores, threads = plural(machine["cores"] or 1, "core"), plural(machine["threads"], "thread")
     print(f"{machine['processor']}, {cores}, {threads}; {machine['system']}")
-    print(f"GPUs: {', '.join(told['gpus']) or 'none'}; by default computing on {told['device']}")
+    print(f"GPUs: {', '.join(told['gpus']) or 'none'}; default device {told['device']}")
     print(f"\nengines, fastest first, for training the demo preset on {told['device']}:")
     for name, state in told["engines"].items():
         print(f"  {name:<10} {state}")
@@ -238,7 +237,7 @@ def _print_installation(told: dict[str, Any]) -> None:
         table.add_row(name, f"{preset['parameters']:,}", preset["network"], preset["corpus"])
     console.print(table)
     boxed = [f"{name} ({weights_text(folder)})" for name, folder in packaged_models().items()]
-    print(f"\nin the box: {', '.join(boxed) or 'no model'}")
+    print(f"\nbundled models: {', '.join(boxed) or 'none'}")
     print(f"runs: {', '.join(told['runs']) or 'none in runs/ yet'}")
 
 
@@ -249,10 +248,8 @@ def _print_model(told: dict[str, Any]) -> None:
         print(told.get("run") or told.get("model"))
     if "in_the_box" in told:
         box = told["in_the_box"]
-        print(
-            f"in the box, {_megabytes(box['bytes'])} as integers of 16 bits; archives name it {box['archive_id'][:16]}"
-        )
-        print(f"its card: {box['card']}")
+        print(f"bundled, {_megabytes(box['bytes'])} as integers of 16 bits; archives name it {box['archive_id'][:16]}")
+        print(f"model card: {box['card']}")
     _print_run(told)
     print(f"\n{told['parameters']:,} parameters, {_megabytes(told['bytes_fp32'])} in fp32; {told['alphabet']} symbols")
     rates = {name: told["network"][name] for name in ("dropout", "zoneout_h", "zoneout_c")}
@@ -282,7 +279,7 @@ def _print_run(told: dict[str, Any]) -> None:
             print(f"  {part:<6} {text['bytes']:,} bytes of {text['name']}")
     result = told["result"]
     if result is None:
-        print("not finished: `fastslow train --resume --out DIR` goes on with it")
+        print("not finished: `fastslow train --resume --out DIR` continues it")
         return
     test = result.get("test")
     best = f", best validation {result['best_bpc']:.4f} BPC" if result.get("best_bpc") is not None else ""
@@ -304,7 +301,7 @@ def _print_recipe(told: dict[str, Any]) -> None:
         f"({recipe['schedule']}), clip {recipe['clip']:g}; at most {', '.join(ends)}"
     )
     print(
-        f"memory: {_megabytes(memory['weights_gradients_adam'])} for weights, gradients and Adam, "
+        f"memory: {_megabytes(memory['weights_gradients_adam'])} for weights, gradients and optimizer state, "
         f"at least {_megabytes(memory['window'])} for a window"
     )
     _print_engine("training", told["training_engine"])

@@ -78,7 +78,7 @@ class TrainingView:
             texts += f", {event.test_symbols:,} to test"
         engine = event.engine.split(";")[0]
         self._say(f"{event.parameters:,} parameters on {event.device}, engine {engine}; {texts}")
-        self._say(f"run folder {event.out}" + (f", going on after update {event.update:,}" if event.update else ""))
+        self._say(f"run folder {event.out}" + (f", continuing after update {event.update:,}" if event.update else ""))
         if self._bar is not None:
             self._training = self._bar.add_task("train", total=1.0, told="", left=None)
 
@@ -170,7 +170,7 @@ class CountingView:
         rate = done / seconds if seconds > 0 else 0.0
         told = f"{done:,}" + (f" of {total:,}" if total else "") + f" {self._unit}"
         if rate > 0:
-            told += f", {rate:,.0f} a second"
+            told += f", {rate:,.0f} per second"
             if total:
                 told += f", {duration((total - done) / rate)} left"
         self._bar.update(self._task, completed=done, total=total, told=told)

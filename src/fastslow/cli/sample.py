@@ -1,4 +1,4 @@
-"""`fastslow sample`: let a model write."""
+"""`fastslow sample`: text sampled from a model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def sample(
         str | None,
         tyro.conf.Positional,
         tyro.conf.arg(
-            metavar="[RUN]", help_behavior_hint="(default: the newest in runs/; without one english, in the box)"
+            metavar="[RUN]", help_behavior_hint="(default: the newest run in runs/, or else the bundled model)"
         ),
     ] = None,
     *,
@@ -27,23 +27,25 @@ def sample(
     temperature: Annotated[float, tyro.conf.arg(metavar="X")] = 1.0,
     top_k: Count = None,
     top_p: Annotated[float | None, tyro.conf.arg(metavar="P", help_behavior_hint="")] = None,
-    seed: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: drawn, and told)")] = None,
+    seed: Annotated[
+        int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: a random one, which is printed)")
+    ] = None,
     device: Device = None,
     backend: Backend = "auto",
 ) -> None:
-    """Print text that a model makes up, a character at a time.
+    """Print text sampled from a model, one character at a time.
 
-    On a terminal bytes that are not UTF-8 and control characters are shown escaped; a file or a pipe gets the bytes.
+    On a terminal, control characters and bytes that are not UTF-8 are escaped; a file or a pipe gets the bytes.
 
     Args:
-        run: the run, or model, that writes: a folder, or english for the model in the box
-        prompt: how the text begins
-        length: bytes to write after the prompt
-        temperature: below 1 more predictable, above 1 wilder; 0 always takes the likeliest
-        top_k: choose among the N likeliest symbols only
-        top_p: choose among the fewest symbols that have probability P together
-        seed: the same seed writes the same text
-        device: where to compute, such as cpu or cuda:1
+        run: the model: the folder of a run or model, or english for the bundled one
+        prompt: the beginning of the text
+        length: number of bytes after the prompt
+        temperature: below 1 for more predictable text, above 1 for less; 0 always takes the most likely symbol
+        top_k: sample from the N most likely symbols only
+        top_p: sample from the smallest set of symbols whose total probability is at least P
+        seed: the same seed gives the same text
+        device: the device, such as cpu or cuda:1
         backend: the engine, or auto
     """
     from fastslow.sampling import sample as draw

@@ -60,30 +60,31 @@ def train(
     model: ModelOptions | None = None,
     recipe: TrainConfig | None = None,
 ) -> int:
-    """Train a model on the text of files, or on a preset's corpus; then test its best weights.
+    """Train a model on files or on a preset's corpus, then test its best weights.
 
-    Of the text 90% are trained on, 5% validate and the last 5% test, unless --valid or --test name files for that.
-    Everything goes to the run folder, which `fastslow sample`, `score` and `evaluate` take. Ctrl-C saves and stops.
-    The options from --architecture on are the preset's network and recipe; each can be changed. Naming --max-updates,
-    --max-time (such as 90m) or --epochs takes the preset's other limits away. Several processes train one model when
-    torchrun starts them: `torchrun --nproc-per-node 2 -m fastslow train ...`; each takes some of the batch's streams.
+    The first 90% of the text is for training, 5% for validation and the last 5% for the test, unless --valid or --test
+    name files. Everything goes to the run folder, which `fastslow sample`, `score` and `evaluate` take. Ctrl-C saves
+    and stops. The options from --architecture on are the preset's network and recipe, and each can be changed. Any of
+    --max-updates, --max-time (such as 90m) and --epochs replaces all limits of the preset. Several processes train one
+    model when torchrun starts them: `torchrun --nproc-per-node 2 -m fastslow train ...`; each takes some of the streams
+    of the batch.
 
     Args:
         texts: files to train on, joined in this order
         preset: a network with its recipe; `fastslow info` lists them
         out: the run folder
-        resume: go on with the run in the folder, with the options it was started with
+        resume: continue the run in the folder, with the options it was started with
         valid: a file to validate on
         test: a file to test on
         corpus: train on a corpus instead of files
         protocol: of a corpus that has several (see `fastslow data list`), by default the paper's
         alphabet: all 256 bytes (default for files), or the symbols of the training text (default for corpora)
         raw: take the bytes of the files as they are: keep CRs, byte-order marks and UTF-16
-        device: where to compute, such as cpu or cuda:1; when resumed, the run's
+        device: the device, such as cpu or cuda:1; when resumed, the run's
         backend: the engine, or auto; when resumed, the run's
         json: print the result as JSON
         model: the network, by default the preset's
-        recipe: how it is trained, by default as the preset says
+        recipe: how it is trained, by default the preset's
     """
     check_backend(backend or "auto")
     if not find_launch().leads:
@@ -107,7 +108,7 @@ def train(
             )
         )
         if source is None:
-            raise OptionError(f"{folder} was trained on a text that was handed over in Python: resume it there")
+            raise OptionError(f"{folder} was trained on a text passed in Python: resume it there")
         model, recipe = model or record.model, recipe or record.train
         where, engine = device or record.device, backend or record.backend
     else:
@@ -182,11 +183,13 @@ def report(result: RunResult, json: bool = False) -> int:
             else f"; best validation {result.best_bpc:.4f} BPC at update {result.best_update:,}"
         )
         print(f"{result.updates:,} updates, {result.characters:,} characters{best}")
-        print(f"run stored in {result.out}")
+        print(f"run saved in {result.out}")
     if result.status == "interrupted":
-        raise KeyboardInterrupt(f"stopped after update {result.updates:,}, saved in {result.out}; go on with {go_on}")
+        raise KeyboardInterrupt(
+            f"stopped after update {result.updates:,}, saved in {result.out}; continue with {go_on}"
+        )
     if result.status == "time" and not json:
-        print(f"the time is over; go on with {go_on}")
+        print(f"the time limit is reached; continue with {go_on}")
     return 0
 
 

@@ -31,8 +31,10 @@ class ModelOptions:
     hidden_size: the fast size of an fs-lstm; the size of every layer or cell of the others. Also the output's.
     slow_size: the slow size of an fs-lstm (default: hidden_size); the others have none.
     depth: fast cells of an fs-lstm (2 or more), layers of a stack, cells of a sequence.
-    dropout, zoneout_h, zoneout_c: drop probabilities.
-    layer_norm, forget_bias: of the cell.
+    dropout: probability of dropping a unit of a cell's input or of the output.
+    zoneout_h, zoneout_c: probability that a unit of h, of c, keeps its old value.
+    layer_norm: normalise gates and cell.
+    forget_bias: constant added to the forget gate.
 
     Raises ConfigError for a value out of bounds.
     """

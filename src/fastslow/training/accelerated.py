@@ -50,7 +50,7 @@ class GraphedUpdater(Updater):
         super().load_tensors(tensors)
         if self.lm.device.type == "cuda":
             tensor_rates(self.optimizer, self.lm.device)
-        self.recorded.reset()  # Adam's memory is now elsewhere
+        self.recorded.reset()  # the optimizer state is now elsewhere
 
 
 def make_updater(lm: CharLM, config: TrainConfig, ranks: Ranks | None = None) -> Updating:

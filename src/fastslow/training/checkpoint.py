@@ -1,7 +1,8 @@
 """Checkpoints: one file, complete, replaced as a whole.
 
-`checkpoint.safetensors` holds the weights (`model.*`), Adam's memory (`adam.*`), the weight average (`average.*`), the
-carried state (`state.0`, ...) and the random generators (`rng.cpu`, `rng.cuda`); its metadata the rest, as JSON.
+`checkpoint.safetensors` holds the weights (`model.*`), the optimizer state (`adam.*`), the weight average
+(`average.*`), the carried state (`state.0`, ...) and the random generators (`rng.cpu`, `rng.cuda`); its metadata the
+rest, as JSON.
 
 The best weights are a file of their own, `model.safetensors`, written *after* the checkpoint of the update they are
 from: a process killed between the two leaves a checkpoint that has them, and `best_is_stored` finds out.
@@ -88,7 +89,7 @@ class Position:
         best = position.best_update
         known = -1 if best is None else best
         if (best is None) != (position.best_nats is None) or not -1 <= known <= position.validated <= position.update:
-            raise ModelError(f"{where} is damaged: its best update is none that was validated")
+            raise ModelError(f"{where} is damaged: its best update was never validated")
         return position
 
 
@@ -137,8 +138,8 @@ def read_checkpoint(folder: Path, lm: CharLM, batch: int) -> Checkpoint | None:
     if not path.exists():
         if (folder / WEIGHTS_FILE).exists():
             raise ModelError(
-                f"the run {folder} cannot go on: it has its best weights but no {CHECKPOINT_FILE}; use them as they "
-                f"are, or {RESUME_REMEDY}"
+                f"the run {folder} cannot be resumed: it has its best weights but no {CHECKPOINT_FILE}; use them as "
+                f"they are, or {RESUME_REMEDY}"
             )
         return None
     where = f"the checkpoint {path}"
@@ -182,7 +183,7 @@ def check_checkpoint(folder: Path, config: LMConfig, batch: int) -> None:
 def _head(metadata: Mapping[str, str], where: str) -> dict[str, Any]:
     """The record among the metadata."""
     if "fastslow" not in metadata:
-        raise ModelError(f"{where} is not one of fastslow: it has no record; {RESUME_REMEDY}")
+        raise ModelError(f"{where} was not written by fastslow: it has no record; {RESUME_REMEDY}")
     head = parse_json(metadata["fastslow"], where)
     check_version(head, FORMAT_VERSION, where)
     check_fields(head, ("format_version", "position", "has_adam", "has_average", "has_state", "rng"), where, ModelError)
@@ -194,7 +195,7 @@ _NAMES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", to
 
 def _specs(head: Mapping[str, Any], lm: CharLM, like_state: Any, where: str) -> dict[str, TensorSpec]:
     if not isinstance(head["position"], dict) or not isinstance(head["rng"], dict):
-        raise ModelError(f"{where} is damaged: its record has other fields than a checkpoint's; {RESUME_REMEDY}")
+        raise ModelError(f"{where} is damaged: its record does not have the fields of a checkpoint; {RESUME_REMEDY}")
     floats = (_NAMES[lm.head.weight.dtype],)
     specs: dict[str, TensorSpec] = {}
     for name, value in lm.state_dict().items():
@@ -211,7 +212,9 @@ def _specs(head: Mapping[str, Any], lm: CharLM, like_state: Any, where: str) -> 
             specs[f"state.{i}"] = TensorSpec(tuple(leaf.shape), floats)
     for name, length in head["rng"].items():
         if name not in ("cpu", "cuda") or not isinstance(length, int):
-            raise ModelError(f"{where} is damaged: it has a random generator of {str(name)[:40]!r}; {RESUME_REMEDY}")
+            raise ModelError(
+                f"{where} is damaged: it has an unknown random generator, {str(name)[:40]!r}; {RESUME_REMEDY}"
+            )
         specs[f"rng.{name}"] = TensorSpec((length,), ("U8",))
     return specs
 

@@ -41,40 +41,40 @@ class TrainConfig:
     The loss of a window is summed over time and averaged over streams, in nats; its gradient is clipped, and Adam
     takes a step. The state is carried from window to window, detached, and zero at the start of every epoch.
 
-    batch: streams, B.
+    batch: number of streams, B.
     window: steps of truncated backpropagation, T.
-    accumulate: parts of the batch, each of some of its streams, that go forward and back one after another in each
-        update. The update is that of the whole batch, but for rounding; the memory is that of one part.
+    accumulate: process the batch in this many parts, one after another, in each update. The update equals that of the
+        whole batch up to rounding; the memory is that of one part.
     epochs: passes over the training text.
-    max_updates: stop after this many updates in all (default: when the epochs are done).
-    max_time: stop after this many seconds of this process, saved and resumable (see `parse_duration` for "90m").
-    rate: Adam's initial rate.
-    schedule: of the rate.
+    max_updates: stop after this many updates in total (default: when the epochs are done).
+    max_time: stop this process after this time, saved and resumable: seconds, or as in 90m or 1h30m.
+    rate: Adam's initial learning rate.
+    schedule: of the learning rate.
         constant: it stays.
         step: times `decay` once `decay_epoch` epochs are done.
         plateau: times `decay` after each `patience` validations in a row that did not improve on the best.
         cosine: constant up to the fraction `anneal_from` of the run, then a half cosine down to `final_rate` times it.
     decay, decay_epoch, patience, anneal_from, final_rate: see `schedule`.
-    anneal_by_time: with cosine, what is done of the run is the larger of its updates' part and its seconds' part of
-        `max_time`, which then ends the run: it is annealed on a slow machine too, but not repeatable there.
-    warmup: updates over which the rate first rises, linearly.
-    clip: global norm the gradient is clipped to; 0 for none.
+    anneal_by_time: with cosine, progress is the larger of the fraction of updates and the fraction of `max_time`, which
+        ends the run. The run is then annealed on a slow machine too, but is not repeatable.
+    warmup: updates over which the learning rate first rises linearly.
+    clip: global norm to clip the gradient to; 0: none.
     beta1, beta2, epsilon: Adam's.
-    average: decay of an exponential average of the weights, which is then what is validated, kept and tested; 0: none.
-    average_from: in place of `average`, a uniform one of the weights after every update from this fraction of the run
-        on (before it, the latest weights serve); 0: none.
-    random_offset: start each epoch at another common offset below `window`, so that windows have other edges.
-    jitter: in each epoch move each edge between two windows by a random number of steps, at most this many either way,
-        so that windows differ in length. On the CPU: a GPU's recorded updates are of one length.
-    reset: before each update each stream's state is zeroed with this probability.
-    precision: "fp32", or "bf16" for autocast; on a GPU validations are in it too, a test never is.
+    average: decay of an exponential moving average of the weights; the average is validated, saved and tested. 0: none.
+    average_from: instead of `average`, a uniform average of the weights from this fraction of the run on; before it,
+        the latest weights are used. 0: none.
+    random_offset: start each epoch at a random offset below `window`, so that windows begin elsewhere.
+    jitter: move each boundary between two windows by a random number of steps, at most this many in either direction,
+        so that windows differ in length. CPU only: on a GPU updates are recorded for one length.
+    reset: probability of zeroing the state of a stream before each update.
+    precision: "fp32", or "bf16" for autocast; on a GPU validations use it too, the test never does.
     seed: of the initial weights and the masks.
-    validate_every: updates between validations; 0: at the end of each epoch only.
-    valid_streams, test_streams: streams of validation and test; the authors test with one.
-    checkpoint_every, checkpoint_seconds: updates, and seconds, between checkpoints (0: not by that measure); there is
-        one at each validation and at the end as well.
+    validate_every: updates between validations; 0: only at the end of each epoch.
+    valid_streams, test_streams: number of streams in validation and test; the authors test with one.
+    checkpoint_every, checkpoint_seconds: updates and seconds between checkpoints (0: not by that measure); there is
+        also one at each validation and at the end.
     log_every: updates between lines of metrics.
-    tensorboard: write curves for TensorBoard, where it is installed.
+    tensorboard: write curves for TensorBoard, if it is installed.
     """
 
     batch: int = 128
@@ -140,10 +140,10 @@ class TrainConfig:
                 raise ConfigError(f"{name} must be true or false; got {str(getattr(self, name))[:40]!r}")
         if self.average and self.average_from:
             raise ConfigError(
-                "average and average_from are two averages of the weights, of which a run keeps one: set one to 0"
+                "a run keeps one average of the weights, by average or by average_from: set one of them to 0"
             )
         if self.anneal_by_time and (self.schedule != "cosine" or self.max_time is None):
-            raise ConfigError("anneal_by_time needs schedule cosine and a max_time, whose end is the schedule's")
+            raise ConfigError("anneal_by_time needs schedule cosine and a max_time, at whose end the schedule ends")
 
     def _check(self, name: str, kind: type, low: float, high: float, *, below: bool = False) -> None:
         value = getattr(self, name)

@@ -3,7 +3,7 @@
 Each *rank* owns some columns of the batch, the same ones throughout, since their states are carried from window to
 window. What the ranks must agree on - when to stop, what the best validation was, what is in the checkpoint - they
 exchange here, through gloo, in numbers, JSON and bytes; gradients go through gloo on CPUs and NCCL on GPUs. Rank 0
-writes the files and speaks; its failures become those of all, so that none waits for it.
+writes files and logs; its failures are raised on all ranks, so that none waits for it.
 
 One process alone is a `Ranks` too, and exchanges nothing.
 """
@@ -56,7 +56,7 @@ class Ranks:
 
     @property
     def leads(self) -> bool:
-        """Whether this process writes files and speaks."""
+        """Whether this process writes files and logs."""
         return self.rank == 0
 
     def columns(self, count: int) -> slice | None:
@@ -104,11 +104,11 @@ class Group(Ranks):
         if device.type != "cuda":
             return device
         if ":" in name:
-            raise ConfigError(f"several processes share out the GPUs of a machine: use device cuda, not {name}")
+            raise ConfigError(f"several processes take one GPU each: use device cuda, not {name}")
         local, there = self.launch.local_rank, torch.cuda.device_count()
         if local >= there:
             raise ConfigError(
-                f"this process needs a GPU number {local} and there are {there}: start fewer on a machine"
+                f"this process needs GPU {local}, and the machine has {there}: start fewer processes per machine"
             )
         return torch.device("cuda", local)
 
@@ -214,7 +214,7 @@ class Group(Ranks):
             raise
         except RuntimeError as error:  # that of the wire, or of a time that is over
             raise LostError(
-                f"rank {self.rank} has lost the other {self.size - 1} of its job: one of them has ended, or has not "
+                f"rank {self.rank} has lost contact with the other {self.size - 1}: one of them has ended, or has not "
                 f"answered for {TIMEOUT.total_seconds() / 60:g} minutes"
             ) from error
 
@@ -236,7 +236,7 @@ def joined() -> Iterator[Ranks]:
         yield Ranks(launch)
         return
     if not dist.is_available():
-        raise LaunchError("this build of torch cannot train with several processes: start one")
+        raise LaunchError("this build of torch does not support several processes: start one")
     ours = not dist.is_initialized()
     try:
         if ours:
@@ -246,7 +246,7 @@ def joined() -> Iterator[Ranks]:
         control = dist.group.WORLD if ours else dist.new_group(backend="gloo", timeout=TIMEOUT)
     except (RuntimeError, ValueError, OSError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-        raise LaunchError(f"rank {launch.rank} cannot meet the others at {launch.address}: {reason}") from error
+        raise LaunchError(f"rank {launch.rank} cannot connect to the others at {launch.address}: {reason}") from error
     assert control is not None
     try:
         yield Group(launch, control)
@@ -261,7 +261,7 @@ def rows_at_once(batch: int, accumulate: int, ranks: int) -> int:
     rank_columns(batch, 0, ranks)
     if batch // ranks < accumulate:
         raise ConfigError(
-            f"accumulate {accumulate} needs as many streams in each process; a batch of {batch} on {ranks} has "
+            f"accumulate {accumulate} needs at least as many streams per process; a batch of {batch} on {ranks} has "
             f"{batch // ranks}: use fewer parts, fewer processes or a larger batch"
         )
     return math.ceil(math.ceil(batch / ranks) / accumulate)

@@ -94,21 +94,21 @@ class RunRecord:
     def from_json(cls, value: Mapping[str, Any], where: str) -> RunRecord:
         """The record that `to_json` wrote. Raises ModelError, in a sentence, for anything else."""
         if value.get("format") != RUN_FORMAT:
-            raise ModelError(f"{where} is not that of a fastslow run: its format is not {RUN_FORMAT!r}")
+            raise ModelError(f"{where} does not belong to a fastslow run: its format is not {RUN_FORMAT!r}")
         check_version(value, RUN_FORMAT_VERSION, where)
         names = ("model", "train", "source", "data", "backend", "device", "sessions")
         check_fields(value, ("format", "format_version", *names), where, ModelError)
         kinds = {"model": dict, "train": dict, "data": dict, "backend": str, "device": str, "sessions": list}
         for name, kind in kinds.items():
             if not isinstance(value[name], kind):
-                raise ModelError(f"{where} is damaged: {name} is no {kind.__name__}")
+                raise ModelError(f"{where} is damaged: {name} is not of type {kind.__name__}")
         if not isinstance(value["source"], dict | None):
-            raise ModelError(f"{where} is damaged: source is no dict")
+            raise ModelError(f"{where} is damaged: source is not an object")
         for name, text in value["data"].items():
             if text is not None and not _fits(text, _TEXT):
-                raise ModelError(f"{where} is damaged: its data has no name, bytes and sha256 of {name[:40]!r}")
+                raise ModelError(f"{where} is damaged: its data lacks name, bytes or sha256 of {name[:40]!r}")
         if not all(_fits(session, _SESSION) for session in value["sessions"]):
-            raise ModelError(f"{where} is damaged: a session is not as it was written")
+            raise ModelError(f"{where} is damaged: a session has unexpected fields")
         try:
             return cls(
                 model=ModelOptions.from_options_json(value["model"]),
@@ -300,7 +300,7 @@ def read_metrics(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
                 if line.endswith(b"\n"):
                     lines.append(parse_json(line, f"line {number} of {path}"))
                 elif len(line) == MAX_LINE_BYTES:
-                    raise ModelError(f"line {number} of {path} is damaged: it is longer than any that is written")
+                    raise ModelError(f"line {number} of {path} is damaged: it is too long")
     except OSError as error:
         raise ModelError(f"cannot read {path}: {os_reason(error)}") from error
     return lines
@@ -335,7 +335,7 @@ def read_result(folder: str | os.PathLike[str]) -> dict[str, Any]:
         fits = _fits(test, _TEST) and "char_protocol" in test
         char = test["char_protocol"] if fits else None
     if not fits or not (char is None or _fits(char, _CHAR)):
-        raise ModelError(f"{where} is damaged: a figure is missing, or of another type than it was written in")
+        raise ModelError(f"{where} is damaged: a figure is missing or has the wrong type")
     return value
 
 
@@ -387,6 +387,6 @@ def check_changes(old: TrainConfig, new: TrainConfig, changeable: tuple[str, ...
         if name not in changeable:
             raise ConfigError(
                 f"{out} was started with {name} {was}, not {wanted}: a resumed run keeps it; leave it out, or start "
-                "another run in another folder"
+                "a new run in another folder"
             )
     return changed

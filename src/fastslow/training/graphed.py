@@ -200,7 +200,7 @@ class GraphedStep:
         recorder: Recorder | None = None,
     ) -> None:
         if warmup < 1:
-            raise ValueError("warmup must be at least 1: a recording would start Adam's memory anew at every replay")
+            raise ValueError("warmup must be at least 1: a recording would reset the optimizer state at every replay")
         self.objective, self.optimizer, self.clip = objective, optimizer, clip
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.reduction = reduction
@@ -279,4 +279,6 @@ def _check_capturable(optimizer: torch.optim.Optimizer) -> None:
         if not group.get("capturable", False):
             raise ValueError("a recorded update needs an optimizer made with capturable=True")
         if not isinstance(group["lr"], Tensor):
-            raise ValueError("a recorded update would freeze a rate that is a Python number: call tensor_rates first")
+            raise ValueError(
+                "a recorded update would freeze a learning rate that is a Python number: call tensor_rates first"
+            )

@@ -12,7 +12,7 @@ from fastslow.errors import FastslowError
 NEEDED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """Variables that every process of a job has."""
 
-HOW = "start several processes with torchrun, or unset RANK and WORLD_SIZE to train with one"
+HOW = "start several processes with torchrun, or unset RANK and WORLD_SIZE to train with one process"
 
 
 class LaunchError(FastslowError):
@@ -38,7 +38,7 @@ class Launch:
 
     @property
     def leads(self) -> bool:
-        """Whether this process writes files and speaks to people."""
+        """Whether this process writes files and logs."""
         return self.rank == 0
 
 

@@ -43,7 +43,7 @@ class Asked:
         """What rank 0 asks for, with the text as it is here; it must be the same."""
         record = RunRecord.from_json(told["record"], "the record of rank 0")
         if data is None and record.source is None:
-            raise RunError("rank 0 was handed a text in Python: hand it over on every rank")
+            raise RunError("rank 0 got its text in Python: pass it on every rank")
         splits = data if data is not None else cast(DataSource, record.source).open()
         _check_texts(record, splits.describe(), "that of rank 0")
         return cls(Path(told["out"]), None, record, LMConfig.from_json(told["model"]), splits, {})
@@ -86,7 +86,7 @@ def prepare(
             files.write_config(folder.path, model.with_alphabet(make_alphabet(kind, splits)))
         stored = files.read_config(folder.path)
         if stored.options != model:
-            raise ModelError(f"{out} is damaged: its configuration is not that of its record")
+            raise ModelError(f"{out} is damaged: its configuration differs from its record")
         session["engine"] = _engine(stored, config, rows, backend, on)
         return Asked(folder.path, folder, record, stored, splits, session)
     lm_config = model.with_alphabet(make_alphabet(kind, splits))
@@ -122,9 +122,11 @@ def _check_recipe(config: TrainConfig, splits: Splits, device: str) -> None:
     last_offset = config.window - 1 if config.random_offset else 0
     Streams.training(splits.train.data, config.batch, config.window, offset=last_offset)
     if splits.valid is None and config.schedule == "plateau":
-        raise ConfigError("schedule plateau needs a validation text: give one, or another schedule")
+        raise ConfigError("schedule plateau needs a validation text: give one, or choose another schedule")
     if config.jitter and torch.device(device).type == "cuda":
-        raise ConfigError("jitter needs updates of many lengths, and a GPU's are recorded for one: leave it at 0 there")
+        raise ConfigError(
+            "jitter needs windows of many lengths, and on a GPU updates are recorded for one: leave it at 0 there"
+        )
 
 
 def _engine(lm_config: LMConfig, config: TrainConfig, rows: int, backend: str, device: torch.device) -> str:
@@ -144,7 +146,7 @@ def _continued(old: RunRecord, new: RunRecord, out: Path) -> tuple[RunRecord, di
     Raises ConfigError for what would make it another run, RunError for another text.
     """
     if old.model != new.model:
-        raise ConfigError(f"{out} was started with another network: leave the network's options out to resume it")
+        raise ConfigError(f"{out} was started with another network: leave out the network's options to resume it")
     changed = check_changes(old.train, new.train, CHANGEABLE, out)
     _check_texts(old, new.data, f"the one {out} was started with")
     return replace(old, train=new.train, backend=new.backend, device=new.device), changed
@@ -154,4 +156,4 @@ def _check_texts(record: RunRecord, data: Mapping[str, Any], whose: str) -> None
     for part, told in data.items():
         was = record.data.get(part)
         if (was or {}).get("sha256") != (told or {}).get("sha256"):
-            raise RunError(f"the {part} text is not {whose}: bring it back to go on with the run")
+            raise RunError(f"the {part} text is not {whose}: restore it to resume the run")

@@ -116,7 +116,7 @@ class Losses:
             self._log()
 
     def flush(self) -> None:
-        """Count the losses of the updates since the last time. Raises DivergedError if one is no number."""
+        """Count the losses of the updates since the last time. Raises DivergedError if one is NaN or infinite."""
         p = self._position
         for update, loss, norm, symbols in self._pending:
             nats, self._norm = float(loss), float(norm)

@@ -65,7 +65,7 @@ def train(
 
     Under torchrun the processes train together (`training.distributed`). Rank 0's arguments count; parts in memory must
     be there on every rank, files in the same places. Only rank 0 calls `progress`. After a restart by torchrun a run
-    that the same job has begun is gone on with, `resume` or not.
+    started by the same job is continued, with or without `resume`.
 
     Raises FastslowError (ConfigError, DataError, RunError, StorageError, ModelError, DivergedError, LaunchError, and
     where there are several processes LostError and ElsewhereError) in one line.
@@ -89,11 +89,11 @@ def resume(
     """
     old = read_record(out)
     if old.source is None:
-        raise RunError(f"{out} was trained on a text that was handed over in Python: resume it there, with train(...)")
+        raise RunError(f"{out} was trained on a text passed in Python: resume it there, with train(...)")
     try:
         config = replace(old.train, **dict(changes or {}))
     except TypeError as error:
-        raise ConfigError(f"the recipe has no such field: {error}") from error
+        raise ConfigError(f"unknown field of the recipe: {error}") from error
     return train(
         old.model,
         config,
@@ -122,14 +122,14 @@ def _job(
     with joined() as ranks, ExitStack() as stack:
         if not isinstance(ranks, Group):
             if prepare is None:
-                raise LaunchError("there is no rank 0 to follow: call train")
+                raise LaunchError("there is no rank 0 to follow: call train instead")
             asked = prepare(ranks, stack)
             return _run(asked, ranks, ranks.device(asked.record.device), progress)
         asked_for: list[Asked] = []
 
         def lead() -> dict[str, Any]:
             if prepare is None:
-                raise LaunchError("rank 0 has nobody to follow: call train there")
+                raise LaunchError("rank 0 leads and cannot follow: call train there")
             asked_for.append(prepare(ranks, stack))
             return asked_for[0].to_json()
 

@@ -21,7 +21,7 @@ from fastslow.training.watch import Watch
 
 
 class DivergedError(RunError):
-    """The loss or its gradient is no number any more."""
+    """The loss or its gradient is NaN or infinite."""
 
 
 def read_stored(out: Path, learner: Learner) -> Checkpoint | None:
@@ -121,7 +121,7 @@ class Saver:
             self._write_best()
             return
         self.journal.tell(
-            Notice(f"the best weights in {self.out} are missing or damaged: the next validation's take their place")
+            Notice(f"the best weights in {self.out} are missing or damaged: the next validation replaces them")
         )
         p.best_update = p.best_nats = None
 
