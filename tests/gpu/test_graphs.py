@@ -159,7 +159,9 @@ def test_a_short_training_follows_the_loop(device: torch.device) -> None:
     exact = losses(GraphedUpdater(make(device, **RANDOM), CONFIG), count)
     rounded = losses(GraphedUpdater(make(device, **RANDOM), replace(CONFIG, precision="bf16")), count)
     assert loop[-1] < 0.7 * loop[0]  # it learns
-    assert exact[:40] == pytest.approx(loop[:40], rel=1e-3)
+    # Two exact engines on one CPU differ by 1e-4 after 10 updates and by 3e-3 after 40: training is chaotic.
+    assert exact[:10] == pytest.approx(loop[:10], rel=1e-3)
+    assert exact[:40] == pytest.approx(loop[:40], rel=2e-2)
     for start in range(0, count, 30):
         part = slice(start, start + 30)
         mean = sum(loop[part]) / 30
