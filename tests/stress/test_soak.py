@@ -1,4 +1,4 @@
-"""`tests/stress/soak.py`: it sees every difference that it is there to see; and a short soak."""
+"""`tests/stress/soak`: it sees every difference that it is there to see; and a short soak."""
 
 from __future__ import annotations
 
@@ -10,47 +10,43 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from fastslow.training.events import Updated
+from tests.stress.soak.checks import Bench, Outcome, check_folder, check_loss, differences, lost
+from tests.stress.soak.kills import plan
+from tests.stress.soak.places import AT_RANDOM, FIRST, LAST, PLACES, STOPS
 from tests.training.runs import Killed, run
 
-SCRIPT = Path(__file__).parents[2] / "tests" / "stress" / "soak.py"
+ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, "-m", "tests.stress.soak"]
 
 
 @pytest.fixture(scope="module")
-def soak() -> Any:
-    from tests.stress import soak
-
-    return soak
-
-
-@pytest.fixture(scope="module")
-def bench(soak: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """With a run of the tests as the undisturbed one."""
     out = tmp_path_factory.mktemp("soak")
     (out / "few").write_bytes(b"3 times 4 is 12\n" * 4)
     run(out / "undisturbed")
-    return soak.Bench(out, out / "text", out / "few", 30, 0.1, 0.1)
+    return Bench(out, out / "text", out / "few", 30, 0.1, 0.1)
 
 
 @pytest.fixture
-def copy(bench: Any, tmp_path: Path) -> Path:
+def copy(bench: Bench, tmp_path: Path) -> Path:
     return Path(shutil.copytree(bench.reference, tmp_path / "copy"))
 
 
-def test_a_plan_has_so_many_kills_and_begins_and_ends_where_a_run_does(soak: Any) -> None:
+def test_a_plan_has_so_many_kills_and_begins_and_ends_where_a_run_does() -> None:
     for kills in (1, 3, 8, 15, 40):
-        places = soak.plan(kills, random.Random(kills))
-        assert sum(place not in soak.STOPS for place in places) == kills
-        assert set(places) & set(soak.STOPS)
-        assert places[-1] in soak.LAST
-    assert set(soak.plan(40, random.Random(1))) == {*soak.FIRST, *soak.PLACES, *soak.LAST, *soak.STOPS, soak.AT_RANDOM}
+        places = plan(kills, random.Random(kills))
+        assert sum(place not in STOPS for place in places) == kills
+        assert set(places) & set(STOPS)
+        assert places[-1] in LAST
+    assert set(plan(40, random.Random(1))) == {*FIRST, *PLACES, *LAST, *STOPS, AT_RANDOM}
 
 
-def test_equal_runs_have_no_differences(soak: Any, bench: Any, tmp_path: Path) -> None:
+def test_equal_runs_have_no_differences(bench: Bench, tmp_path: Path) -> None:
     out = tmp_path / "run"
 
     def progress(event: object) -> None:
@@ -59,9 +55,9 @@ def test_equal_runs_have_no_differences(soak: Any, bench: Any, tmp_path: Path) -
 
     with pytest.raises(Killed):
         run(out, progress=progress)
-    assert [line["update"] for line in soak.lost(out)[0]] == [16]  # the checkpoint is of 14, lines are of every fourth
+    assert [line["update"] for line in lost(out)[0]] == [16]  # the checkpoint is of 14, lines are of every fourth
     run(out, resume=True)
-    assert soak.differences(bench, out) == []
+    assert differences(bench, out) == []
 
 
 def change(name: str, old: bytes, new: bytes) -> Callable[[Path], None]:
@@ -100,43 +96,43 @@ CHANGES: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 @pytest.mark.parametrize("what", CHANGES)
-def test_every_difference_is_seen(soak: Any, bench: Any, copy: Path, what: str) -> None:
-    assert soak.differences(bench, copy) == []
+def test_every_difference_is_seen(bench: Bench, copy: Path, what: str) -> None:
+    assert differences(bench, copy) == []
     apply, words = CHANGES[what]
     apply(copy)
-    found = soak.differences(bench, copy)
+    found = differences(bench, copy)
     assert len(found) == 1
     assert re.search(words, found[0])
 
 
-def test_too_much_that_is_lost_is_a_fault(soak: Any, bench: Any, copy: Path) -> None:
+def test_too_much_that_is_lost_is_a_fault(bench: Bench, copy: Path) -> None:
     line = json.loads((copy / "metrics.jsonl").read_bytes().splitlines()[0])
-    _, elapsed = soak.lost(copy)
+    _, elapsed = lost(copy)
     with open(copy / "metrics.jsonl", "a", encoding="utf-8") as file:
         for update in (31, 32, 33):
             file.write(json.dumps({**line, "update": update, "seconds": elapsed + update - 30}) + "\n")
     for every, seconds, faults in ((3, 0.0, 0), (2, 0.0, 1), (0, 1.5, 0), (0, 1.0, 1)):
-        outcome = soak.Outcome("by hand")
-        soak.check_loss(copy, outcome, every, seconds)
+        outcome = Outcome("by hand")
+        check_loss(copy, outcome, every, seconds)
         assert (outcome.lost_updates, round(outcome.lost_seconds, 6), len(outcome.faults)) == (3, 3.0, faults)
 
 
-def test_what_commands_say_is_judged(soak: Any, bench: Any, copy: Path) -> None:
-    outcome = soak.Outcome("by hand")
-    soak.check_folder(bench, copy, outcome)
+def test_what_commands_say_is_judged(bench: Bench, copy: Path) -> None:
+    outcome = Outcome("by hand")
+    check_folder(bench, copy, outcome)
     assert (outcome.worked, outcome.explained, outcome.faults) == (4, 0, [])
     (copy / "model.safetensors").unlink()
-    soak.check_folder(bench, copy, outcome)
+    check_folder(bench, copy, outcome)
     assert (outcome.worked, outcome.explained, outcome.faults) == (5, 3, [])
     (copy / "model.safetensors").write_bytes(b"damaged")  # there are weights, and no command may complain
-    soak.check_folder(bench, copy, outcome)
+    check_folder(bench, copy, outcome)
     assert len(outcome.faults) == 3
 
 
 def test_a_folder_of_someone_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis").write_text("mine")
-    command = [sys.executable, str(SCRIPT), "--out", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [*COMMAND, "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 1
     assert "is not empty, and not of this script" in done.stderr
     assert (tmp_path / "thesis").read_text() == "mine"
@@ -146,8 +142,8 @@ def test_a_folder_of_someone_else_is_left_alone(tmp_path: Path) -> None:
 def test_a_run_killed_three_times(tmp_path: Path) -> None:
     """Half a minute on an idle machine: three kills, a stop, a second process."""
     out = tmp_path / "soak"
-    command = [sys.executable, str(SCRIPT), "--kills", "3", "--short", "--keep", "--out", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [*COMMAND, "--kills", "3", "--short", "--keep", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "every run equals the undisturbed one, bit for bit" in done.stdout
     assert "a second process is refused" in done.stdout
