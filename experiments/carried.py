@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """A run in a few small files, for a machine whose disk does not outlive a call.
 
-    python experiments/carried.py FOLDER RUN      make a run folder again of the files that `experiments/gpu.py` has left in FOLDER
+    python -m experiments.carried FOLDER RUN      make a run folder again from the files that `experiments/gpu.py` left
+                                                  in FOLDER
 
 The files are parts of one archive, carried.0 and so on, and carried.json, which has their lengths and SHA-256. Of a run
 that is not complete the archive has its small files, and of its tensors

@@ -55,13 +55,8 @@ def folder_of(out: Path) -> dict[str, bytes]:
     seed=st.integers(0, 99),
 )
 def test_weights_are_exact_and_moments_rounded(sizes: list[tuple[int, int]], scale: float, seed: int) -> None:
-    import sys
+    from experiments import carried as packing
 
-    sys.path.insert(0, str(RUNS))
-    try:
-        import carried as packing  # type: ignore[import-not-found, unused-ignore]
-    finally:
-        sys.path.remove(str(RUNS))
     generator = torch.Generator().manual_seed(seed)
     tensors: dict[str, Tensor] = {"rng.cpu": torch.arange(9, dtype=torch.uint8)}
     for n, shape in enumerate(sizes):

@@ -63,8 +63,8 @@ def evaluate(
     """Print a model's bits per character on a text, over every symbol but the first.
 
     TEXT is a file, - for standard input, or a corpus (`fastslow data list`), of which the test part is taken. Without
-    it the text is the run's own test part. With several RUNs their probabilities are averaged. Without a RUN the newest in
-    runs/ is taken, or the bundled model, english, if there is none. A file with CRLF, a byte-order mark or UTF-16 is
+    it the text is the run's own test part. With several RUNs their probabilities are averaged. Without a RUN the newest
+    in runs/ is taken, or the bundled model, english, if there is none. A file with CRLF, a byte-order mark or UTF-16 is
     read as the same text in UTF-8 with LF, and the bits per byte of the file are printed as well.
 
     Args:
