@@ -23,12 +23,15 @@ from fastslow.wiring import Wiring
 class Kind:
     """A cell as far as lists of tensors go.
 
-    weights: the named tuple of its parameters; state: that of its state, or None for a state that is one tensor, h.
+    weights: the named tuple of its parameters, with a property `hidden_size`; state: that of its state, or None for a
+        state that is one tensor, h.
+    gates: how many blocks of H its product has.
     """
 
     name: str
     weights: type[Any]
     state: type[Any] | None
+    gates: int
 
     @property
     def fields(self) -> int:
@@ -40,8 +43,14 @@ class Kind:
         """How many tensors a state has."""
         return 1 if self.state is None else len(self.state._fields)
 
+    def shape(self, field: str, inputs: int, hidden: int) -> tuple[int, ...]:
+        """Of a parameter by its name: a matrix w_x or w_h, a vector cell_... (H), or another vector (gates H)."""
+        if field in ("w_x", "w_h"):
+            return self.gates * hidden, inputs if field == "w_x" else hidden
+        return (hidden if field.startswith("cell_") else self.gates * hidden,)
 
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (Kind("lstm", CellWeights, LSTMState),)}
+
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (Kind("lstm", CellWeights, LSTMState, 4),)}
 """Every cell that engines know, by the name it has in a program."""
 
 
@@ -104,6 +113,16 @@ def flat(wiring: Wiring, kinds: tuple[str, ...]) -> Flat:
 def flat_weights(weights: Sequence[Any]) -> list[Tensor | None]:
     """The fields of every node's weights, one after the other."""
     return [field for node in weights for field in node]
+
+
+def states_like(states: Sequence[Any], flat: Sequence[Tensor]) -> tuple[Any, ...]:
+    """`flat_states` undone: one state a slot, of the types of `states`."""
+    made, at = [], 0
+    for state in states:
+        count = 1 if isinstance(state, Tensor) else len(state)
+        made.append(flat[at] if isinstance(state, Tensor) else type(state)(*flat[at : at + count]))
+        at += count
+    return tuple(made)
 
 
 def flat_states(states: Sequence[Any]) -> list[Tensor]:
