@@ -136,8 +136,13 @@ def lent(shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> Tensor:
     block = POOL.take(size * dtype.itemsize)
     loan = block[: size * dtype.itemsize].numpy().view(_Loan)
     loan._block = block
+    guards = _guards(shapes, dtype)
     if poisoned():
-        loan._guards = _guards(shapes, dtype)
+        loan._guards = guards
+    else:  # what nobody writes is the same every time
+        for shape, end in zip(shapes, guards, strict=True):
+            begin = end - (-math.prod(shape) * dtype.itemsize) % ALIGNMENT
+            block[begin : end + ALIGNMENT].zero_()
     return torch.frombuffer(loan, dtype=dtype)
 
 

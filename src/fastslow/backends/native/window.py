@@ -45,6 +45,10 @@ def forward(request: Request, keep: bool) -> tuple[Tensor, list[Tensor], list[Te
         both = len(held) == 2
         gates = Gates(call, cut(held[1], gate_shapes(call, call.steps))) if both else Gates.leased(call, 1)
         memory = Memory(call, cut(held[0], state_shapes(call, True)), gates, kept=True)
+        if both:  # what is left unwritten is the same every time: a result of an operator has no random parts
+            ended = () if call.lengths is None else (*gates.z, *(t for t in gates.dropped if t is not None))
+            for tensor in (*gates.stats, *ended):
+                tensor.zero_()
     else:
         memory = Memory.leased(call)
     args = Arguments(call, weights, x, memory)
