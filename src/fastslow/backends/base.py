@@ -4,7 +4,8 @@ An engine is a module with
 
     NAME: str
     refusal(problem: Problem) -> str | None      why it cannot run this window, in words; None if it can
-    run(wiring, weights, x, state, noise, rates, lengths=None) -> (y, state)
+    run(wiring, weights, x, state, noise, rates, lengths=None, resets=None) -> (y, state)
+    options(device: str) -> ((name, value), ...)  how a window that starts now on such a device would run
     reluctance(problem: Problem) -> str | None   where it has one: why "auto" passes it over though it could run
 
     wiring   Wiring of N nodes and S slots
@@ -14,6 +15,8 @@ An engine is a module with
     noise    the masks of training, or None: no dropout, and zoneout's expectation
     rates    the drop probabilities and the forget gate's constant
     lengths  (B,) int64 on the CPU, or None: row b stops after lengths[b] steps, keeps its state, and puts out zeros
+    resets   (T, B) bool on the device of x, or None: where true, the row's whole state is zeros before that step, and
+             no gradient flows across; steps past a row's length do not count
     y        (T, B, H of the output node), after the output's dropout
     state    S LSTMState: the state after the window
 
@@ -35,6 +38,8 @@ from fastslow.state import LSTMState
 from fastslow.wiring import Wiring
 
 States = tuple[LSTMState, ...]
+Option = str | int | float | bool | None
+"""A choice of an engine."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +74,15 @@ class Problem:
     autocast: torch.dtype | None
     """The type autocast gives to matrix products on this device, or None when it is off."""
     traced: bool
-    """Whether torch.compile, torch.export or a torch.func transform is looking."""
+    """Whether only the loop will do: a torch.func transform, forward-mode differentiation, an ONNX export."""
 
 
 class Engine(Protocol):
     NAME: str
 
     def refusal(self, problem: Problem) -> str | None: ...
+
+    def options(self, device: str) -> tuple[tuple[str, Option], ...]: ...
 
     def run(
         self,
@@ -86,4 +93,5 @@ class Engine(Protocol):
         noise: Noise | None,
         rates: Rates,
         lengths: Tensor | None = None,
+        resets: Tensor | None = None,
     ) -> tuple[Tensor, States]: ...

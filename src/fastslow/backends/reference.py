@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastslow.backends.base import Problem, Rates, States
+from fastslow.backends.base import Option, Problem, Rates, States
 from fastslow.cells.lstm import CellWeights, lstm_step
 from fastslow.noise import Noise, dropout_keep, zoneout_update
 from fastslow.state import stopped_rows
@@ -22,6 +22,10 @@ NAME = "reference"
 
 def refusal(problem: Problem) -> str | None:
     return None
+
+
+def options(device: str) -> tuple[tuple[str, Option], ...]:
+    return ()
 
 
 class Masks:
@@ -54,7 +58,10 @@ def run(
     noise: Noise | None,
     rates: Rates,
     lengths: Tensor | None = None,
+    resets: Tensor | None = None,
 ) -> tuple[Tensor, States]:
+    if resets is not None:
+        raise NotImplementedError("resets inside a window")
     masks = None if noise is None else Masks(wiring, weights, x, noise, rates)
 
     def dropped(value: Tensor, site: int, t: int) -> Tensor:

@@ -12,7 +12,8 @@ every unit takes the expectation, (1 - p) new + p old (Krueger et al. 2017).
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -88,6 +89,13 @@ def lstm_step(
     return LSTMState(zoneout(h, state.h, update_h, zoneout_h), zoneout(c, state.c, update_c, zoneout_c))
 
 
+class Reading:
+    """Given to a module for x, it makes the module's call a time to read its weights: see `fastslow.layers.reading`."""
+
+    def __init__(self, use: Callable[[], Any]) -> None:
+        self.use = use
+
+
 class Norm(nn.Module):
     """Gain and bias of a layer norm over `size` units; the cell applies them."""
 
@@ -95,6 +103,9 @@ class Norm(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(size, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(size, device=device, dtype=dtype))
+
+    def forward(self, reading: Reading) -> Any:
+        return reading.use()
 
     def reset_parameters(self) -> None:
         nn.init.ones_(self.weight)
@@ -188,9 +199,11 @@ class LayerNormLSTMCell(nn.Module):
             None if cell is None else cell.bias,
         )
 
-    def forward(self, x: Tensor | None, state: tuple[Tensor, Tensor] | None = None) -> LSTMState:
+    def forward(self, x: Tensor | Reading | None, state: tuple[Tensor, Tensor] | None = None) -> LSTMState:
+        if isinstance(x, Reading):
+            return cast("LSTMState", x.use())
         self._check_input(x)
-        like = x if x is not None else None if state is None else state[0]
+        like = x if x is not None else None if state is None else next(iter(state))
         if like is None:
             raise ValueError("a cell without input needs a state: call cell(None, (h, c))")
         if state is None:

@@ -25,22 +25,26 @@ class Memory:
     """What a window keeps from its forward to its backward.
 
     h[n], c[n]: (T, B, P) new states of node n; the last node of a slot has one step more, the initial state, in front.
-    z[n] (T, B, 4P), stats[n] (T, B, 8), dropped[n] (T, B, inputs) or None. Not kept: all of them for one step only,
-    which every step uses again, and no step in front.
+    gates: z[n] (T, B, 4P), stats[n] (T, B, 8), dropped[n] (T, B, inputs) or None. Not kept: all of them for one step
+    only, which every step uses again, and no step in front.
     """
 
-    def __init__(self, call: Call, *, kept: bool, gates: int | None = None) -> None:
-        """gates: for how many steps z, stats and dropped have room; all if None."""
-        self.kept = kept
+    def __init__(
+        self, call: Call, states: Sequence[Tensor], gates: Gates | None, *, kept: bool, owner: object = None
+    ) -> None:
+        """states: the tensors of `state_shapes`; owner: whose life they share."""
+        self.kept, self._owner = kept, owner
         self.steps = call.steps if kept else 1
-        self.gate_steps = self.steps if gates is None else gates
-        nodes = range(len(call.hidden))
-        front = [int(kept and call.members(slot)[-1] == node) for node, slot in enumerate(call.wiring.slot_of)]
-        self.front = front
-        states = [(self.steps + front[n], call.rows, call.padded[n]) for n in nodes]
-        self._states = Lease([*states, *states], call.dtype)
-        self.h, self.c = self._states.tensors[: len(nodes)], self._states.tensors[len(nodes) :]
-        self.gates = Gates(call, self.gate_steps) if self.gate_steps else None
+        self.front = fronts(call, kept)
+        count = len(call.hidden)
+        self.h, self.c = states[:count], states[count:]
+        self.gates = gates
+
+    @classmethod
+    def leased(cls, call: Call) -> Memory:
+        """Of a window without gradients."""
+        lease = Lease(state_shapes(call, False), call.dtype)
+        return cls(call, lease.tensors, Gates.leased(call, 1), kept=False, owner=lease)
 
     def old(self, call: Call, node: int) -> tuple[Tensor, Tensor]:
         """What node reads from its slot: (T, B, P) each."""
@@ -55,21 +59,54 @@ class Memory:
         return self.h[node][self.front[node] :], self.c[node][self.front[node] :]
 
 
-class Gates:
-    """z, stats and dropped of `steps` steps."""
+def fronts(call: Call, kept: bool) -> list[int]:
+    """How many steps lie in front of the window in each node's states."""
+    return [int(kept and call.members(slot)[-1] == node) for node, slot in enumerate(call.wiring.slot_of)]
 
-    def __init__(self, call: Call, steps: int) -> None:
-        self.steps = steps
-        shapes: list[tuple[int, ...]] = [(steps, call.rows, 4 * size) for size in call.padded]
-        shapes += [(steps, call.rows, STATS)] * len(shapes)
-        readers = [node for node, size in enumerate(call.read) if size and call.drops]
-        shapes += [(steps, call.rows, call.read[node]) for node in readers]
-        self._lease = Lease(shapes, call.dtype)
+
+def state_shapes(call: Call, kept: bool) -> list[tuple[int, ...]]:
+    """Of every node's h, then of every node's c."""
+    steps, found = call.steps if kept else 1, []
+    for front, size in zip(fronts(call, kept), call.padded, strict=True):
+        found.append((steps + front, call.rows, size))
+    return [*found, *found]
+
+
+def gate_shapes(call: Call, steps: int) -> list[tuple[int, ...]]:
+    """Of every node's z, then of every node's stats, then of the inputs that are dropped out."""
+    shapes: list[tuple[int, ...]] = [(steps, call.rows, 4 * size) for size in call.padded]
+    shapes += [(steps, call.rows, STATS)] * len(shapes)
+    return shapes + [(steps, call.rows, call.read[node]) for node in _readers(call)]
+
+
+def _readers(call: Call) -> list[int]:
+    return [node for node, size in enumerate(call.read) if size and call.drops]
+
+
+class Gates:
+    """z, stats and dropped of some steps."""
+
+    def __init__(self, call: Call, tensors: Sequence[Tensor], owner: object = None) -> None:
+        """tensors: those of `gate_shapes`; owner: whose life they share."""
         count = len(call.hidden)
-        self.z, self.stats = self._lease.tensors[:count], self._lease.tensors[count : 2 * count]
+        self._owner = owner
+        self.z, self.stats = tensors[:count], tensors[count : 2 * count]
         self.dropped: list[Tensor | None] = [None] * count
-        for node, tensor in zip(readers, self._lease.tensors[2 * count :], strict=True):
+        for node, tensor in zip(_readers(call), tensors[2 * count :], strict=True):
             self.dropped[node] = tensor
+
+    @classmethod
+    def leased(cls, call: Call, steps: int) -> Gates:
+        lease = Lease(gate_shapes(call, steps), call.dtype)
+        return cls(call, lease.tensors, lease)
+
+    def part(self, z: Sequence[Tensor], first: int, last: int) -> Gates:
+        """The steps first .. last - 1, with z elsewhere."""
+        found = object.__new__(Gates)
+        found._owner, found.z = self, z
+        found.stats = [tensor[first:last] for tensor in self.stats]
+        found.dropped = [None if tensor is None else tensor[first:last] for tensor in self.dropped]
+        return found
 
 
 def _step(tensor: Tensor, moving: bool) -> int:

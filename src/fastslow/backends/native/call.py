@@ -7,17 +7,17 @@ import functools
 import os
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from fastslow.backends.base import Rates
+from fastslow.backends.base import Option, Rates
 from fastslow.backends.native.library import Library, library
+from fastslow.backends.program import Request
 from fastslow.cells.lstm import CellWeights
-from fastslow.noise import Noise
 from fastslow.wiring import FROM_INPUT, NO_INPUT, Wiring
 
 TILES = "FASTSLOW_TILES"
@@ -97,54 +97,65 @@ class Call:
         return [reader for reader, source in enumerate(self.wiring.sources) if source == node]
 
 
-def describe(
-    wiring: Wiring,
-    weights: Sequence[CellWeights],
-    x: Tensor,
-    noise: Noise | None,
-    rates: Rates,
-    lengths: Tensor | None,
-) -> Call:
-    steps, rows, inputs = x.shape
-    hidden = tuple(w.hidden_size for w in weights)
-    factors = parts(x.dtype, rows)
-    threads, groups = deal(weights, rows, steps, torch.get_num_threads(), factors)
+def outline(request: Request) -> Call:
+    """What sizes of memory depend on: all but threads and how products are made. The window's sizes may be symbols."""
+    x, wiring, noise, rates = request.x, request.wiring, request.noise, request.rates
+    hidden = request.hidden
     return Call(
         wiring=wiring,
         rates=rates,
-        rows=rows,
-        steps=steps,
-        inputs=inputs,
+        rows=x.shape[1],
+        steps=x.shape[0],
+        inputs=x.shape[2],
         hidden=hidden,
         read=tuple(
-            0 if source == NO_INPUT else inputs if source == FROM_INPUT else hidden[source] for source in wiring.sources
+            0 if source == NO_INPUT else x.shape[2] if source == FROM_INPUT else hidden[source]
+            for source in wiring.sources
         ),
-        norm=weights[0].layer_norm,
+        norm=request.weights[0].layer_norm,
         dtype=x.dtype,
-        key=None if noise is None else int(noise.key) % 2**64,
+        key=None if noise is None else 0,
         first_step=0 if noise is None else noise.first_step,
         first_row=0 if noise is None else noise.first_row,
+        lengths=None,
+        threads=1,
+        groups=1,
+        lanes=compiled().vector_bytes // x.dtype.itemsize,
+        saving=request.program.options["saving"],
+        parts=0,
+    )
+
+
+def describe(request: Request) -> Call:
+    found, weights, lengths, noise = outline(request), request.weights, request.lengths, request.noise
+    factors = parts(found.dtype, found.rows, request.program.options["precision"])
+    threads, groups = deal(weights, found.rows, found.steps, torch.get_num_threads(), factors)
+    return replace(
+        found,
+        key=None if noise is None else int(noise.key) % 2**64,
         lengths=None if lengths is None else lengths.to("cpu", torch.int64).contiguous(),
         threads=threads,
         groups=groups,
-        lanes=compiled().vector_bytes // x.dtype.itemsize,
-        saving=_saving.get(),
         parts=factors,
     )
 
 
-def parts(dtype: torch.dtype, rows: int) -> int:
+def options(device: str = "cpu") -> tuple[tuple[str, Option], ...]:
+    """What a window that starts now saves, and how exact its products are: see `parts`."""
+    precision = "medium" if torch.is_autocast_enabled("cpu") else torch.get_float32_matmul_precision()
+    return ("saving", _saving.get()), ("precision", precision)
+
+
+def parts(dtype: torch.dtype, rows: int, precision: str) -> int:
     """`Call.parts` for a window of `rows` rows, where the processor has a tile unit.
 
-    What `torch.set_float32_matmul_precision` asks for, or 1 under autocast to bfloat16. (Without the unit bfloat16
-    would be no faster than float32, so products stay in float32.) The number of threads has no part in it, so that
-    results do not depend on it.
+    precision: "highest", "high" or "medium", as `torch.set_float32_matmul_precision` takes it; autocast to bfloat16
+    asks for "medium". (Without the unit bfloat16 would be no faster than float32, so products stay in float32.) The
+    number of threads has no part in it, so that results do not depend on it.
     """
     if dtype != torch.float32 or rows < TILE_ROWS or not compiled().tiles or os.environ.get(TILES, "") == "0":
         return 0
-    if torch.is_autocast_enabled("cpu"):
-        return 1
-    return {"highest": 3, "high": 2, "medium": 1}[torch.get_float32_matmul_precision()]
+    return {"highest": 3, "high": 2, "medium": 1}[precision]
 
 
 def deal(weights: Sequence[CellWeights], rows: int, steps: int, threads: int, parts: int) -> tuple[int, int]:
