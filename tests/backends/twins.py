@@ -37,6 +37,7 @@ class Case:
 
     grads: whether gradients arrive through the outputs, through the final states, or both.
     frozen: inputs that need no gradient: "x", "state", fields of CellWeights, or such a field of one node ("w_h@1").
+    resets: (step, row) where a row's state starts anew.
     windows: how often the layer is used in one graph, the state carried from one use to the next.
     """
 
@@ -51,6 +52,7 @@ class Case:
     forget_bias: float = 1.0
     training: bool = True
     lengths: tuple[int, ...] | None = None
+    resets: tuple[tuple[int, int], ...] | None = None
     layer_norm: bool = True
     bias: bool = True
     grads: Literal["y", "state", "both"] = "both"
@@ -136,6 +138,14 @@ CASES: dict[str, Case] = {
     "fs2-lengths-no-noise": Case(sizes=FS_SIZES, B=4, T=7, lengths=(7, 0, 6, 1), **NO_NOISE),
     "fs2-lengths-zoneout-c": Case(sizes=FS_SIZES, B=4, T=7, lengths=(7, 0, 6, 1), dropout=0.0, zoneout_h=0.0),
     "fs2-lengths-state": Case(sizes=FS_SIZES, B=3, T=4, lengths=(0, 4, 2), grads="state"),
+    "fs2-resets": Case(sizes=FS_SIZES, T=7, resets=((0, 0), (3, 0), (3, 1), (6, 2))),
+    "fs2-resets-no-noise": Case(sizes=FS_SIZES, T=5, B=4, resets=((1, 0), (2, 1), (2, 2), (4, 3)), **NO_NOISE),
+    "fs2-resets-everywhere": Case(sizes=FS_SIZES, T=3, B=2, resets=tuple((t, b) for t in range(3) for b in range(2))),
+    "fs2-resets-nowhere": Case(sizes=FS_SIZES, resets=()),
+    "fs2-resets-lengths": Case(
+        sizes=FS_SIZES, B=4, T=7, lengths=(7, 3, 0, 5), resets=((2, 0), (2, 1), (5, 1), (0, 2), (4, 3))
+    ),
+    "fs2-resets-state-twice": Case(sizes=FS_SIZES, T=3, resets=((1, 0), (2, 1)), grads="state", windows=2),
     "fs2-twice": Case(sizes=FS_SIZES, windows=2),
     "fs2-frozen-x-state": Case(sizes=FS_SIZES, frozen=("x", "state")),
     "fs2-frozen-matrices": Case(sizes=FS_SIZES, frozen=("w_x", "w_h")),
@@ -151,6 +161,8 @@ CASES: dict[str, Case] = {
     "stacked3": Case(wiring=stacked(3), sizes={"layer0": 9, "layer1": 5, "layer2": 12}),
     "stacked3-63x1": Case(wiring=stacked(3), sizes=10, T=63, B=1),
     "stacked1": Case(wiring=stacked(1), sizes=13, B=5, T=9),
+    "stacked3-resets": Case(wiring=stacked(3), sizes=10, T=9, resets=((0, 1), (4, 0), (4, 1), (8, 2))),
+    "stacked3-resets-no-noise": Case(wiring=stacked(3), sizes=10, T=9, B=5, resets=((4, 0), (8, 2)), **NO_NOISE),
     "sequential3": Case(wiring=sequential(3), sizes=13),
     "sequential3-no-norm-63": Case(wiring=sequential(3), sizes=10, T=63, B=5, layer_norm=False),
     "three-tiers": Case(wiring=THREE_TIERS, sizes={"fast": 9, "mid": 7, "slow": 5}),
@@ -163,6 +175,9 @@ CASES: dict[str, Case] = {
     "early-output-y": Case(wiring=EARLY_OUTPUT, sizes={"fast": 9, "slow": 7}, grads="y", T=1),
     "two-readers": Case(wiring=TWO_READERS, sizes={"a": 9, "b": 7, "c": 8}),
     "two-readers-y": Case(wiring=TWO_READERS, sizes={"a": 9, "b": 7, "c": 8}, grads="y", T=9, training=False),
+    "two-readers-resets": Case(
+        wiring=TWO_READERS, sizes={"a": 9, "b": 7, "c": 8}, T=5, resets=((1, 0), (3, 0), (4, 1)), dropout=0.0
+    ),
     "two-inputs": Case(wiring=TWO_INPUTS, sizes=6),
 }
 """What every engine of any wiring must pass, in every type it takes."""
@@ -174,6 +189,7 @@ GRADCHECKS: dict[str, Case] = {
         "fs2-eval": Case(sizes={"fast": 3, "slow": 2}, input_size=2, training=False),
         "fs2-no-norm": Case(sizes={"fast": 3, "slow": 2}, input_size=2, layer_norm=False),
         "fs2-lengths": Case(sizes={"fast": 3, "slow": 2}, input_size=2, lengths=(2, 1)),
+        "fs2-resets": Case(sizes={"fast": 3, "slow": 2}, input_size=2, resets=((1, 0),)),
         "two-readers": Case(wiring=TWO_READERS, sizes=3, input_size=2),
         "shared-cell": Case(wiring=SHARED_CELL, sizes=3, input_size=2),
     }.items()
@@ -193,6 +209,7 @@ class Inputs:
     state: States
     noises: tuple[Noise | None, ...]
     lengths: Tensor | None
+    resets: Tensor | None
     leaves: dict[str, Tensor]
 
 
@@ -240,7 +257,13 @@ def make_inputs(case: Case, dtype: torch.dtype, device: torch.device | str = "cp
         random = case.training and case.rates.random
         noises.append(Noise(key, case.first_step + w * case.T, case.first_row) if random else None)
     lengths = None if case.lengths is None else torch.tensor(case.lengths)
-    return Inputs(tuple(weights), xs, state, tuple(noises), lengths, leaves)
+    resets = None
+    if case.resets is not None:
+        resets = torch.zeros(case.T, case.B, dtype=torch.bool)
+        for t, row in case.resets:
+            resets[t, row] = True
+        resets = resets.to(device)
+    return Inputs(tuple(weights), xs, state, tuple(noises), lengths, resets, leaves)
 
 
 @dataclass
@@ -255,7 +278,7 @@ def run_case(engine: Engine, case: Case, inputs: Inputs) -> Results:
     """Every window of the case, forward and backward, in one graph."""
     state, ys = inputs.state, []
     for x, noise in zip(inputs.xs, inputs.noises, strict=True):
-        y, state = engine.run(case.wiring, inputs.weights, x, state, noise, case.rates, inputs.lengths)
+        y, state = engine.run(case.wiring, inputs.weights, x, state, noise, case.rates, inputs.lengths, inputs.resets)
         ys.append(y)
     values = {f"y@{w}": y for w, y in enumerate(ys)}
     for slot, pair in zip(case.wiring.slots, state, strict=True):
@@ -351,7 +374,7 @@ def check_gradients(engine: Engine, case: Case, device: torch.device | str = "cp
         weights = [CellWeights(*(None if w is None else held.get(id(w), w) for w in cell)) for cell in inputs.weights]
         state = tuple(LSTMState(*(held.get(id(part), part) for part in pair)) for pair in inputs.state)
         x = held.get(id(inputs.xs[0]), inputs.xs[0])
-        y, new = engine.run(case.wiring, weights, x, state, inputs.noises[0], case.rates, inputs.lengths)
+        y, new = engine.run(case.wiring, weights, x, state, inputs.noises[0], case.rates, inputs.lengths, inputs.resets)
         return (y, *(part for pair in new for part in pair))
 
     leaves = [inputs.leaves[name] for name in names]
@@ -364,7 +387,7 @@ def check_repeatable(engine: Engine, case: Case, *, dtype: torch.dtype, device: 
     wanted = [leaf for leaf in inputs.leaves.values() if leaf.requires_grad]
     seen = []
     for _ in range(2):
-        args = (inputs.weights, inputs.xs[0], inputs.state, inputs.noises[0], case.rates, inputs.lengths)
+        args = (inputs.weights, inputs.xs[0], inputs.state, inputs.noises[0], case.rates, inputs.lengths, inputs.resets)
         y, state = engine.run(case.wiring, *args)
         loss = y.square().sum() + sum(part.square().sum() for pair in state for part in pair)
         seen += [torch.autograd.grad(loss, wanted, retain_graph=keep, allow_unused=True) for keep in (True, False)]

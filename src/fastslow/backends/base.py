@@ -4,7 +4,7 @@ An engine is a module with
 
     NAME: str
     refusal(problem: Problem) -> str | None      why it cannot run this window, in words; None if it can
-    run(wiring, weights, x, state, noise, rates, lengths=None) -> (y, state)
+    run(wiring, weights, x, state, noise, rates, lengths=None, resets=None) -> (y, state)
     reluctance(problem: Problem) -> str | None   where it has one: why "auto" passes it over though it could run
 
     wiring   Wiring of N nodes and S slots
@@ -14,6 +14,8 @@ An engine is a module with
     noise    the masks of training, or None: no dropout, and zoneout's expectation
     rates    the drop probabilities and the forget gate's constant
     lengths  (B,) int64 on the CPU, or None: row b stops after lengths[b] steps, keeps its state, and puts out zeros
+    resets   (T, B) bool on the device of x, or None: where true, the row's whole state is zeros before that step, and
+             no gradient flows across; steps past a row's length do not count
     y        (T, B, H of the output node), after the output's dropout
     state    S LSTMState: the state after the window
 
@@ -86,4 +88,5 @@ class Engine(Protocol):
         noise: Noise | None,
         rates: Rates,
         lengths: Tensor | None = None,
+        resets: Tensor | None = None,
     ) -> tuple[Tensor, States]: ...

@@ -14,7 +14,7 @@ from torch import Tensor
 from fastslow.backends.base import Problem, Rates, States
 from fastslow.cells.lstm import CellWeights, lstm_step
 from fastslow.noise import Noise, dropout_keep, zoneout_update
-from fastslow.state import stopped_rows
+from fastslow.state import reset_rows, stopped_rows
 from fastslow.wiring import FROM_INPUT, NO_INPUT, Wiring
 
 NAME = "reference"
@@ -54,6 +54,7 @@ def run(
     noise: Noise | None,
     rates: Rates,
     lengths: Tensor | None = None,
+    resets: Tensor | None = None,
 ) -> tuple[Tensor, States]:
     masks = None if noise is None else Masks(wiring, weights, x, noise, rates)
 
@@ -66,6 +67,9 @@ def run(
     for t in range(x.shape[0]):
         out: list[Tensor] = []
         running = None if ends is None else ends > t
+        if resets is not None:
+            anew = resets[t] if running is None else resets[t] & running
+            slots = [reset_rows(pair, anew) for pair in slots]
         for node, (slot, source) in enumerate(zip(wiring.slot_of, wiring.sources, strict=True)):
             read = None if source == NO_INPUT else x[t] if source == FROM_INPUT else out[source]
             update_h, update_c = (None, None)

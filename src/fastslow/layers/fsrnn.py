@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from fastslow.cells.lstm import check_rate
-from fastslow.layers.sequences import check_input_size, to_steps
+from fastslow.layers.sequences import check_input_size, check_reset, check_resets, to_steps
 from fastslow.noise import Noise, draw_key, dropout_keep
-from fastslow.state import FSState, LSTMState, map_state, state_tensors, stopped_rows
+from fastslow.state import FSState, LSTMState, map_state, reset_rows, state_tensors, stopped_rows
 from fastslow.wiring import fast_slow
 
 
@@ -79,26 +79,31 @@ class FSRNN(nn.Module):
         state: FSState | tuple[Any, Any] | None = None,
         *,
         lengths: Tensor | Sequence[int] | None = None,
+        resets: Tensor | None = None,
     ) -> tuple[Tensor | PackedSequence, FSState]:
         steps, ends, layout = to_steps(x, self.input_size, self.batch_first, lengths)
+        anew = check_resets(resets, x, steps, layout)
         if not layout.batched and state is not None:
             state = map_state(lambda leaf: leaf.unsqueeze(0), FSState(*state))
-        y, new = self._window(steps, state, None if ends is None else ends.to(steps.device))
+        y, new = self._window(steps, state, None if ends is None else ends.to(steps.device), anew)
         return layout.restore(y, ends), new if layout.batched else map_state(lambda leaf: leaf.squeeze(0), new)
 
-    def step(self, x_t: Tensor, state: FSState | None = None) -> tuple[Tensor, FSState]:
-        """One step: x_t (B, X) or (X,), y (B, H) or (H,)."""
+    def step(
+        self, x_t: Tensor, state: FSState | None = None, *, reset: Tensor | bool | None = None
+    ) -> tuple[Tensor, FSState]:
+        """One step: x_t (B, X) or (X,), y (B, H) or (H,); reset (B,) bool or one: as in a layer's resets."""
         if x_t.dim() not in (1, 2):
             raise ValueError(f"x_t must be (B, X) or (X,); got {tuple(x_t.shape)}")
         check_input_size(x_t, self.input_size)
+        anew = None if reset is None else check_reset(reset, x_t).unsqueeze(0)
         if x_t.dim() == 2:
-            y, new = self._window(x_t.unsqueeze(0), state, None)
+            y, new = self._window(x_t.unsqueeze(0), state, None, anew)
             return y.squeeze(0), new
         single = None if state is None else map_state(lambda leaf: leaf.unsqueeze(0), FSState(*state))
-        y, new = self._window(x_t.view(1, 1, -1), single, None)
+        y, new = self._window(x_t.view(1, 1, -1), single, None, anew)
         return y.view(-1), map_state(lambda leaf: leaf.squeeze(0), new)
 
-    def _window(self, x: Tensor, state: Any, lengths: Tensor | None) -> tuple[Tensor, FSState]:
+    def _window(self, x: Tensor, state: Any, lengths: Tensor | None, resets: Tensor | None) -> tuple[Tensor, FSState]:
         rows = x.shape[1]
         fast, slow = self._initial(x) if state is None else self._checked(state, rows)
         noise = Noise(draw_key(x.device), 0, self.first_row) if self.training and self.dropout > 0 else None
@@ -115,6 +120,9 @@ class FSRNN(nn.Module):
         site = self.wiring.input_site
         outputs = []
         for t in range(x.shape[0]):
+            if resets is not None:
+                anew = resets[t] if lengths is None else resets[t] & (lengths > t)
+                fast, slow = (None if part is None else reset_rows(part, anew) for part in (fast, slow))
             old = FSState(fast, slow)
             fast = self._call(0, self.fast[0], dropped(x[t], site(0), t), fast)
             slow = self._call(-1, self.slow, dropped(_output(fast), site(1), t), slow)

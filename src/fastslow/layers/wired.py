@@ -15,9 +15,9 @@ from fastslow.backends.base import Problem, Rates, States
 from fastslow.backends.native.steps import Quantized
 from fastslow.backends.streaming import Walk, layer_step, model_step
 from fastslow.cells.lstm import CellWeights, LayerNormLSTMCell, check_rate, check_size
-from fastslow.layers.sequences import check_input_size, to_steps
+from fastslow.layers.sequences import check_input_size, check_reset, check_resets, to_steps
 from fastslow.noise import Noise, draw_key
-from fastslow.state import LSTMState, map_state
+from fastslow.state import LSTMState, map_state, reset_rows
 from fastslow.wiring import FROM_INPUT, NO_INPUT, Wiring
 
 _UNSUPPORTED = {
@@ -43,13 +43,15 @@ class WiredLSTM(nn.Module):
         forget_bias: constant added to the forget gate after its norm.
         backend: "auto", or the name of an engine, which then runs or raises with the reason.
 
-    Shape: `y, state = layer(x, state=None, *, lengths=None)`
+    Shape: `y, state = layer(x, state=None, *, lengths=None, resets=None)`
         x: (T, B, X), (B, T, X) with `batch_first`, (T, X) unbatched, or a PackedSequence; y likewise with the output
         node's size. state: a tuple of `LSTMState(h, c)`, one a slot, leaves (B, H) or (H,) unbatched; zeros if None.
         lengths: (B,) ints: row b stops after lengths[b] steps; its outputs past that are zero and its final state is
         its last.
+        resets: bool, laid out as x, (T, B), (B, T) or (T,): where true the row's whole state is zeros before that step,
+        and no gradient flows across.
 
-    `layer.step(x_t, state=None)` runs one step: x_t (B, X) or (X,), y (B, H) or (H,).
+    `layer.step(x_t, state=None, *, reset=None)` runs one step: x_t (B, X) or (X,), y (B, H) or (H,).
     """
 
     def __init__(
@@ -178,17 +180,26 @@ class WiredLSTM(nn.Module):
         state: Any = None,
         *,
         lengths: Tensor | Sequence[int] | None = None,
+        resets: Tensor | None = None,
     ) -> tuple[Tensor | PackedSequence, Any]:
         steps, ends, layout = to_steps(x, self.input_size, self.batch_first, lengths)
-        y, new = self._window(steps, self._states(state, steps, layout.batched), ends)
+        anew = check_resets(resets, x, steps, layout)
+        y, new = self._window(steps, self._states(state, steps, layout.batched), ends, anew)
         public = self._public(new if layout.batched else map_state(lambda leaf: leaf.squeeze(0), new))
         return layout.restore(y, ends), public
 
-    def step(self, x_t: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        """One step: x_t (B, X), y (B, H), state leaves (B, .); or all of them without B."""
+    def step(self, x_t: Tensor, state: Any = None, *, reset: Tensor | bool | None = None) -> tuple[Tensor, Any]:
+        """One step: x_t (B, X), y (B, H), state leaves (B, .), reset (B,) bool; or all of them without B.
+
+        reset: the rows whose state is zeros before the step.
+        """
         if x_t.dim() not in (1, 2):
             raise ValueError(f"x_t must be (B, {self.input_size}) or ({self.input_size},); got {tuple(x_t.shape)}")
         check_input_size(x_t, self.input_size)
+        if reset is not None:
+            rows = check_reset(reset, x_t)
+            if state is not None:
+                state = reset_rows(state, rows if x_t.dim() == 2 else rows.squeeze(0))
         if not torch.is_grad_enabled() and self._streams():
             streamed = layer_step(self, x_t, None if state is None else self._slots(state))
             if streamed is not None:
@@ -252,7 +263,9 @@ class WiredLSTM(nn.Module):
         steps, _, _ = to_steps(x, self.input_size, self.batch_first, None)
         return choose(self._problem(steps), self.backend)
 
-    def _window(self, x: Tensor, state: States, lengths: Tensor | None) -> tuple[Tensor, States]:
+    def _window(
+        self, x: Tensor, state: States, lengths: Tensor | None, resets: Tensor | None = None
+    ) -> tuple[Tensor, States]:
         problem = self._problem(x)
         if x.dtype != problem.dtype:
             if problem.autocast is None:
@@ -265,7 +278,7 @@ class WiredLSTM(nn.Module):
             key = draw_key(x.device) if self.noise_key is None else self.noise_key
             noise = Noise(key, 0, self.first_row)
         run = engine(choose(problem, self.backend).name).run
-        return run(self.wiring, weights, x, state, noise, rates, lengths)
+        return run(self.wiring, weights, x, state, noise, rates, lengths, resets)
 
     def _check_weights(self, weights: Sequence[CellWeights], x: Tensor) -> None:
         """Compiled engines read addresses: every weight must be where x is, and of one type."""

@@ -25,7 +25,8 @@ class Memory:
     """What a window keeps from its forward to its backward.
 
     h[n], c[n]: (T, B, P) new states of node n; the last node of a slot has one step more, the initial state, in front.
-    z[n] (T, B, 4P), stats[n] (T, B, 8), dropped[n] (T, B, inputs) or None. Not kept: all of them for one step only,
+    emitted[n] (T, B, P): h once more, where `Call.emits`; else (0, B, P). z[n] (T, B, 4P), stats[n] (T, B, 8),
+    dropped[n] (T, B, inputs) or None. Not kept: all of them for one step only,
     which every step uses again, and no step in front.
     """
 
@@ -38,8 +39,10 @@ class Memory:
         front = [int(kept and call.members(slot)[-1] == node) for node, slot in enumerate(call.wiring.slot_of)]
         self.front = front
         states = [(self.steps + front[n], call.rows, call.padded[n]) for n in nodes]
-        self._states = Lease([*states, *states], call.dtype)
-        self.h, self.c = self._states.tensors[: len(nodes)], self._states.tensors[len(nodes) :]
+        emitted = [(self.steps * call.emits(n), call.rows, call.padded[n]) for n in nodes]
+        self._states = Lease([*states, *states, *emitted], call.dtype)
+        parts = self._states.tensors
+        self.h, self.c, self.emitted = (parts[i * len(nodes) : (i + 1) * len(nodes)] for i in range(3))
         self.gates = Gates(call, self.gate_steps) if self.gate_steps else None
 
     def old(self, call: Call, node: int) -> tuple[Tensor, Tensor]:
@@ -50,6 +53,10 @@ class Memory:
             last = members[-1]
             return self.h[last][: self.steps], self.c[last][: self.steps]
         return self.new(members[place - 1])
+
+    def output(self, call: Call, node: int) -> Tensor:
+        """What others read of a node: (T, B, P)."""
+        return self.emitted[node] if call.emits(node) else self.new(node)[0]
 
     def new(self, node: int) -> tuple[Tensor, Tensor]:
         return self.h[node][self.front[node] :], self.c[node][self.front[node] :]
@@ -96,6 +103,7 @@ class Arguments:
             node=self.nodes,
             x=x.data_ptr(),
             lengths=None if call.lengths is None else call.lengths.data_ptr(),
+            resets=None if call.resets is None else call.resets.data_ptr(),
             first=0,
             last=call.steps,
             forget_bias=call.rates.forget_bias,
@@ -134,8 +142,14 @@ class Arguments:
         if source == FROM_INPUT:
             node.undropped, node.undropped_step, node.undropped_ld = self.x.data_ptr(), self.x.stride(0), call.inputs
         elif source >= 0:
-            node.undropped, node.undropped_ld = self.memory.new(source)[0].data_ptr(), call.padded[source]
-            node.undropped_step = _step(self.memory.new(source)[0], self.moving)
+            read = self.memory.output(call, source)
+            node.undropped, node.undropped_ld = read.data_ptr(), call.padded[source]
+            node.undropped_step = _step(read, self.moving)
+        if call.emits(n):
+            node.emitted, node.emitted_step = (
+                self.memory.emitted[n].data_ptr(),
+                _step(self.memory.emitted[n], self.moving),
+            )
 
     def set_gates(self, gates: Gates, first: int) -> None:
         """z, stats and dropped lie in `gates`, whose first step is the window's step `first`."""

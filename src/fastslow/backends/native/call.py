@@ -70,6 +70,7 @@ class Call:
     first_step: int
     first_row: int
     lengths: Tensor | None
+    resets: Tensor | None
     threads: int
     groups: int
     lanes: int
@@ -89,6 +90,11 @@ class Call:
     def drops(self) -> bool:
         return self.key is not None and self.rates.dropout > 0
 
+    def emits(self, node: int) -> bool:
+        """Whether other nodes read h of this one, which the next step may clear in rows that start anew."""
+        last = self.members(self.wiring.slot_of[node])[-1]
+        return self.resets is not None and last == node and node in self.wiring.sources
+
     def members(self, slot: int) -> list[int]:
         """The nodes of a slot, in order."""
         return [node for node, its in enumerate(self.wiring.slot_of) if its == slot]
@@ -104,6 +110,7 @@ def describe(
     noise: Noise | None,
     rates: Rates,
     lengths: Tensor | None,
+    resets: Tensor | None = None,
 ) -> Call:
     steps, rows, inputs = x.shape
     hidden = tuple(w.hidden_size for w in weights)
@@ -125,6 +132,7 @@ def describe(
         first_step=0 if noise is None else noise.first_step,
         first_row=0 if noise is None else noise.first_row,
         lengths=None if lengths is None else lengths.to("cpu", torch.int64).contiguous(),
+        resets=None if resets is None else resets.to("cpu", torch.bool).contiguous(),
         threads=threads,
         groups=groups,
         lanes=compiled().vector_bytes // x.dtype.itemsize,

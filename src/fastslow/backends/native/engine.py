@@ -47,5 +47,6 @@ def run(
     noise: Noise | None,
     rates: Rates,
     lengths: Tensor | None = None,
+    resets: Tensor | None = None,
 ) -> tuple[Tensor, States]:
-    return run_window(wiring, weights, x, state, noise, rates, lengths)
+    return run_window(wiring, weights, x, state, noise, rates, lengths, resets)

@@ -51,7 +51,7 @@ def matrix_gradients(
         if wanted.weights[n][0] and source != NO_INPUT:
             read = gates.dropped[n]
             if read is None:
-                read = (x if source == FROM_INPUT else memory.new(source)[0])[window]
+                read = (x if source == FROM_INPUT else memory.output(call, source))[window]
             else:
                 read = read[:steps]
             factors["w_x"] = read.flatten(0, 1)[:, : call.read[n]]

@@ -35,6 +35,8 @@ class NodeArgs(Structure):
         *((name, c_int64) for name in ("undropped_step", "undropped_ld")),
         *((name, c_void_p) for name in ("h_old", "c_old", "h_new", "c_new")),
         *((name, c_int64) for name in ("old_step", "new_step")),
+        ("emitted", c_void_p),
+        ("emitted_step", c_int64),
         *((name, c_void_p) for name in ("d_out", "d_parameters")),
         *((name, c_int64) for name in ("input_grad", "input_adds")),
     )
@@ -46,7 +48,7 @@ class WindowArgs(Structure):
     _fields_ = (
         *((name, c_int64) for name in ("steps", "rows", "nodes", "slots", "inputs", "output", "threads", "groups")),
         ("node", POINTER(NodeArgs)),
-        *((name, c_void_p) for name in ("x", "y", "lengths")),
+        *((name, c_void_p) for name in ("x", "y", "lengths", "resets")),
         *((name, c_int64) for name in ("random", "zoneout", "drop")),
         *((name, c_uint32) for name in ("key_low", "key_high", "first_step", "first_row")),
         *((name, c_uint32) for name in ("drop_threshold", "threshold_h", "threshold_c", "unused")),

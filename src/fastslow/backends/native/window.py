@@ -186,14 +186,15 @@ def run_window(
     noise: Noise | None,
     rates: Rates,
     lengths: Tensor | None,
+    resets: Tensor | None = None,
 ) -> tuple[Tensor, States]:
     x = x.contiguous()
     weights = [contiguous(w) for w in weights]
     tensors = [*(part for pair in state for part in pair), *(part for w in weights for part in w)]
     grads = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, *tensors))
-    if not grads and noise is None and lengths is None and streams(x.shape[1], x.shape[0]):
+    if not grads and noise is None and lengths is None and resets is None and streams(x.shape[1], x.shape[0]):
         return _run_streamed(wiring, weights, x, state, rates)
-    call = describe(wiring, weights, x, noise, rates, lengths)
+    call = describe(wiring, weights, x, noise, rates, lengths, resets)
     if grads:
         y, *final = WindowFunction.apply(call, x, *tensors)  # type: ignore[no-untyped-call]
     else:

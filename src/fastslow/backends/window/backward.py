@@ -146,6 +146,9 @@ def _backward(
     wanted = needs[1 + 2 * slots :]
     grads = [Grads(w, wanted[n * fields : (n + 1) * fields]) for n, w in enumerate(weights)]
     hs, cs = History.of(plan, saved.h), History.of(plan, saved.c)
+    wrote = [*hs.out]
+    for n, kept_out in zip(window.emitted, saved.emitted, strict=True):
+        wrote[n] = kept_out
     block = block_steps(steps, rows, [node.size for node in nodes], x.device.type)
     span = span_steps(steps, rows, block)
     dx = torch.zeros_like(x) if needs[0] else None
@@ -169,7 +172,7 @@ def _backward(
         inputs: list[Tensor | None] = []
         factors: list[Tensor | None] = []
         for n, source in enumerate(plan.source):
-            value = None if source == NO_INPUT else x[s0:s1] if source == FROM_INPUT else hs.out[source][s0:s1]
+            value = None if source == NO_INPUT else x[s0:s1] if source == FROM_INPUT else wrote[source][s0:s1]
             factor = None if value is None else masks.dropout(wiring.input_site(n), s0, s1, room)
             if value is not None and factor is not None:
                 value = torch.mul(value, factor, out=room.take(("input", n), *value.shape))
@@ -207,6 +210,7 @@ def _backward(
             if dy is not None:
                 factor = output_factor(window, t0, t1, room)
                 dys = (dy[t0:t1] if factor is None else dy[t0:t1] * factor).unbind(0)
+            anew = window.anew(t0, t1)
             for t in reversed(range(k)):
                 for n in reversed(plan.nodes):
                     slot, source = plan.slot[n], plan.source[n]
@@ -228,6 +232,10 @@ def _backward(
                             to.addmm_(dz2, w_x[n])
                         else:
                             to.addcmul_(torch.mm(dz2, w_x[n], out=read[n]), factor)
+                rows_anew = anew[t]
+                if rows_anew is not None:
+                    for carried in (*dh, *dc):
+                        carried.masked_fill_(rows_anew, 0)
             for n in plan.nodes:
                 blocks[n].add_vectors(grads[n], dzs[n][at])
 

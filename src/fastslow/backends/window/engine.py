@@ -44,6 +44,10 @@ output's, and those of the nodes that read it - and leaves (dh, dc) for the node
 times its dropout goes to the node it read: into dh[slot] at once, where that node is the next one in its slot to be
 walked, else into a sum that waits for it.
 
+A row that starts anew at a step has its slots' states overwritten with zeros before it, and on the way back the
+gradients of those states after it. What the last node of a slot wrote is then kept once more, where the output or
+another node reads it.
+
 How it is laid out
 ------------------
 Forward saves z, h_t and c_t of every node and step, 6 H numbers; everything else is a few elementwise operations away.
@@ -102,6 +106,7 @@ def run(
     noise: Noise | None,
     rates: Rates,
     lengths: Tensor | None = None,
+    resets: Tensor | None = None,
     *,
     recompute: bool = False,
 ) -> tuple[Tensor, States]:
@@ -113,8 +118,10 @@ def run(
     if lengths is not None:
         running = (torch.arange(x.shape[0]).unsqueeze(1) < lengths).unsqueeze(-1).to(x.device)
         x = x.masked_fill(~running, 0)  # whatever the padding holds meets factors of 0, which would keep a NaN
+    if resets is not None:
+        resets = resets.unsqueeze(-1) if running is None else resets.unsqueeze(-1) & running
     masks = Masks(wiring, weights, x, noise, rates, running)
-    window = Window(plan(wiring), masks, rates.forget_bias, recompute)
+    window = Window(plan(wiring), masks, rates.forget_bias, recompute, resets)
     leaves = [x, *(part for pair in state for part in pair), *(p for cell in weights for p in cell)]
     if torch.is_grad_enabled() and any(leaf is not None and leaf.requires_grad for leaf in leaves):
         y, *finals = cast("Any", _Function).apply(window, *leaves)

@@ -124,6 +124,8 @@ def _forward(
     for last, pair in zip(plan.last, state, strict=True):
         h[last][0], c[last][0] = pair
     hs, cs = History.of(plan, h), History.of(plan, c)
+    emitted = {n: new("emitted", n, steps if save else None, nodes[n].size) for n in window.emitted}
+    firsts = [n for n in plan.nodes if plan.before[n] is None]
     y = x.new_empty(steps, rows, nodes[plan.output].size)
 
     for s0, s1 in ranges(0, steps, span):
@@ -161,7 +163,12 @@ def _forward(
                     cs.out[n][at].unbind(0),
                 )
                 views.append(list(zip(*parts, strict=True)))
-            for now in zip(*views, strict=True):
+            copies = {n: kept[at].unbind(0) for n, kept in emitted.items()}
+            for t, (anew, *now) in enumerate(zip(window.anew(t0, t1), *views, strict=True)):
+                if anew is not None:
+                    for n in firsts:
+                        for state_read in now[n][3:5]:
+                            state_read.masked_fill_(anew, 0)
                 for n, node in enumerate(nodes):
                     z4, z2, factor, h_read, c_read, share_h, share_c, h_out, c_out = now[n]
                     source = plan.source[n]
@@ -174,18 +181,22 @@ def _forward(
                         node.affine(node.w_x, value if factor is None else torch.mul(value, factor, out=node.x), z2)
                         z2.addmm_(h_read, node.w_h)
                     node.step(z4, h_read, c_read, share_h, share_c, h_out, c_out)
+                    if n in copies:
+                        copies[n][t].copy_(h_out)
             factor = output_factor(window, t0, t1, room)
+            value = emitted.get(plan.output, hs.out[plan.output])[at]
             if factor is None:
-                y[t0:t1] = hs.out[plan.output][at]
+                y[t0:t1] = value
             else:
-                torch.mul(hs.out[plan.output][at], factor, out=y[t0:t1])
+                torch.mul(value, factor, out=y[t0:t1])
         if not save:
             for last in plan.last:
                 for held in (h[last], c[last]):
                     held[0] = held[s1 - s0]
     end = steps if save else 0
     finals = tuple(LSTMState(h[last][end].clone(), c[last][end].clone()) for last in plan.last)
-    return y, finals, Saved(x, weights, tuple(h), tuple(c), tuple(z) if save_z else ())
+    saved_z = tuple(z) if save_z else ()
+    return y, finals, Saved(x, weights, tuple(h), tuple(c), saved_z, tuple(emitted.values()))
 
 
 def output_factor(window: Window, t0: int, t1: int, room: Workspace) -> Tensor | None:

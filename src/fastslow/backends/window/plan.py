@@ -67,6 +67,26 @@ class Window:
     masks: Masks
     forget_bias: float
     recompute: bool
+    resets: Tensor | None = None
+    """(T, B, 1) bool: where a row's state starts anew; None: nowhere."""
+
+    @property
+    def emitted(self) -> tuple[int, ...]:
+        """Nodes whose h is read after a later step may have overwritten it with zeros."""
+        if self.resets is None:
+            return ()
+        plan = self.plan
+        return tuple(n for n in plan.last if n == plan.output or n in plan.source)
+
+    def anew(self, t0: int, t1: int) -> Sequence[Tensor | None]:
+        """One entry a step of t0 .. t1 - 1: the rows that start anew (B, 1), None where none is known to."""
+        if self.resets is None:
+            return [None] * (t1 - t0)
+        steps = self.resets[t0:t1]
+        if steps.device.type != "cpu":  # to look would wait for the device
+            return steps.unbind(0)
+        some = steps.flatten(1).any(1).tolist()
+        return [step if anew else None for step, anew in zip(steps.unbind(0), some, strict=True)]
 
     def sorted(self, leaves: Sequence[Tensor | None]) -> tuple[Tensor, States, tuple[CellWeights, ...]]:
         """x, the states and the weights of `leaves`, in which they lie in this order."""
@@ -79,7 +99,7 @@ class Window:
     def kind(self, weights: Sequence[CellWeights], x: Tensor) -> Hashable:
         """What windows that can use each other's scratch agree in, one direction after the other."""
         sizes = tuple(w.hidden_size for w in weights)
-        return self.plan, self.recompute, sizes, tuple(x.shape)
+        return self.plan, self.recompute, self.resets is None, sizes, tuple(x.shape)
 
 
 def cells(fields: Sequence[Tensor | None], nodes: int) -> tuple[CellWeights, ...]:
@@ -98,9 +118,11 @@ class Saved:
     h: tuple[Tensor, ...]
     c: tuple[Tensor, ...]
     z: tuple[Tensor, ...]
+    emitted: tuple[Tensor, ...] = ()
+    """(T, B, H) of the nodes of `Window.emitted`."""
 
     def tensors(self) -> tuple[Tensor, ...]:
-        return (*self.h, *self.c, *self.z)
+        return (*self.h, *self.c, *self.emitted, *self.z)
 
     @staticmethod
     def of(window: Window, saved: Sequence[Tensor | None]) -> Saved:
@@ -110,13 +132,17 @@ class Saved:
         rest: Sequence[Tensor] = saved[first:]  # type: ignore[assignment]
         x = saved[0]
         assert x is not None
-        h, c, z = rest[:nodes], rest[nodes : 2 * nodes], rest[2 * nodes :]
-        return Saved(x, cells(saved[1:first], nodes), tuple(h), tuple(c), tuple(z))
+        h, c, rest = rest[:nodes], rest[nodes : 2 * nodes], rest[2 * nodes :]
+        count = len(window.emitted)
+        return Saved(x, cells(saved[1:first], nodes), tuple(h), tuple(c), tuple(rest[count:]), tuple(rest[:count]))
 
 
 @dataclass(frozen=True)
 class History:
-    """Views of what the nodes wrote, (T, B, H) each: `out[n]` by node n, `read[n]` what node n reads."""
+    """Views of what the nodes wrote, (T, B, H) each: `out[n]` by node n, `read[n]` what node n reads.
+
+    Where rows start anew `read` has their zeros, and so has `out` of a slot's last node.
+    """
 
     out: tuple[Tensor, ...]
     read: tuple[Tensor, ...]

@@ -4,6 +4,7 @@
 // groups never wait for each other. Where there are more threads than blocks worth having, the members of a group share
 // each product's panels and each step's rows, with a barrier between.
 #pragma once
+#include <initializer_list>
 #include <type_traits>
 
 #include "amx.h"
@@ -37,6 +38,8 @@ struct fs_node {
     const void *h_old, *c_old;  // (T, B, P): saved; the slot's state that the node reads
     void *h_new, *c_new;        // (T, B, P): saved; the state that it writes
     std::int64_t old_step, new_step;
+    void* emitted;  // (T, B, P): saved; h_new once more, where resets may clear it before others have read it; or null
+    std::int64_t emitted_step;
     void* d_out;              // (B, P), or null if no node reads this one: scratch; gradient of its output at this step
     void* d_parameters;       // (threads, 14 P): out; gradients of the padded vectors, zeroed by the call
     std::int64_t input_grad;  // whether backward needs the gradient of what it reads
@@ -51,6 +54,7 @@ struct fs_window {
     const void* x;              // (T, B, inputs)
     void* y;                    // (T, B, H of the output), contiguous
     const std::int64_t* lengths;  // (B) or null
+    const std::uint8_t* resets;   // (T, B) or null: where a row's state is zeros before the step
     std::int64_t random;        // whether masks are drawn
     std::int64_t zoneout;       // 0 none, 1 random, 2 expectation
     std::int64_t drop;          // whether inputs and y are dropped out
@@ -118,6 +122,13 @@ struct Window {
                          w.first_row + static_cast<u32>(row));
     }
     bool stopped(i64 t, i64 row) const { return w.lengths && w.lengths[row] <= t; }
+
+    bool anew(i64 t, i64 row) const { return w.resets[t * w.rows + row] && !stopped(t, row); }
+    bool any_anew(i64 t, Range rows) const {
+        for (i64 r = rows.first; w.resets && r < rows.last; r++)
+            if (anew(t, r)) return true;
+        return false;
+    }
 
     // The last step at which any row of a range still runs, plus one.
     i64 end(Range rows) const {
@@ -219,9 +230,11 @@ struct Window {
     void step_forward(const fs_node& node, i64 index, i64 t, const Place& place) const {
         if (node.dropped) {
             const Range rows = place.my_rows();
-            for (i64 r = rows.first; r < rows.last; r++)
-                drop(at<T>(node.undropped, t * node.undropped_step + r * node.undropped_ld),
-                     at<T>(node.dropped, t * node.read_step + r * node.read_ld), node.inputs, words(t, 2 * index, r));
+            for (i64 r = rows.first; r < rows.last; r++) {
+                const T* from = at<T>(node.undropped, t * node.undropped_step + r * node.undropped_ld);
+                T* to = at<T>(node.dropped, t * node.read_step + r * node.read_ld);
+                drop(from, to, node.inputs, words(t, 2 * index, r));
+            }
             place.barrier->wait();
         }
         const i64 rows = place.rows.last - place.rows.first, vectors = 4 * node.padded / W, r0 = place.rows.first;
@@ -242,7 +255,15 @@ struct Window {
             w.zoneout == RANDOM        ? cells_forward<false, RANDOM>(node, index, t, place)
             : w.zoneout == EXPECTATION ? cells_forward<false, EXPECTATION>(node, index, t, place)
                                        : cells_forward<false, NONE>(node, index, t, place);
+        if (node.emitted && !w.replay) emit(node, t, place);
         place.barrier->wait();
+    }
+
+    void emit(const fs_node& node, i64 t, const Place& place) const {
+        const Range rows = place.my_rows();
+        const i64 n = node.padded;
+        std::memcpy(at<T>(node.emitted, t * node.emitted_step + rows.first * n),
+                    at<T>(node.h_new, t * node.new_step + rows.first * n), sizeof(T) * (rows.last - rows.first) * n);
     }
 
     void write_output(i64 t, const Place& place) const {
@@ -258,6 +279,24 @@ struct Window {
             else
                 std::memcpy(y, h, sizeof(T) * node.hidden);
         }
+    }
+
+    // Zeros before step t in the states of the rows that start anew: where the first node of every slot reads them, which
+    // is where the last one wrote them a step ago. Other nodes that read its h read `emitted`.
+    void reset_forward(i64 t, const Place& place) const {
+        if (w.replay || !any_anew(t, place.rows)) return;
+        const Range rows = place.my_rows();
+        for (i64 n = 0; n < w.nodes; n++) {
+            const fs_node& node = w.node[n];
+            bool first = true;
+            for (i64 before = 0; before < n; before++) first = first && w.node[before].slot != node.slot;
+            if (!first) continue;
+            for (i64 r = rows.first; r < rows.last; r++)
+                if (anew(t, r))
+                    for (const void* state : {node.h_old, node.c_old})
+                        std::memset(at<T>(const_cast<void*>(state), t * node.old_step + r * node.padded), 0, sizeof(T) * node.padded);
+        }
+        place.barrier->wait();
     }
 
     // Past the end of every row of a place: states stay, inputs and outputs are zero.
@@ -276,16 +315,19 @@ struct Window {
                 std::memcpy(h_new, h_old, size);
                 std::memcpy(c_new, c_old, size);
             }
+            if (node.emitted) emit(node, t, place);
         }
     }
 
     void forward(const Place& place) const {
         const i64 end = this->end(place.rows);
         for (i64 t = w.first; t < w.last; t++) {
-            if (t < end)
+            if (t < end) {
+                reset_forward(t, place);
                 for (i64 n = 0; n < w.nodes; n++) step_forward(w.node[n], n, t, place);
-            else
+            } else {
                 idle_forward(t, place);
+            }
             if (!w.replay) write_output(t, place);
         }
     }
@@ -379,13 +421,28 @@ struct Window {
         if (w.d_x) std::memset(at<T>(w.d_x, (t * w.rows + rows.first) * w.inputs), 0, sizeof(T) * count * w.inputs);
     }
 
+    // No gradient passes to the steps before a new start. A row's gradients are read next by the thread that clears them.
+    void reset_backward(i64 t, const Place& place) const {
+        const Range rows = place.my_rows();
+        if (!any_anew(t, rows)) return;
+        for (i64 n = 0; n < w.nodes; n++) {
+            const fs_node& node = w.node[n];
+            for (i64 r = rows.first; r < rows.last; r++)
+                if (anew(t, r))
+                    for (void* grad : {w.d_h[node.slot], w.d_c[node.slot]})
+                        std::memset(at<T>(grad, r * node.padded), 0, sizeof(T) * node.padded);
+        }
+    }
+
     void backward(const Place& place) const {
         const i64 end = this->end(place.rows);
         for (i64 t = w.last - 1; t >= w.first; t--) {
-            if (t >= end)
+            if (t >= end) {
                 idle_backward(t, place);
-            else
+            } else {
                 for (i64 n = w.nodes - 1; n >= 0; n--) step_backward(w.node[n], n, t, place);
+                reset_backward(t, place);
+            }
         }
     }
 
