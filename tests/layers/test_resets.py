@@ -167,9 +167,7 @@ def test_resets_compile() -> None:
 def test_errors_say_what_was_expected() -> None:
     layer = FSLSTM(X, H)
     x = torch.randn(4, 3, X)
-    with pytest.raises(
-        ValueError, match=r"resets must be bool of shape \(4, 3\), laid out as x; got torch.bool"
-    ):
+    with pytest.raises(ValueError, match=r"resets must be bool of shape \(4, 3\), laid out as x; got torch.bool"):
         layer(x, resets=torch.zeros(3, 4, dtype=torch.bool))
     with pytest.raises(ValueError, match=r"got torch.float32 of shape"):
         layer(x, resets=torch.zeros(4, 3))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from fastslow.cells.lstm import check_rate
+from fastslow.cells.module import check_rate
 from fastslow.layers.sequences import check_input_size, check_reset, check_resets, to_steps
 from fastslow.noise import Noise, draw_key, dropout_keep
 from fastslow.state import FSState, LSTMState, map_state, reset_rows, state_tensors, stopped_rows

@@ -14,7 +14,8 @@ from fastslow.backends import Choice, check_name, choose, engine
 from fastslow.backends.base import Problem, Rates, States
 from fastslow.backends.native.steps import Quantized
 from fastslow.backends.streaming import Walk, layer_step, model_step
-from fastslow.cells.lstm import CellWeights, LayerNormLSTMCell, check_rate, check_size
+from fastslow.cells.lstm import CellWeights, LayerNormLSTMCell
+from fastslow.cells.module import check_rate, check_size
 from fastslow.layers.sequences import check_input_size, check_reset, check_resets, to_steps
 from fastslow.noise import Noise, draw_key
 from fastslow.state import LSTMState, map_state, reset_rows
