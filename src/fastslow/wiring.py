@@ -13,6 +13,7 @@ three networks are three wirings; every engine runs any wiring.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -70,7 +71,7 @@ class Wiring:
         self._check_slots(used)
         self._check_used()
         # Worked out now: torch.compile cannot follow the lock that a cached property takes at its first use.
-        _ = self.slot_of, self.sources, self.output_index
+        _ = self.slot_of, self.sources, self.output_index, self.text
 
     def _check_names(self) -> None:
         names = [node.name for node in self.nodes]
@@ -137,6 +138,18 @@ class Wiring:
     @cached_property
     def output_index(self) -> int:
         return [node.name for node in self.nodes].index(self.output)
+
+    @cached_property
+    def text(self) -> str:
+        """The wiring as JSON, the same for equal wirings: `Wiring.parse` reads it."""
+        nodes = [[node.name, node.slot, node.input, node.cell] for node in self.nodes]
+        return json.dumps({"nodes": nodes, "output": self.output, "slots": self.slots}, separators=(",", ":"))
+
+    @staticmethod
+    def parse(text: str) -> Wiring:
+        """The wiring whose `text` this is."""
+        read = json.loads(text)
+        return Wiring(tuple(Node(*node) for node in read["nodes"]), tuple(read["slots"]), read["output"])
 
     # The random numbers of a step are numbered by site, so that every engine draws the same masks.
 

@@ -23,7 +23,7 @@ class OneMatrix(NamedTuple):
 @pytest.fixture
 def one_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
     """A second cell: two parameters, and a state that is one tensor."""
-    monkeypatch.setitem(module.KINDS, "one", Kind("one", OneMatrix, None))
+    monkeypatch.setitem(module.KINDS, "one", Kind("one", OneMatrix, None, 1))
 
 
 def test_a_layers_weights_and_states_come_back() -> None:

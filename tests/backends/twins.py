@@ -237,6 +237,7 @@ CELL_CASES: dict[str, Case] = {
     ),
 }
 """The same for cells other than the layer-normalised LSTM, and for mixtures."""
+ALL_CASES = CASES | CELL_CASES
 
 GRADCHECKS: dict[str, Case] = {
     name: replace(case, T=2, B=2, lengths=case.lengths and (2, 1), windows=1)

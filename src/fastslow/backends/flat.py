@@ -78,6 +78,16 @@ def flat_weights(weights: Sequence[Any]) -> list[Tensor | None]:
     return [field for node in weights for field in node]
 
 
+def states_like(states: Sequence[Any], flat: Sequence[Tensor]) -> tuple[Any, ...]:
+    """`flat_states` undone: one state a slot, of the types of `states`."""
+    made, at = [], 0
+    for state in states:
+        count = 1 if isinstance(state, Tensor) else len(state)
+        made.append(flat[at] if isinstance(state, Tensor) else type(state)(*flat[at : at + count]))
+        at += count
+    return tuple(made)
+
+
 def flat_states(states: Sequence[Any]) -> list[Tensor]:
     """The leaves of every slot's state, one after the other."""
     return [leaf for state in states for leaf in ((state,) if isinstance(state, Tensor) else state)]

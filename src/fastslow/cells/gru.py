@@ -2,7 +2,7 @@
 
     a_n = W_xn x + b_xn                   a_r = W_xr x + b_xr + W_hr h + b_hr
     a_m = W_hn h + b_hn                   a_z = W_xz x + b_xz + W_hz h + b_hz
-    a^q = LN(a^q)                         with layer norm: each of the four by itself, gain, bias, epsilon 1e-3 in the root
+    a^q = LN(a^q)                         with layer norm: each of the four; gain, bias, epsilon 1e-3 in the root
     r, z = sigmoid(a_r), sigmoid(a_z)
     n    = tanh(a_n + r a_m)
     h'   = (1 - z) n + z h

@@ -26,7 +26,7 @@ class Kind:
         adds to lie side by side.
     vectors: for each vector by its field, where its blocks of H lie among a node's vectors as engines lay them out.
         Blocks of several fields that have one place are added.
-    code: the number of its row of arithmetic in compiled code; kinds that differ in their parameters alone may share it.
+    code: the number of its row of arithmetic in compiled code; kinds with the same arithmetic share it.
     forget_bias: whether the constant of `Rates.forget_bias` is added to its forget gate.
     """
 
@@ -44,6 +44,7 @@ class Kind:
     def __post_init__(self) -> None:
         for rows in (self.rows_x, self.rows_h):
             assert sorted(rows) == list(range(min(rows), max(rows) + 1)), "the blocks of a matrix lie side by side"
+        assert min(self.rows_x) <= min(self.rows_h), "the blocks of w_x come first"
         assert set(self.rows_x) | set(self.rows_h) == set(range(self.blocks))
         assert self.weights._fields == ("w_x", "w_h", *self.vectors)
 

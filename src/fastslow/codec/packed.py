@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from fastslow.backends.native.arguments import Arguments, Memory
-from fastslow.backends.native.call import describe
+from fastslow.backends.native.call import describe, options
 from fastslow.backends.native.library import Library, library
 from fastslow.backends.native.steps import contiguous
+from fastslow.backends.program import Request
 from fastslow.lm import CharLM
 
 FEWEST_LANES = 8
@@ -44,8 +45,8 @@ class PackedSteps:
         self.lanes, self._lm = lanes, lm
         self._weights = [contiguous(weights) for weights in layer.weights()]
         self._x = embedding.new_zeros((1, lanes, embedding.shape[1]))
-        call = describe(layer.wiring, self._weights, self._x, None, layer.rates, None)
-        self._memory = Memory(call, kept=False)
+        call = describe(Request.of(layer.wiring, self._weights, self._x, layer.rates, options()))
+        self._memory = Memory.leased(call)
         self._args = Arguments(call, self._weights, self._x, self._memory)
         self._y = self._x.new_empty((1, lanes, layer.output_size))
         self._args.window.y = self._y.data_ptr()

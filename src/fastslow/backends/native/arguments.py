@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from fastslow.backends.native.call import TILE_DEPTH, TILE_SIDE, Call
-from fastslow.backends.native.library import NodeArgs, WindowArgs
+from fastslow.backends.native.library import NodeArgs, StepNodeArgs, WindowArgs
 from fastslow.backends.native.memory import Lease
-from fastslow.cells.lstm import CellWeights
+from fastslow.cells.kind import Kind
 from fastslow.noise import dropout_threshold, zoneout_threshold
 from fastslow.wiring import FROM_INPUT
 
-VECTORS = 14
-"""A cell's vectors, padded: bias, gate gain and gate shift of 4 gates each, cell gain, cell shift."""
 STATS = 8
 SCRATCH = 40
 
@@ -24,26 +22,28 @@ SCRATCH = 40
 class Memory:
     """What a window keeps from its forward to its backward.
 
-    h[n], c[n]: (T, B, P) new states of node n; the last node of a slot has one step more, the initial state, in front.
-    emitted[n] (T, B, P): h once more, where `Call.emits`; else (0, B, P). z[n] (T, B, 4P), stats[n] (T, B, 8),
-    dropped[n] (T, B, inputs) or None. Not kept: all of them for one step only,
-    which every step uses again, and no step in front.
+    h[n], c[n]: (T, B, P) new states of node n; the last node of a slot has one step more, the initial state, in front;
+    c (., B, 0) of a cell without one. emitted[n]: (T, B, P) h once more, where `Call.emits`, else (0, B, P).
+    gates: z[n] (T, B, blocks P), stats[n] (T, B, 8), dropped[n] (T, B, inputs) or None. Not kept: all of them for one step
+    only, which every step uses again, and no step in front.
     """
 
-    def __init__(self, call: Call, *, kept: bool, gates: int | None = None) -> None:
-        """gates: for how many steps z, stats and dropped have room; all if None."""
-        self.kept = kept
+    def __init__(
+        self, call: Call, states: Sequence[Tensor], gates: Gates | None, *, kept: bool, owner: object = None
+    ) -> None:
+        """states: the tensors of `state_shapes`; owner: whose life they share."""
+        self.kept, self._owner = kept, owner
         self.steps = call.steps if kept else 1
-        self.gate_steps = self.steps if gates is None else gates
-        nodes = range(len(call.hidden))
-        front = [int(kept and call.members(slot)[-1] == node) for node, slot in enumerate(call.wiring.slot_of)]
-        self.front = front
-        states = [(self.steps + front[n], call.rows, call.padded[n]) for n in nodes]
-        emitted = [(self.steps * call.emits(n), call.rows, call.padded[n]) for n in nodes]
-        self._states = Lease([*states, *states, *emitted], call.dtype)
-        parts = self._states.tensors
-        self.h, self.c, self.emitted = (parts[i * len(nodes) : (i + 1) * len(nodes)] for i in range(3))
-        self.gates = Gates(call, self.gate_steps) if self.gate_steps else None
+        self.front = fronts(call, kept)
+        count = len(call.hidden)
+        self.h, self.c, self.emitted = (states[i * count : (i + 1) * count] for i in range(3))
+        self.gates = gates
+
+    @classmethod
+    def leased(cls, call: Call) -> Memory:
+        """Of a window without gradients."""
+        lease = Lease(state_shapes(call, False), call.dtype)
+        return cls(call, lease.tensors, Gates.leased(call, 1), kept=False, owner=lease)
 
     def old(self, call: Call, node: int) -> tuple[Tensor, Tensor]:
         """What node reads from its slot: (T, B, P) each."""
@@ -62,31 +62,97 @@ class Memory:
         return self.h[node][self.front[node] :], self.c[node][self.front[node] :]
 
 
-class Gates:
-    """z, stats and dropped of `steps` steps."""
+def fronts(call: Call, kept: bool) -> list[int]:
+    """How many steps lie in front of the window in each node's states."""
+    return [int(kept and call.members(slot)[-1] == node) for node, slot in enumerate(call.wiring.slot_of)]
 
-    def __init__(self, call: Call, steps: int) -> None:
-        self.steps = steps
-        shapes: list[tuple[int, ...]] = [(steps, call.rows, 4 * size) for size in call.padded]
-        shapes += [(steps, call.rows, STATS)] * len(shapes)
-        readers = [node for node, size in enumerate(call.read) if size and call.drops]
-        shapes += [(steps, call.rows, call.read[node]) for node in readers]
-        self._lease = Lease(shapes, call.dtype)
+
+def state_shapes(call: Call, kept: bool) -> list[tuple[int, ...]]:
+    """Of every node's h, then of every node's c, then of every node's h that is kept once more."""
+    steps = call.steps if kept else 1
+    h: list[tuple[int, ...]] = []
+    c: list[tuple[int, ...]] = []
+    emitted: list[tuple[int, ...]] = []
+    for n, (front, size) in enumerate(zip(fronts(call, kept), call.padded, strict=True)):
+        h.append((steps + front, call.rows, size))
+        c.append((steps + front, call.rows, size if "c" in call.kinds[n].letters else 0))
+        emitted.append((steps if call.emits(n) else 0, call.rows, size))
+    return [*h, *c, *emitted]
+
+
+def gate_shapes(call: Call, steps: int) -> list[tuple[int, ...]]:
+    """Of every node's z, then of every node's stats, then of the inputs that are dropped out."""
+    shapes: list[tuple[int, ...]] = [(steps, call.rows, size) for size in call.blocks]
+    shapes += [(steps, call.rows, STATS)] * len(shapes)
+    return shapes + [(steps, call.rows, call.read[node]) for node in _readers(call)]
+
+
+def _readers(call: Call) -> list[int]:
+    return [node for node, size in enumerate(call.read) if size and call.drops]
+
+
+class Gates:
+    """z, stats and dropped of some steps."""
+
+    def __init__(self, call: Call, tensors: Sequence[Tensor], owner: object = None) -> None:
+        """tensors: those of `gate_shapes`; owner: whose life they share."""
         count = len(call.hidden)
-        self.z, self.stats = self._lease.tensors[:count], self._lease.tensors[count : 2 * count]
+        self._owner = owner
+        self.z, self.stats = tensors[:count], tensors[count : 2 * count]
         self.dropped: list[Tensor | None] = [None] * count
-        for node, tensor in zip(readers, self._lease.tensors[2 * count :], strict=True):
+        for node, tensor in zip(_readers(call), tensors[2 * count :], strict=True):
             self.dropped[node] = tensor
+
+    @classmethod
+    def leased(cls, call: Call, steps: int) -> Gates:
+        lease = Lease(gate_shapes(call, steps), call.dtype)
+        return cls(call, lease.tensors, lease)
+
+    def part(self, z: Sequence[Tensor], first: int, last: int) -> Gates:
+        """The steps first .. last - 1, with z elsewhere."""
+        found = object.__new__(Gates)
+        found._owner, found.z = self, z
+        found.stats = [tensor[first:last] for tensor in self.stats]
+        found.dropped = [None if tensor is None else tensor[first:last] for tensor in self.dropped]
+        return found
 
 
 def _step(tensor: Tensor, moving: bool) -> int:
     return tensor.stride(0) if moving else 0
 
 
+def _address(tensor: Tensor) -> int | None:
+    return tensor.data_ptr() if tensor.numel() else None
+
+
+def place_vectors(args: NodeArgs | StepNodeArgs, kind: Kind, weights: Any) -> None:
+    """Where a node's vectors lie, and where each of their blocks goes."""
+    for v, (field, places) in enumerate(kind.vectors.items()):
+        given = getattr(weights, field)
+        args.parameters[v] = None if given is None else given.data_ptr()
+        args.places[v][:] = [*places, *[-1] * (4 - len(places))]
+    args.vector_blocks = kind.vector_blocks
+
+
+def matrix_rows(rows: Sequence[int]) -> tuple[int, list[int]]:
+    """The first block of z that a matrix adds to, and for each such block the block of rows that makes it."""
+    first = min(rows)
+    return first, [rows.index(first + block) for block in range(len(rows))]
+
+
+class Product(NamedTuple):
+    """A product of a node, of both its matrices or of one of them: sums over `depths`, for so many columns."""
+
+    node: int
+    suffix: str
+    depths: tuple[int, ...]
+    columns: int
+
+
 class Arguments:
     """The structures of one call, and what keeps their memory alive."""
 
-    def __init__(self, call: Call, weights: Sequence[CellWeights], x: Tensor, memory: Memory, first: int = 0) -> None:
+    def __init__(self, call: Call, weights: Sequence[Any], x: Tensor, memory: Memory, first: int = 0) -> None:
         """first: the step at which the memory's gates begin."""
         count = len(call.hidden)
         self.call, self.memory, self.x = call, memory, x
@@ -106,7 +172,6 @@ class Arguments:
             resets=None if call.resets is None else call.resets.data_ptr(),
             first=0,
             last=call.steps,
-            forget_bias=call.rates.forget_bias,
         )
         self._rates()
         self.moving = memory.kept
@@ -128,16 +193,23 @@ class Arguments:
             window.key_low, window.key_high = call.key & 0xFFFFFFFF, call.key >> 32
         window.first_step, window.first_row = call.first_step % 2**32, call.first_row % 2**32
 
-    def _node(self, n: int, w: CellWeights) -> None:
+    def _node(self, n: int, w: Any) -> None:
         call, node, source = self.call, self.nodes[n], self.call.wiring.sources[n]
         node.hidden, node.padded = call.hidden[n], call.padded[n]
         node.inputs, node.padded_inputs = call.read[n], call.pad(call.read[n])
-        node.slot, node.source, node.norm = call.wiring.slot_of[n], source, call.norm
-        for name, tensor in zip(CellWeights._fields, w, strict=True):
-            setattr(node, name, None if tensor is None else tensor.data_ptr())
+        kind = call.kinds[n]
+        node.slot, node.source, node.norm = call.wiring.slot_of[n], source, call.norms[n]
+        node.code, node.blocks = kind.code, kind.blocks
+        node.forget_bias = call.rates.forget_bias if kind.forget_bias else 0.0
+        node.x_first, x_rows = matrix_rows(kind.rows_x)
+        node.h_first, h_rows = matrix_rows(kind.rows_h)
+        node.x_blocks, node.h_blocks = len(x_rows), len(h_rows)
+        node.x_rows[: len(x_rows)], node.h_rows[: len(h_rows)] = x_rows, h_rows
+        node.w_x, node.w_h = None if w.w_x is None else w.w_x.data_ptr(), w.w_h.data_ptr()
+        place_vectors(node, kind, w)
         old, new = self.memory.old(call, n), self.memory.new(n)
-        node.h_old, node.c_old = (tensor.data_ptr() for tensor in old)
-        node.h_new, node.c_new = (tensor.data_ptr() for tensor in new)
+        node.h_old, node.c_old = map(_address, old)
+        node.h_new, node.c_new = map(_address, new)
         node.old_step, node.new_step = _step(old[0], self.moving), _step(new[0], self.moving)
         if source == FROM_INPUT:
             node.undropped, node.undropped_step, node.undropped_ld = self.x.data_ptr(), self.x.stride(0), call.inputs
@@ -146,10 +218,8 @@ class Arguments:
             node.undropped, node.undropped_ld = read.data_ptr(), call.padded[source]
             node.undropped_step = _step(read, self.moving)
         if call.emits(n):
-            node.emitted, node.emitted_step = (
-                self.memory.emitted[n].data_ptr(),
-                _step(self.memory.emitted[n], self.moving),
-            )
+            kept = self.memory.emitted[n]
+            node.emitted, node.emitted_step = kept.data_ptr(), _step(kept, self.moving)
 
     def set_gates(self, gates: Gates, first: int) -> None:
         """z, stats and dropped lie in `gates`, whose first step is the window's step `first`."""
@@ -175,11 +245,15 @@ class Arguments:
     def forward_scratch(self) -> Lease:
         """Packed weights and the threads' scratch; the lease must live as long as calls are made."""
         call = self.call
-        depths = [(read, hidden) for read, hidden in zip(call.read, call.hidden, strict=True)]
-        lease = self._scratch(depths, [4 * size for size in call.padded])
-        for node, panels, tiles in zip(self.nodes, lease.tensors, lease.tensors[len(depths) :], strict=False):
-            node.forward_panels, node.forward_tiles = panels.data_ptr(), tiles.data_ptr()
-        return lease
+        products = []
+        for n, (kind, padded) in enumerate(zip(call.kinds, call.padded, strict=True)):
+            read, hidden = call.read[n], call.hidden[n]
+            if kind.joint:
+                products.append(Product(n, "", (read, hidden), kind.blocks * padded))
+            else:
+                products.append(Product(n, "", (read,), len(kind.rows_x) * padded))
+                products.append(Product(n, "_h", (hidden,), len(kind.rows_h) * padded))
+        return self._scratch("forward", products)
 
     def backward_scratch(self, x_grad: bool) -> Lease:
         call = self.call
@@ -189,24 +263,32 @@ class Arguments:
             node.input_grad = source >= 0 or (source == FROM_INPUT and x_grad)
             node.input_adds = source in adds
             adds.add(source)
-        columns = [(node.padded_inputs if node.input_grad else 0) + node.padded for node in self.nodes]
-        lease = self._scratch([(4 * size,) for size in call.padded], columns)
-        for node, panels, tiles in zip(self.nodes, lease.tensors, lease.tensors[len(columns) :], strict=False):
-            node.backward_panels, node.backward_tiles = panels.data_ptr(), tiles.data_ptr()
-        return lease
+        products = []
+        for n, (kind, node) in enumerate(zip(call.kinds, self.nodes, strict=True)):
+            of_x = node.padded_inputs if node.input_grad else 0
+            if kind.joint:
+                products.append(Product(n, "", (kind.blocks * node.padded,), of_x + node.padded))
+            else:
+                products.append(Product(n, "", (len(kind.rows_x) * node.padded,), of_x))
+                products.append(Product(n, "_h", (len(kind.rows_h) * node.padded,), node.padded))
+        return self._scratch("backward", products)
 
-    def _scratch(self, depths: Sequence[tuple[int, ...]], columns: Sequence[int]) -> Lease:
-        """Panels, tiles and vectors of every node, whose weights are packed for sums over `depths`; a thread's own."""
+    def _scratch(self, direction: str, products: Sequence[Product]) -> Lease:
+        """Panels and tiles of every product, vectors of every node; a thread's own."""
         call, widest = self.call, max(self.call.padded)
         # bfloat16 numbers, two of which take a float32's place
-        tiled = [sum(-(-k // TILE_DEPTH) * TILE_DEPTH for k in parts) * call.parts for parts in depths]
+        tiled = [sum(-(-k // TILE_DEPTH) * TILE_DEPTH for k in p.depths) * call.parts for p in products]
         group = -(-call.rows // call.groups)
         split = max(tiled) * -(-group // TILE_SIDE) * TILE_SIDE  # whole tiles, however few rows
-        shapes: list[tuple[int, ...]] = [(n * sum(parts),) for n, parts in zip(columns, depths, strict=True)]
-        shapes += [(n * k // 2,) for n, k in zip(columns, tiled, strict=True)]
-        shapes += [(VECTORS * size,) for size in call.padded]
+        shapes: list[tuple[int, ...]] = [(p.columns * sum(p.depths),) for p in products]
+        shapes += [(p.columns * k // 2,) for p, k in zip(products, tiled, strict=True)]
+        shapes += [(size,) for size in call.vectors]
         lease = Lease([*shapes, (call.threads, split // 2), (call.threads, SCRATCH * widest)], call.dtype)
-        for node, tensor in zip(self.nodes, lease.tensors[2 * len(columns) :], strict=False):
+        count = len(products)
+        for p, panels, tiles in zip(products, lease.tensors, lease.tensors[count:], strict=False):
+            setattr(self.nodes[p.node], f"{direction}_panels{p.suffix}", panels.data_ptr())
+            setattr(self.nodes[p.node], f"{direction}_tiles{p.suffix}", tiles.data_ptr())
+        for node, tensor in zip(self.nodes, lease.tensors[2 * count :], strict=False):
             node.vectors = tensor.data_ptr()
         self.window.parts = call.parts
         if split > self.window.split_size:  # a pass that runs forward again has the room of both

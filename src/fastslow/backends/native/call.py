@@ -7,17 +7,17 @@ import functools
 import os
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from fastslow.backends.base import Rates
 from fastslow.backends.native.library import Library, library
-from fastslow.cells.lstm import CellWeights
-from fastslow.noise import Noise
+from fastslow.backends.program import Option, Request
+from fastslow.cells.kind import Kind
 from fastslow.wiring import FROM_INPUT, NO_INPUT, Wiring
 
 TILES = "FASTSLOW_TILES"
@@ -63,7 +63,9 @@ class Call:
     """H of each node."""
     read: tuple[int, ...]
     """Size of what each node reads, 0 if nothing."""
-    norm: bool
+    kinds: tuple[Kind, ...]
+    """The cell of each node."""
+    norms: tuple[bool, ...]
     dtype: torch.dtype
     key: int | None
     """The noise's key as an unsigned number; None: no masks, zoneout's expectation."""
@@ -90,6 +92,20 @@ class Call:
     def drops(self) -> bool:
         return self.key is not None and self.rates.dropout > 0
 
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """Numbers in a row of each node's z."""
+        return tuple(kind.blocks * size for kind, size in zip(self.kinds, self.padded, strict=True))
+
+    @property
+    def vectors(self) -> tuple[int, ...]:
+        """Numbers in each node's vectors, padded."""
+        return tuple(kind.vector_blocks * size for kind, size in zip(self.kinds, self.padded, strict=True))
+
+    def letters(self, slot: int) -> tuple[str, ...]:
+        """What the tensors of a slot's state are called."""
+        return self.kinds[self.wiring.slot_of.index(slot)].letters
+
     def emits(self, node: int) -> bool:
         """Whether other nodes read h of this one, which the next step may clear in rows that start anew."""
         last = self.members(self.wiring.slot_of[node])[-1]
@@ -103,59 +119,72 @@ class Call:
         return [reader for reader, source in enumerate(self.wiring.sources) if source == node]
 
 
-def describe(
-    wiring: Wiring,
-    weights: Sequence[CellWeights],
-    x: Tensor,
-    noise: Noise | None,
-    rates: Rates,
-    lengths: Tensor | None,
-    resets: Tensor | None = None,
-) -> Call:
-    steps, rows, inputs = x.shape
-    hidden = tuple(w.hidden_size for w in weights)
-    factors = parts(x.dtype, rows)
-    threads, groups = deal(weights, rows, steps, torch.get_num_threads(), factors)
+def outline(request: Request) -> Call:
+    """What sizes of memory depend on: all but threads and how products are made. The window's sizes may be symbols."""
+    x, wiring, noise, rates = request.x, request.wiring, request.noise, request.rates
+    hidden = request.hidden
     return Call(
         wiring=wiring,
         rates=rates,
-        rows=rows,
-        steps=steps,
-        inputs=inputs,
+        rows=x.shape[1],
+        steps=x.shape[0],
+        inputs=x.shape[2],
         hidden=hidden,
         read=tuple(
-            0 if source == NO_INPUT else inputs if source == FROM_INPUT else hidden[source] for source in wiring.sources
+            0 if source == NO_INPUT else x.shape[2] if source == FROM_INPUT else hidden[source]
+            for source in wiring.sources
         ),
-        norm=weights[0].layer_norm,
+        kinds=request.program.flat.nodes,
+        norms=tuple(w.layer_norm for w in request.weights),
         dtype=x.dtype,
-        key=None if noise is None else int(noise.key) % 2**64,
+        key=None if noise is None else 0,
         first_step=0 if noise is None else noise.first_step,
         first_row=0 if noise is None else noise.first_row,
+        lengths=None,
+        resets=request.resets,
+        threads=1,
+        groups=1,
+        lanes=compiled().vector_bytes // x.dtype.itemsize,
+        saving=request.program.options["saving"],
+        parts=0,
+    )
+
+
+def describe(request: Request) -> Call:
+    found, weights, lengths, noise = outline(request), request.weights, request.lengths, request.noise
+    resets = request.resets
+    factors = parts(found.dtype, found.rows, request.program.options["precision"])
+    threads, groups = deal(weights, found.rows, found.steps, torch.get_num_threads(), factors)
+    return replace(
+        found,
+        key=None if noise is None else int(noise.key) % 2**64,
         lengths=None if lengths is None else lengths.to("cpu", torch.int64).contiguous(),
         resets=None if resets is None else resets.to("cpu", torch.bool).contiguous(),
         threads=threads,
         groups=groups,
-        lanes=compiled().vector_bytes // x.dtype.itemsize,
-        saving=_saving.get(),
         parts=factors,
     )
 
 
-def parts(dtype: torch.dtype, rows: int) -> int:
+def options() -> tuple[tuple[str, Option], ...]:
+    """What a window that starts now saves, and how exact its products are: see `parts`."""
+    precision = "medium" if torch.is_autocast_enabled("cpu") else torch.get_float32_matmul_precision()
+    return ("saving", _saving.get()), ("precision", precision)
+
+
+def parts(dtype: torch.dtype, rows: int, precision: str) -> int:
     """`Call.parts` for a window of `rows` rows, where the processor has a tile unit.
 
-    What `torch.set_float32_matmul_precision` asks for, or 1 under autocast to bfloat16. (Without the unit bfloat16
-    would be no faster than float32, so products stay in float32.) The number of threads has no part in it, so that
-    results do not depend on it.
+    precision: "highest", "high" or "medium", as `torch.set_float32_matmul_precision` takes it; autocast to bfloat16
+    asks for "medium". (Without the unit bfloat16 would be no faster than float32, so products stay in float32.) The
+    number of threads has no part in it, so that results do not depend on it.
     """
     if dtype != torch.float32 or rows < TILE_ROWS or not compiled().tiles or os.environ.get(TILES, "") == "0":
         return 0
-    if torch.is_autocast_enabled("cpu"):
-        return 1
-    return {"highest": 3, "high": 2, "medium": 1}[torch.get_float32_matmul_precision()]
+    return {"highest": 3, "high": 2, "medium": 1}[precision]
 
 
-def deal(weights: Sequence[CellWeights], rows: int, steps: int, threads: int, parts: int) -> tuple[int, int]:
+def deal(weights: Sequence[Any], rows: int, steps: int, threads: int, parts: int) -> tuple[int, int]:
     """(threads, groups): how many threads a window gets, and into how many blocks of rows it falls.
 
     Every block reads every weight at every step: blocks of few rows pay where the weights lie in a core's own cache.
@@ -177,15 +206,14 @@ def deal(weights: Sequence[CellWeights], rows: int, steps: int, threads: int, pa
     return groups * max(1, min(threads // groups, shared)), groups
 
 
-def tiled(weights: CellWeights) -> int:
-    """How many numbers a cell's matrices are once they are laid out in tiles: 16 columns a gate, 32 rows."""
-    depths = [matrix.shape[1] for matrix in (weights.w_h, weights.w_x) if matrix is not None]
-    return (
-        4
-        * TILE_SIDE
-        * -(-weights.hidden_size // TILE_SIDE)
-        * TILE_DEPTH
-        * sum(-(-depth // TILE_DEPTH) for depth in depths)
+def tiled(weights: Any) -> int:
+    """How many numbers a cell's matrices are once they are laid out in tiles: 16 columns a block, 32 rows."""
+    hidden = weights.hidden_size
+    side = -(-hidden // TILE_SIDE) * TILE_SIDE
+    return sum(
+        matrix.shape[0] // hidden * side * -(-matrix.shape[1] // TILE_DEPTH) * TILE_DEPTH
+        for matrix in (weights.w_h, weights.w_x)
+        if matrix is not None
     )
 
 

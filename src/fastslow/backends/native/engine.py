@@ -7,19 +7,19 @@ The C++ (csrc/) is compiled at first use in seconds and kept; see `build`. Witho
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastslow.backends.base import Problem, Rates, States
-from fastslow.backends.native.call import saving
+from fastslow.backends.native.call import options, saving
 from fastslow.backends.native.library import library
-from fastslow.backends.native.window import run_window
-from fastslow.cells.lstm import CellWeights
+from fastslow.backends.operators import run as run_operator
 from fastslow.noise import Noise
 from fastslow.wiring import Wiring
 
-__all__ = ["NAME", "refusal", "run", "saving"]
+__all__ = ["NAME", "options", "refusal", "run", "saving"]
 
 NAME = "native"
 
@@ -31,8 +31,6 @@ def refusal(problem: Problem) -> str | None:
         return f"it computes in float32 and float64, not {problem.dtype}"
     if problem.autocast not in (None, torch.bfloat16):
         return f"autocast to {problem.autocast} is on, and of lower precisions it has bfloat16 alone"
-    if problem.traced:
-        return "its compiled code cannot be traced, exported or transformed"
     if problem.steps == 0 or problem.rows == 0:
         return f"the window is empty: {problem.steps} steps of {problem.rows} rows"
     found = library()
@@ -41,7 +39,7 @@ def refusal(problem: Problem) -> str | None:
 
 def run(
     wiring: Wiring,
-    weights: Sequence[CellWeights],
+    weights: Sequence[Any],
     x: Tensor,
     state: States,
     noise: Noise | None,
@@ -49,4 +47,4 @@ def run(
     lengths: Tensor | None = None,
     resets: Tensor | None = None,
 ) -> tuple[Tensor, States]:
-    return run_window(wiring, weights, x, state, noise, rates, lengths, resets)
+    return run_operator(NAME, options(), weights, x, state, noise, rates, wiring, lengths, resets)

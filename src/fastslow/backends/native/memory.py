@@ -1,7 +1,7 @@
 """Memory of windows, used again from one to the next.
 
-A fresh buffer of hundreds of megabytes costs a page fault every 4 KB, at every window. A window takes one block, and
-gives it back when its graph is gone. What lies free is bounded by the most that was ever taken at one time.
+A fresh buffer of hundreds of megabytes costs a page fault every 4 KB, at every window. A window takes blocks, and gives
+them back when its graph is gone. What lies free is bounded by the most that was ever taken at one time.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -94,6 +95,64 @@ def _fresh(size: int) -> Tensor:
 POOL = Pool()
 
 
+def flat_size(shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> int:
+    """How many numbers hold tensors of these shapes, each from a multiple of 64 bytes on and with as much behind it.
+
+    The sizes may be symbols.
+    """
+    numbers = ALIGNMENT // dtype.itemsize
+    return sum((-(-math.prod(shape) // numbers) + 1) * numbers for shape in shapes)
+
+
+def cut(flat: Tensor, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
+    """Tensors of these shapes in `flat` (`flat_size`,)."""
+    numbers = ALIGNMENT // flat.itemsize
+    found, at = [], flat.storage_offset()
+    for shape in shapes:
+        strides, step = [], 1
+        for size in reversed(shape):
+            strides.append(step)
+            step *= size
+        found.append(flat.as_strided(shape, strides[::-1], at))
+        at += (-(-step // numbers) + 1) * numbers
+    return found
+
+
+class _Loan(np.ndarray[tuple[int, ...], np.dtype[np.uint8]]):
+    """A block's bytes, which gives the block back when the last tensor over them is gone."""
+
+    _block: Tensor | None = None
+    _guards: tuple[int, ...] = ()
+
+    def __del__(self) -> None:
+        block, self._block = self._block, None
+        if block is not None:
+            _give(block, self._guards)
+
+
+def lent(shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> Tensor:
+    """(`flat_size`,) numbers of the pool, to be `cut`; their block is taken until this tensor's storage is gone."""
+    size = flat_size(shapes, dtype)
+    block = POOL.take(size * dtype.itemsize)
+    loan = block[: size * dtype.itemsize].numpy().view(_Loan)
+    loan._block = block
+    if poisoned():
+        loan._guards = _guards(shapes, dtype)
+    return torch.frombuffer(loan, dtype=dtype)
+
+
+def _guards(shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> tuple[int, ...]:
+    """Where the bytes behind each tensor begin that nobody may write."""
+    return tuple(flat_size(shapes[: n + 1], dtype) * dtype.itemsize - ALIGNMENT for n in range(len(shapes)))
+
+
+def _give(block: Tensor, guards: Sequence[int]) -> None:
+    torn = [n for n, at in enumerate(guards) if (block[at : at + ALIGNMENT] != POISON_BYTE).any()]
+    POOL.give(block)
+    if torn:
+        raise RuntimeError(f"something was written past the end of tensors {torn} of a lease")
+
+
 class Lease:
     """One block cut into tensors of one type, taken until this object is gone.
 
@@ -101,29 +160,11 @@ class Lease:
     """
 
     def __init__(self, shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> None:
-        self._guards: list[int] = []
-        guard = ALIGNMENT if poisoned() else 0
-        offsets, total = [], 0
-        for shape in shapes:
-            offsets.append(total)
-            total += -(-math.prod(shape) * dtype.itemsize // ALIGNMENT) * ALIGNMENT
-            if guard:
-                self._guards.append(total)
-                total += guard
-        self.block = POOL.take(total)
-        numbers = self.block[: self.block.numel() // 8 * 8].view(dtype)
-        self.tensors: list[Tensor] = []
-        for shape, offset in zip(shapes, offsets, strict=True):
-            strides, step = [], 1
-            for size in reversed(shape):
-                strides.append(step)
-                step *= size
-            self.tensors.append(numbers.as_strided(shape, strides[::-1], offset // dtype.itemsize))
+        self._guards = _guards(shapes, dtype) if poisoned() else ()
+        size = flat_size(shapes, dtype)
+        self.block = POOL.take(size * dtype.itemsize)
+        self.tensors = cut(self.block[: size * dtype.itemsize].view(dtype), shapes)
 
     def __del__(self) -> None:
-        if not hasattr(self, "block"):
-            return
-        torn = [n for n, at in enumerate(self._guards) if (self.block[at : at + ALIGNMENT] != POISON_BYTE).any()]
-        POOL.give(self.block)
-        if torn:
-            raise RuntimeError(f"something was written past the end of tensors {torn} of a lease")
+        if hasattr(self, "block"):
+            _give(self.block, self._guards)

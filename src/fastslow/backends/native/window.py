@@ -1,54 +1,63 @@
 """One window in the compiled library: its memory, its arguments, and its gradients.
 
 The loop over time runs in C++, forward and backward; the gradients of the weight matrices follow here as one large
-product each. Saved for the backward: a node's states, its normalised gates (which the backward overwrites with the
-gradients of the products), and its input after dropout. With `saving("states")` only the states are saved and the
-backward computes the rest again, some steps at a time.
+product each. Saved for the backward: a node's states, its normalised gates, and its input after dropout. With
+`saving("states")` only the states are saved and the backward computes the rest again, some steps at a time.
+
+The C++ replaces normalised gates by the gradients of the products; a copy of them, so that what is saved stays what it
+is and a graph can be walked twice. The copy is made a piece at a time, which stays in the cache until it is read.
+
+Forward and backward are the kernels of the operators `fastslow::native` and `fastslow::native_backward`.
 """
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastslow.backends.base import Rates, States
-from fastslow.backends.native.arguments import VECTORS, Arguments, Gates, Memory
-from fastslow.backends.native.call import Call, compiled, describe
+from fastslow.backends.flat import flat_states
+from fastslow.backends.native.arguments import Arguments, Gates, Memory, gate_shapes, state_shapes
+from fastslow.backends.native.call import Call, compiled, describe, outline
 from fastslow.backends.native.gradients import Wanted, matrix_gradients, vector_gradients
-from fastslow.backends.native.memory import Lease
+from fastslow.backends.native.memory import Lease, cut, flat_size, lent
 from fastslow.backends.native.steps import Steps, contiguous, streams
-from fastslow.backends.once import once
-from fastslow.cells.lstm import CellWeights
-from fastslow.noise import Noise
-from fastslow.state import LSTMState
-from fastslow.wiring import Wiring
+from fastslow.backends.program import Request
+from fastslow.state import state_tensors
 
-FIELDS = len(CellWeights._fields)
 CHUNKS = 8
-"""With saved states only, the backward computes an eighth of the window again at a time."""
+"""The backward takes an eighth of a window at a time, for the sake of memory,"""
+CHUNK_BYTES = 1 << 26
+"""or as many steps as have so many bytes of gates, which it copies a sixty-fourth at a time."""
 
 
-def run_forward(
-    call: Call, weights: Sequence[CellWeights], x: Tensor, state: States, *, kept: bool
-) -> tuple[Tensor, list[Tensor], Memory]:
+def forward(request: Request, keep: bool) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """y, the final h and c of every slot in turn, and the window's memory."""
-    saves = kept and call.saving == "states"
-    memory = Memory(call, kept=kept, gates=1 if saves else None)
+    x, weights, states = request.x.contiguous(), [contiguous(w) for w in request.weights], request.states
+    assert states is not None
+    if not keep and _plain(request) and streams(x.shape[1], x.shape[0]):
+        return _run_streamed(request, weights, x)
+    call = describe(request)
+    held = [lent(shapes, call.dtype) for shapes in memory_shapes(call)] if keep else []
+    if held:
+        both = len(held) == 2
+        gates = Gates(call, cut(held[1], gate_shapes(call, call.steps))) if both else Gates.leased(call, 1)
+        memory = Memory(call, cut(held[0], state_shapes(call, True)), gates, kept=True)
+    else:
+        memory = Memory.leased(call)
     args = Arguments(call, weights, x, memory)
-    if saves:
+    if len(held) == 1:
         for node in args.nodes:  # one step's worth, used again at every step
             node.z_step = node.stats_step = 0
             if node.dropped:
                 node.read_step = 0
-    for slot, pair in enumerate(state):
+    for slot, state in enumerate(states):
         last = call.members(slot)[-1]
-        for old, given in zip((memory.h[last], memory.c[last]), pair, strict=True):
-            old[0, :, : given.shape[1]] = given.detach()
+        for old, given in zip((memory.h[last], memory.c[last]), state_tensors(state), strict=False):
+            old[0, :, : given.shape[1]] = given
             old[0, :, given.shape[1] :] = 0
     y = x.new_empty((call.steps, call.rows, call.hidden[call.wiring.output_index]))
     args.window.y = y.data_ptr()
@@ -56,28 +65,74 @@ def run_forward(
     args.run(compiled().forward[call.dtype], 0, call.steps, prepare=True)
     del scratch
     final = []
-    for slot in range(len(state)):
+    for slot in range(len(states)):
         last = call.members(slot)[-1]
-        final += [part[-1, :, : call.hidden[last]].clone() for part in memory.new(last)]
-    if saves:
-        memory.gates = None
-    return y, final, memory
+        leaves = memory.new(last)[: len(call.letters(slot))]
+        final += [part[-1, :, : call.hidden[last]].clone() for part in leaves]
+    return y, final, held
+
+
+def _plain(request: Request) -> bool:
+    return request.noise is None and request.lengths is None and request.resets is None
+
+
+def memory_shapes(call: Call) -> list[list[tuple[int, ...]]]:
+    """What is kept, by tensor of the memory."""
+    states = state_shapes(call, True)
+    return [states, gate_shapes(call, call.steps)] if call.saving == "all" else [states]
+
+
+def memory(request: Request) -> list[tuple[tuple[int], torch.dtype]]:
+    dtype = request.x.dtype
+    return [((flat_size(shapes, dtype),), dtype) for shapes in memory_shapes(outline(request))]
+
+
+def backward(
+    request: Request,
+    held: Sequence[Tensor],
+    d_y: Tensor | None,
+    d_final: Sequence[Tensor | None],
+    needs: Sequence[bool],
+) -> list[Tensor]:
+    call = describe(request)
+    leaves = len(d_final)
+    given = iter(needs[1 + leaves :])
+    wanted = Wanted(
+        needs[0],
+        any(needs[1 : 1 + leaves]),
+        [[next(given) if field is not None else False for field in w] for w in request.weights],
+    )
+    states = cut(held[0], state_shapes(call, True))
+    gates = Gates(call, cut(held[1], gate_shapes(call, call.steps))) if len(held) == 2 else None
+    d_x, d_initial, d_weights = run_backward(
+        call,
+        [contiguous(w) for w in request.weights],
+        request.x.contiguous(),
+        Memory(call, states, gates, kept=True),
+        None if d_y is None else d_y.contiguous(),
+        d_final,
+        wanted,
+    )
+    found = [d_x] if d_x is not None else []
+    found += [d for d, need in zip(d_initial, needs[1 : 1 + leaves], strict=True) if need and d is not None]
+    for w, grads, wants in zip(request.weights, d_weights, wanted.weights, strict=True):
+        for field, grad, want in zip(w, grads, wants, strict=True):
+            if want:  # none comes for the input's matrix of a node that has no input
+                found.append(torch.zeros_like(field) if grad is None else grad)
+    return found
 
 
 def run_backward(
     call: Call,
-    weights: Sequence[CellWeights],
+    weights: Sequence[Any],
     x: Tensor,
     memory: Memory,
     d_y: Tensor | None,
     d_final: Sequence[Tensor | None],
     wanted: Wanted,
 ) -> tuple[Tensor | None, list[Tensor | None], list[list[Tensor | None]]]:
-    """The gradients of x, of the initial h and c of every slot in turn, of each field of each node's weights.
-
-    Overwrites the memory's gates with gradients, and takes them from it: a second backward computes them again.
-    """
-    gates, memory.gates = memory.gates, None
+    """The gradients of x, of the initial h and c of every slot in turn, of each field of each node's weights."""
+    saved, memory.gates = memory.gates, None
     args = Arguments(call, weights, x, memory)
     count = len(call.hidden)
     d_x = torch.empty_like(x) if wanted.x else None
@@ -86,14 +141,15 @@ def run_backward(
     widest_input = max(call.pad(size) for size in call.read)
     held = Lease(
         [
-            *((call.rows, size) for size in slots for _ in "hc"),
+            *((call.rows, size if x in call.letters(slot) else 0) for slot, size in enumerate(slots) for x in "hc"),
             *((call.rows, size) for size in call.padded),
-            *((call.threads, VECTORS * size) for size in call.padded),
+            *((call.threads, size) for size in call.vectors),
             (call.rows, widest_input),
         ],
         call.dtype,
     )
-    d_states = held.tensors[: 2 * len(slots)]
+    both = held.tensors[: 2 * len(slots)]  # of h and c of every slot in turn
+    d_states = [both[2 * slot + leaf] for slot in range(len(slots)) for leaf in range(len(call.letters(slot)))]
     for tensor, given in zip(d_states, d_final, strict=True):
         tensor.zero_()
         if given is not None:
@@ -105,19 +161,30 @@ def run_backward(
         node.d_parameters = sums[n].data_ptr()
     window = args.window
     window.gather, window.gather_ld = held.tensors[-1].data_ptr(), widest_input
-    pointers = [(ctypes.c_void_p * len(slots))(*(t.data_ptr() for t in d_states[part::2])) for part in (0, 1)]
+    pointers = [(ctypes.c_void_p * len(slots))(*(t.data_ptr() or None for t in both[part::2])) for part in (0, 1)]
     window.d_h, window.d_c = pointers
     window.d_y, window.d_x = None if d_y is None else d_y.data_ptr(), None if d_x is None else d_x.data_ptr()
 
     backward = compiled().backward[call.dtype]
     matrices: list[dict[str, Tensor]] = [{} for _ in range(count)]
-    if gates is not None:
-        args.set_gates(gates, 0)
-        args.run(backward, 0, call.steps, prepare=True)
-        matrix_gradients(call, x, memory, gates, 0, wanted, matrices)
+    if saved is not None:
+        own = CHUNK_BYTES // (call.dtype.itemsize * call.rows * sum(call.blocks))
+        length, piece = min(call.steps, max(-(-call.steps // CHUNKS), own)), max(1, own // 64)
+        room = Lease([(length, call.rows, size) for size in call.blocks], call.dtype)
+        for last in range(call.steps, 0, -length):
+            first = max(0, last - length)
+            gates = saved.part(room.tensors, first, last)
+            args.set_gates(gates, first)
+            for end in range(last, first, -piece):
+                start = max(first, end - piece)
+                for to, source in zip(gates.z, saved.z, strict=True):
+                    to[start - first : end - first] = source[start:end]
+                args.run(backward, start, end, prepare=end == call.steps)
+            matrix_gradients(call, x, memory, gates, first, wanted, matrices, last - first)
+        del room
     else:
-        length = call.steps if call.saving == "all" else -(-call.steps // CHUNKS)
-        gates = Gates(call, length)
+        length = -(-call.steps // CHUNKS)
+        gates = Gates.leased(call, length)
         again = args.forward_scratch()
         for last in range(call.steps, 0, -length):
             first = max(0, last - length)
@@ -132,83 +199,22 @@ def run_backward(
     d_weights: list[list[Tensor | None]] = []
     for n in range(count):
         found = {**matrices[n], **vector_gradients(call, n, sums[n])}
-        fields = zip(CellWeights._fields, wanted.weights[n], strict=True)
+        fields = zip(weights[n]._fields, wanted.weights[n], strict=True)
         d_weights.append([found.get(name) if want else None for name, want in fields])
     d_initial: list[Tensor | None] = [None] * len(d_states)
     if wanted.state:
-        for i, tensor in enumerate(d_states):
-            d_initial[i] = tensor[:, : call.hidden[call.members(i // 2)[-1]]].clone()
+        owners = [slot for slot in range(len(slots)) for _ in call.letters(slot)]
+        for i, (slot, tensor) in enumerate(zip(owners, d_states, strict=True)):
+            d_initial[i] = tensor[:, : call.hidden[call.members(slot)[-1]]].clone()
     return d_x, d_initial, d_weights
 
 
-class WindowFunction(torch.autograd.Function):
-    """(call, x, h and c of every slot, the fields of every node's weights) -> (y, final h and c of every slot)."""
-
-    @staticmethod
-    def forward(ctx: Any, call: Call, x: Tensor, *tensors: Tensor | None) -> tuple[Tensor, ...]:
-        state, weights = _unflatten(call, tensors)
-        y, final, memory = run_forward(call, weights, x, state, kept=True)
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, *tensors[2 * len(state) :])
-        ctx.call, ctx.memory = call, memory
-        return y, *final
-
-    @staticmethod
-    @once("native")
-    def backward(ctx: Any, d_y: Tensor | None, *d_final: Tensor | None) -> tuple[Any, ...]:
-        call: Call = ctx.call
-        x, *flat = ctx.saved_tensors
-        states = 2 * len(call.wiring.slots)
-        needs = ctx.needs_input_grad[1:]
-        fields = needs[1 + states :]
-        wanted = Wanted(
-            needs[0],
-            any(needs[1 : 1 + states]),
-            [list(fields[i : i + FIELDS]) for i in range(0, len(fields), FIELDS)],
-        )
-        weights = [CellWeights(*flat[i : i + FIELDS]) for i in range(0, len(flat), FIELDS)]
-        d_y = None if d_y is None else d_y.contiguous()
-        d_x, d_initial, d_weights = run_backward(call, weights, x, ctx.memory, d_y, d_final, wanted)
-        return None, d_x, *d_initial, *(grad for node in d_weights for grad in node)
-
-
-def _unflatten(call: Call, tensors: Sequence[Any]) -> tuple[States, list[CellWeights]]:
-    slots = len(call.wiring.slots)
-    state = tuple(LSTMState(*tensors[i : i + 2]) for i in range(0, 2 * slots, 2))
-    return state, [CellWeights(*tensors[i : i + FIELDS]) for i in range(2 * slots, len(tensors), FIELDS)]
-
-
-def run_window(
-    wiring: Wiring,
-    weights: Sequence[CellWeights],
-    x: Tensor,
-    state: States,
-    noise: Noise | None,
-    rates: Rates,
-    lengths: Tensor | None,
-    resets: Tensor | None = None,
-) -> tuple[Tensor, States]:
-    x = x.contiguous()
-    weights = [contiguous(w) for w in weights]
-    tensors = [*(part for pair in state for part in pair), *(part for w in weights for part in w)]
-    grads = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, *tensors))
-    if not grads and noise is None and lengths is None and resets is None and streams(x.shape[1], x.shape[0]):
-        return _run_streamed(wiring, weights, x, state, rates)
-    call = describe(wiring, weights, x, noise, rates, lengths, resets)
-    if grads:
-        y, *final = WindowFunction.apply(call, x, *tensors)  # type: ignore[no-untyped-call]
-    else:
-        y, final, _ = run_forward(replace(call, saving="all"), weights, x, state, kept=False)
-    return y, tuple(LSTMState(*final[i : i + 2]) for i in range(0, len(final), 2))
-
-
-def _run_streamed(
-    wiring: Wiring, weights: Sequence[CellWeights], x: Tensor, state: States, rates: Rates
-) -> tuple[Tensor, States]:
+def _run_streamed(request: Request, weights: Sequence[Any], x: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    assert request.states is not None
     steps, rows, inputs = x.shape
-    call = Steps(wiring, weights, rates, rows, inputs)
-    before = [part.contiguous() for pair in state for part in pair]
+    call = Steps(request.wiring, weights, request.rates, rows, inputs)
+    before = [part.contiguous() for part in flat_states(request.states)]
     after = [torch.empty_like(part) for part in before]
     y = x.new_empty((steps, rows, call.output_size))
     call(steps, x.data_ptr(), y.data_ptr(), [part.data_ptr() for part in before], [part.data_ptr() for part in after])
-    return y, tuple(LSTMState(*after[i : i + 2]) for i in range(0, len(after), 2))
+    return y, after, []

@@ -1,4 +1,4 @@
-"""The "triton" engine: what it takes, and its place in autograd. It needs a CUDA device and Triton; no compiler.
+"""The "triton" engine: what it takes, and the kernels of its operators. It needs a CUDA device and Triton; no compiler.
 
 Kernels are compiled at the first run of a shape (seconds; Triton keeps them in its cache). The engine was written to
 be captured: `fastslow.training.graphed` records a whole training step, and only so does it reach its speed, because a
@@ -10,33 +10,36 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Sequence
+from dataclasses import asdict, fields
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastslow.backends.base import Problem, Rates, States
-from fastslow.backends.once import once
+from fastslow.backends.flat import flat_states
+from fastslow.backends.operators import run as run_operator
+from fastslow.backends.program import Option, Request
 from fastslow.backends.triton import options as run_options
-from fastslow.backends.triton.backward import Gradients, Wanted, backward
-from fastslow.backends.triton.forward import forward
+from fastslow.backends.triton.backward import Gradients, Wanted
+from fastslow.backends.triton.backward import backward as backward_pass
+from fastslow.backends.triton.forward import forward as forward_pass
 from fastslow.backends.triton.plan import plan
-from fastslow.backends.triton.window import Held, Setting
+from fastslow.backends.triton.window import STATS, Held, Setting
 from fastslow.cells.lstm import CellWeights
 from fastslow.noise import Noise
-from fastslow.state import LSTMState
-from fastslow.wiring import Wiring
+from fastslow.wiring import FROM_INPUT, Wiring
 
 NAME = "triton"
 LARGEST = 8192
 """Largest H: a row must fit the registers of one program."""
-FIELDS = len(CellWeights._fields)
+MEMORY = ("matrix", "matrix_x", "x", "operand", "z", "c", "stats", "c0")
+"""The parts of `Held` that the memory of a window is: the others are its inputs."""
+TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+"""Types of matrix operands, by the name a program has for them."""
 
 
 def refusal(problem: Problem) -> str | None:
-    if problem.traced:
-        return "torch.compile, torch.export and torch.func see the loop instead"
     if problem.device.type != "cuda" and not (problem.device.type == "cpu" and _interpreting()):
         return f"it runs on a CUDA device, and x is on {problem.device.type}"
     if importlib.util.find_spec("triton") is None:
@@ -79,6 +82,13 @@ def _kind(autocast: torch.dtype | None) -> torch.dtype:
     return asked if asked is not None else autocast if autocast is not None else torch.float32
 
 
+def options(device: str = "cuda") -> tuple[tuple[str, Option], ...]:
+    """How a window that starts now runs: `Options` as a program has them, autocast's type looked up."""
+    kind = _kind(torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None)
+    chosen = asdict(run_options.current()) | {"precision": str(kind).removeprefix("torch.")}
+    return tuple(chosen.items())
+
+
 def run(
     wiring: Wiring,
     weights: Sequence[CellWeights],
@@ -87,83 +97,122 @@ def run(
     noise: Noise | None,
     rates: Rates,
     lengths: Tensor | None = None,
+    resets: Tensor | None = None,
 ) -> tuple[Tensor, States]:
-    device = x.device.type
-    kind = _kind(torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None)
-    setting = Setting(
-        wiring=wiring,
-        steps=plan(wiring, weights),
-        T=x.shape[0],
-        B=x.shape[1],
-        rates=rates,
+    chosen = options(x.device.type)
+    return run_operator(NAME, chosen, weights, x, state, noise, rates, wiring, lengths, resets)
+
+
+# ---------------------------------------------------------------------- the operators' kernels
+
+
+def _setting(request: Request) -> Setting:
+    chosen = dict(request.program.options)
+    kind = TYPES[chosen.pop("precision")]
+    noise = request.noise
+    return Setting(
+        wiring=request.wiring,
+        steps=plan(request.wiring, request.weights),
+        T=request.x.shape[0],
+        B=request.x.shape[1],
+        rates=request.rates,
         random=noise is not None,
         first_step=0 if noise is None else noise.first_step,
         first_row=0 if noise is None else noise.first_row,
         kind=kind,
-        options=run_options.current(),
-        norm=weights[0].layer_norm,
+        options=run_options.Options(precision=kind, **chosen),
+        norm=request.weights[0].layer_norm,
     )
-    key = None if noise is None else noise.key
-    leaves = [leaf for pair in state for leaf in pair]
-    parameters = [parameter for cell in weights for parameter in cell]
-    wanted = any(t is not None and t.requires_grad for t in (x, *leaves, *parameters))
-    with torch.autocast(device, enabled=False), _on(x.device):
-        if torch.is_grad_enabled() and wanted:
-            y, *final = _Window.apply(setting, key, lengths, x, *leaves, *parameters)  # type: ignore[no-untyped-call]
-            return y, tuple(LSTMState(*final[2 * slot : 2 * slot + 2]) for slot in range(len(state)))
-        with torch.no_grad():
-            y, new, _ = forward(setting, weights, x, state, key, lengths, keep=False)
-        return y, new
+
+
+def forward(request: Request, keep: bool) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    assert request.states is not None
+    key = None if request.noise is None else request.noise.key
+    given = _setting(request), request.weights, request.x, request.states, key, request.lengths
+    with torch.autocast(request.x.device.type, enabled=False), _on(request.x.device):
+        y, final, held = forward_pass(*given, keep=keep)
+    kept = [tensor for part in MEMORY for tensor in getattr(held, part) if tensor is not None]
+    return y, flat_states(final), kept if keep else []
+
+
+def memory(request: Request) -> list[tuple[tuple[int, ...], torch.dtype]]:
+    setting, wide = _setting(request), torch.float32
+    T, B, kind = setting.T, setting.B, setting.kind
+    found: list[tuple[tuple[int, ...], torch.dtype]] = []
+    of_x = [s for s in setting.steps if s.source == FROM_INPUT and s.x_size]
+    found += [((4 * s.width, s.columns), kind) for s in setting.steps]
+    found += [((4 * s.width, s.x_width), kind) for s in of_x]
+    found += [((T * B, s.x_width), kind) for s in of_x]
+    found += [((T + 1, B, s.columns), kind) for s in setting.steps]
+    found += [((T, B, 4 * s.width), kind) for s in setting.steps]
+    found += [((T, B, s.width), wide) for s in setting.steps]
+    found += [((T, B, STATS), wide) for _ in setting.steps]
+    slots = range(len(setting.wiring.slots))
+    return found + [((B, next(s.width for s in setting.steps if s.slot == slot)), wide) for slot in slots]
+
+
+def _held(request: Request, setting: Setting, memory: Sequence[Tensor]) -> Held:
+    """What the forward pass held, of its memory and its inputs."""
+    held = Held(*([] for _ in fields(Held)))
+    each = iter(memory)
+    for part in MEMORY:
+        count = len(setting.wiring.slots) if part == "c0" else len(setting.steps)
+        for n in range(count):
+            s = setting.steps[n]
+            lacks = part in ("matrix_x", "x") and not (s.source == FROM_INPUT and s.x_size)
+            getattr(held, part).append(None if lacks else next(each))
+    for name in ("bias", "gate_gain", "gate_shift", "cell_gain", "cell_shift"):
+        values = [getattr(cell, name) for cell in request.weights]
+        getattr(held, name).extend(None if value is None else value.contiguous() for value in values)
+    if request.lengths is not None:
+        held.ends.append(request.lengths.to(request.x.device))
+    held.key.append(None if request.noise is None else request.noise.key)
+    return held
+
+
+def backward(
+    request: Request,
+    memory: Sequence[Tensor],
+    d_y: Tensor | None,
+    d_final: Sequence[Tensor | None],
+    needs: Sequence[bool],
+) -> list[Tensor]:
+    setting = _setting(request)
+    leaves = 1 + len(d_final)
+    given = iter(needs[leaves:])
+    cells = [CellWeights(*(field is not None and next(given) for field in cell)) for cell in request.weights]  # type: ignore[arg-type]
+    want = Wanted(
+        x=needs[0],
+        matrices=tuple(bool(cell.w_x or cell.w_h) for cell in cells),
+        vectors=tuple(any(cell[2:]) for cell in cells),
+    )
+    device = request.x.device
+    with torch.autocast(device.type, enabled=False), _on(device):
+        grads = backward_pass(setting, _held(request, setting, memory), d_y, d_final, want)
+        found: list[Tensor | None] = [grads.x]
+        for slot in range(len(setting.wiring.slots)):
+            size = next(s.size for s in setting.steps if s.slot == slot)
+            found += [grads.dh[slot][:, :size], grads.dc[slot][:, :size]]
+        for n in range(len(setting.steps)):
+            found += _parameter_gradients(setting, grads, n)
+    wanted = [*needs[:leaves], *(field for cell in cells for field in cell)]
+    likes = [request.x, *d_final, *(field for cell in request.weights for field in cell)]
+    every = zip(wanted, found, likes, strict=True)
+    return [_given(grad, like) for need, grad, like in every if need]
+
+
+def _given(gradient: Tensor | None, like: Tensor | None) -> Tensor:
+    """None comes for the input's matrix of a node that has no input."""
+    if gradient is None:
+        assert like is not None
+        return torch.zeros_like(like)
+    return gradient
 
 
 def _on(device: torch.device) -> torch.cuda.device:
     """Triton launches on the current device; -1 leaves it as it is."""
     index = -1 if device.type != "cuda" else torch.cuda.current_device() if device.index is None else device.index
     return torch.cuda.device(index)
-
-
-class _Window(torch.autograd.Function):
-    """x, h and c of every slot, parameters of every node -> y, h and c of every slot."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, setting: Setting, key: Tensor | None, lengths: Tensor | None, x: Tensor, *tensors: Tensor | None
-    ) -> tuple[Tensor, ...]:
-        slots, nodes = len(setting.wiring.slots), len(setting.steps)
-        leaves, parameters = tensors[: 2 * slots], tensors[2 * slots :]
-        state = tuple(LSTMState(*leaves[2 * slot : 2 * slot + 2]) for slot in range(slots))  # type: ignore[arg-type]
-        weights = [CellWeights(*parameters[FIELDS * n : FIELDS * (n + 1)]) for n in range(nodes)]  # type: ignore[arg-type]
-        y, final, held = forward(setting, weights, x, state, key, lengths, keep=True)
-        ctx.setting, ctx.counts = setting, held.counts()
-        ctx.save_for_backward(*held.flat())
-        ctx.set_materialize_grads(False)
-        return (y, *(leaf for pair in final for leaf in pair))
-
-    @staticmethod
-    @once(NAME)
-    def backward(ctx: Any, dy: Tensor | None, *dfinal: Tensor | None) -> tuple[Tensor | None, ...]:
-        setting: Setting = ctx.setting
-        slots, nodes = len(setting.wiring.slots), len(setting.steps)
-        held = Held.unflat(ctx.counts, ctx.saved_tensors)
-        needs = ctx.needs_input_grad[3:]
-        of_parameters = needs[1 + 2 * slots :]
-        cells = [CellWeights(*of_parameters[FIELDS * n : FIELDS * (n + 1)]) for n in range(nodes)]
-        want = Wanted(
-            x=needs[0],
-            matrices=tuple(bool(cell.w_x or cell.w_h) for cell in cells),
-            vectors=tuple(any(cell[2:]) for cell in cells),
-        )
-        device = next(z.device for z in held.z if z is not None)
-        with torch.autocast(device.type, enabled=False), _on(device):
-            grads = backward(setting, held, dy, dfinal, want)
-            found: list[Tensor | None] = [grads.x]
-            for slot in range(slots):
-                size = next(s.size for s in setting.steps if s.slot == slot)
-                found += [grads.dh[slot][:, :size], grads.dc[slot][:, :size]]
-            for n in range(nodes):
-                found += _parameter_gradients(setting, grads, n)
-        keep = (needs[0], *needs[1 : 1 + 2 * slots], *of_parameters)
-        return (None, None, None, *(grad if needed else None for grad, needed in zip(found, keep, strict=True)))
 
 
 def _parameter_gradients(setting: Setting, grads: Gradients, n: int) -> list[Tensor | None]:

@@ -64,31 +64,26 @@ so that a step itself is the serial chain alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from fastslow.backends.base import Problem, Rates, States
-from fastslow.backends.once import once
-from fastslow.backends.window.backward import backward
-from fastslow.backends.window.forward import forward
+from fastslow.backends.flat import flat_states
+from fastslow.backends.operators import run as run_operator
+from fastslow.backends.program import Option, Request
+from fastslow.backends.window.backward import backward as backward_pass
+from fastslow.backends.window.forward import forward as forward_pass
 from fastslow.backends.window.masks import Masks
-from fastslow.backends.window.plan import BLOCK_NUMBERS, Saved, Window, plan
+from fastslow.backends.window.plan import BLOCK_NUMBERS, Plan, Saved, Window, plan
 from fastslow.cells.lstm import CellWeights
 from fastslow.noise import Noise
-from fastslow.state import LSTMState
 from fastslow.wiring import Wiring
 
 NAME = "window"
 
 
 def refusal(problem: Problem) -> str | None:
-    if problem.traced:
-        return "torch.compile, torch.export and torch.func cannot look inside it"
-    if forward_ad._current_level >= 0:
-        return "it has no forward-mode derivative"
     if problem.device.type not in BLOCK_NUMBERS:
         return f"it runs on cpu and cuda, not on {problem.device.type}"
     if problem.autocast is not None:
@@ -96,6 +91,11 @@ def refusal(problem: Problem) -> str | None:
     if problem.dtype not in (torch.float32, torch.float64):
         return f"it computes in float32 and float64, not in {problem.dtype}"
     return None
+
+
+def options(*, recompute: bool = False) -> tuple[tuple[str, Option], ...]:
+    """What a window saves: see `run`."""
+    return (("recompute", recompute),)
 
 
 def run(
@@ -114,38 +114,64 @@ def run(
 
     recompute: save 2 H numbers a node and step instead of 6 H, and make every product of forward again in backward.
     """
-    running = None
+    chosen = options(recompute=recompute)
+    return run_operator(NAME, chosen, weights, x, state, noise, rates, wiring, lengths, resets)
+
+
+# ---------------------------------------------------------------------- the operators' kernels
+
+
+def _window(request: Request) -> tuple[Window, Tensor]:
+    """The window, and x as it is computed with."""
+    x, lengths, running = request.x.contiguous(), request.lengths, None
     if lengths is not None:
-        running = (torch.arange(x.shape[0]).unsqueeze(1) < lengths).unsqueeze(-1).to(x.device)
+        running = (torch.arange(x.shape[0]).unsqueeze(1) < lengths.cpu()).unsqueeze(-1).to(x.device)
         x = x.masked_fill(~running, 0)  # whatever the padding holds meets factors of 0, which would keep a NaN
-    if resets is not None:
-        resets = resets.unsqueeze(-1) if running is None else resets.unsqueeze(-1) & running
-    masks = Masks(wiring, weights, x, noise, rates, running)
-    window = Window(plan(wiring), masks, rates.forget_bias, recompute, resets)
-    leaves = [x, *(part for pair in state for part in pair), *(p for cell in weights for p in cell)]
-    if torch.is_grad_enabled() and any(leaf is not None and leaf.requires_grad for leaf in leaves):
-        y, *finals = cast("Any", _Function).apply(window, *leaves)
-        return y, tuple(LSTMState(h, c) for h, c in zip(finals[::2], finals[1::2], strict=True))
-    with torch.no_grad():
-        y, new, _ = forward(window, tuple(weights), x, state, save=False)
-    return y, new
+    resets = None if request.resets is None else request.resets.unsqueeze(-1)
+    if resets is not None and running is not None:
+        resets = resets & running
+    masks = Masks(request.wiring, request.weights, x, request.noise, request.rates, running)
+    recompute = bool(request.program.options["recompute"])
+    return Window(plan(request.wiring), masks, request.rates.forget_bias, recompute, resets), x
 
 
-class _Function(torch.autograd.Function):
-    """Leaves: x, then h and c of each slot, then the fields of each node's CellWeights; so are the gradients."""
+def forward(request: Request, keep: bool) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    window, x = _window(request)
+    assert request.states is not None
+    y, final, saved = forward_pass(window, request.weights, x, request.states, save=keep)
+    return y, flat_states(final), list(saved.tensors()) if keep else []
 
-    @staticmethod
-    def forward(ctx: Any, window: Window, *leaves: Tensor | None) -> tuple[Tensor, ...]:
-        x, state, weights = window.sorted(leaves)
-        y, finals, saved = forward(window, weights, x, state, save=True)
-        ctx.window = window
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(saved.x, *(p for cell in weights for p in cell), *saved.tensors())
-        return (y, *(part for pair in finals for part in pair))
 
-    @staticmethod
-    @once(NAME)
-    def backward(ctx: Any, dy: Tensor | None, *dfinals: Tensor | None) -> tuple[Tensor | None, ...]:
-        window: Window = ctx.window
-        saved = Saved.of(window, ctx.saved_tensors)
-        return (None, *backward(window, saved, dy, dfinals, ctx.needs_input_grad[1:]))
+def memory(request: Request) -> list[tuple[tuple[int, ...], torch.dtype]]:
+    order: Plan = plan(request.wiring)
+    steps, rows, _ = request.x.shape
+    states = [(steps + (n in order.last), rows, size) for n, size in enumerate(request.hidden)]
+    gates = [] if request.program.options["recompute"] else [(steps, rows, 4, size) for size in request.hidden]
+    return [(shape, request.x.dtype) for shape in (*states, *states, *gates)]
+
+
+def backward(
+    request: Request,
+    memory: Sequence[Tensor],
+    d_y: Tensor | None,
+    d_final: Sequence[Tensor | None],
+    needs: Sequence[bool],
+) -> list[Tensor]:
+    window, x = _window(request)
+    saved = Saved.of(window, [x, *(field for node in request.weights for field in node), *memory])
+    leaves = 1 + len(d_final)
+    given = iter(needs[leaves:])
+    fields = [field is not None and next(given) for node in request.weights for field in node]
+    found = backward_pass(window, saved, d_y, d_final, [*needs[:leaves], *fields])
+    every = zip(
+        [*needs[:leaves], *fields], found, (x, *d_final, *(f for node in request.weights for f in node)), strict=True
+    )
+    return [_given(grad, like) for need, grad, like in every if need]
+
+
+def _given(gradient: Tensor | None, like: Tensor | None) -> Tensor:
+    """None comes for the input's matrix of a node that has no input."""
+    if gradient is None:
+        assert like is not None
+        return torch.zeros_like(like)
+    return gradient

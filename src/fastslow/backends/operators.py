@@ -1,0 +1,341 @@
+"""The engines as operators of PyTorch, in the namespace `fastslow`.
+
+    native, window, triton               a window: (program, tensors) -> y, the final states, the memory
+    native_backward, ...                 the gradients, from the memory
+    step                                 one step of a few rows without masks
+
+PyTorch's dispatcher stands between a layer and an engine: what is not plain memory on a device that the engine runs on
+- a fake tensor, a subclass, a tensor that a transform wraps - goes its own way and never becomes an address. And what
+looks at programs from outside - torch.compile, torch.export, make_fx, the profiler, counters of FLOPs - sees one
+operator, whose schema, shapes, gradient and arithmetic are written down here.
+
+`program` is the text of `fastslow.backends.program`. Operators are pure: everything backward needs is a result.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from fastslow.backends.base import Rates, States
+from fastslow.backends.flat import flat_states, flat_weights, states_like
+from fastslow.backends.program import Option, Request, cells_text, parse, program_text
+from fastslow.backends.second import reference_gradients
+from fastslow.noise import Noise
+
+LIBRARY: Any = torch.library.Library("fastslow", "DEF")  # type: ignore[no-untyped-call]
+
+_WINDOW = (
+    "(str program, Tensor x, Tensor[] states, Tensor[] weights, Tensor? key, Tensor? lengths, Tensor? resets, "
+    "int first_step, int first_row, bool keep) -> (Tensor, Tensor[], Tensor[])"
+)
+_BACKWARD = (
+    "(str program, Tensor x, Tensor[] weights, Tensor? key, Tensor? lengths, Tensor? resets, int first_step, "
+    "int first_row, Tensor[] memory, Tensor? d_y, Tensor?[] d_final, bool[] needs) -> Tensor[]"
+)
+_STEP = "(str program, Tensor x, Tensor[] states, Tensor[] weights) -> (Tensor, Tensor[])"
+
+DEVICES = {"native": ("CPU",), "window": ("CPU", "CUDA"), "triton": ("CPU", "CUDA")}
+"""Where each engine's operator has a kernel; triton's on the CPU is for its interpreter."""
+MODULES = {
+    "native": "fastslow.backends.native.window",
+    "window": "fastslow.backends.window.engine",
+    "triton": "fastslow.backends.triton.engine",
+}
+"""Where the kernels are, imported when they first run.
+
+    forward(request, keep) -> y, the leaves of the final states, the memory (empty unless `keep`)
+    backward(request, memory, d_y, d_final, needs) -> a gradient for each true entry of `needs`
+    memory(request) -> [(shape, type)] of the memory
+"""
+Gradients = list[Tensor | None]
+
+
+def run(
+    name: str,
+    options: Sequence[tuple[str, Option]],
+    weights: Sequence[Any],
+    x: Tensor,
+    states: States,
+    noise: Noise | None,
+    rates: Rates,
+    wiring: Any,
+    lengths: Tensor | None,
+    resets: Tensor | None,
+) -> tuple[Tensor, States]:
+    """A window by the operator of engine `name`; the other arguments are those of `fastslow.backends.base`."""
+    program = program_text(wiring.text, cells_text(weights), rates, tuple(options))
+    return call(name, program, weights, x, states, noise, lengths, resets)
+
+
+def call(
+    name: str,
+    program: str,
+    weights: Sequence[Any],
+    x: Tensor,
+    states: States,
+    noise: Noise | None,
+    lengths: Tensor | None,
+    resets: Tensor | None,
+) -> tuple[Tensor, States]:
+    """`run` of a program that is text already; in words that torch.compile can follow."""
+    given = [field.contiguous() for field in flat_weights(weights) if field is not None]
+    leaves = flat_states(states)
+    keep = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *leaves, *given))
+    key, first_step, first_row = (None, 0, 0) if noise is None else noise
+    y, final, _ = getattr(torch.ops.fastslow, name).default(
+        program, x.contiguous(), leaves, given, key, lengths, resets, first_step, first_row, keep
+    )
+    return y, states_like(states, final)
+
+
+def step(program: str, weights: Sequence[Any], x: Tensor, states: States) -> tuple[Tensor, States]:
+    """One step without gradients and masks: x (B, X) -> y (B, H), the new states."""
+    given = [field.contiguous() for field in flat_weights(weights) if field is not None]
+    y, final = torch.ops.fastslow.step.default(program, x.contiguous(), flat_states(states), given)
+    return y, states_like(states, final)
+
+
+def _request(
+    program: str,
+    x: Tensor,
+    states: Sequence[Tensor] | None,
+    weights: Sequence[Tensor],
+    key: Tensor | None,
+    lengths: Tensor | None,
+    resets: Tensor | None,
+    first_step: int,
+    first_row: int,
+) -> Request:
+    read = parse(program)
+    if len(weights) != read.count:
+        raise RuntimeError(f"the program has {read.count} parameters; got {len(weights)}")
+    request = Request(
+        read,
+        read.weights(weights),
+        x,
+        None if states is None else read.flat.states(states),
+        None if key is None else Noise(key, first_step, first_row),
+        lengths,
+        resets,
+    )
+    request.check()
+    return request
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """Row-major, in memory that it shares with nothing, as the fake kernels promise."""
+    whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.itemsize
+    return tensor if whole and tensor.is_contiguous() else tensor.clone(memory_format=torch.contiguous_format)
+
+
+def _define(name: str) -> None:
+    tags = (torch.Tag.pt2_compliant_tag,)
+    forward_name, backward_name = f"fastslow::{name}", f"fastslow::{name}_backward"
+    LIBRARY.define(name + _WINDOW, tags=tags)
+    LIBRARY.define(f"{name}_backward{_BACKWARD}", tags=tags)
+
+    def kernels() -> Any:
+        return importlib.import_module(MODULES[name])
+
+    def forward(
+        program: str, x: Tensor, states: list[Tensor], weights: list[Tensor], key: Tensor | None,
+        lengths: Tensor | None, resets: Tensor | None, first_step: int, first_row: int, keep: bool,
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:  # fmt: skip
+        request = _request(program, x, states, weights, key, lengths, resets, first_step, first_row)
+        if x.shape[0] == 0 or x.shape[1] == 0:
+            y, final, memory = _fake_forward(request, keep, kernels)
+            return y, [new.copy_(old) for new, old in zip(final, states, strict=True)], memory
+        with torch.no_grad():
+            y, final, memory = kernels().forward(request, keep)
+        return _own(y), [_own(leaf) for leaf in final], memory
+
+    def fake_forward(
+        program: str, x: Tensor, states: list[Tensor], weights: list[Tensor], key: Tensor | None,
+        lengths: Tensor | None, resets: Tensor | None, first_step: int, first_row: int, keep: bool,
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:  # fmt: skip
+        request = _request(program, x, states, weights, key, lengths, resets, first_step, first_row)
+        return _fake_forward(request, keep, kernels)
+
+    def backward(
+        program: str, x: Tensor, weights: list[Tensor], key: Tensor | None, lengths: Tensor | None,
+        resets: Tensor | None, first_step: int, first_row: int, memory: list[Tensor], d_y: Tensor | None,
+        d_final: list[Tensor | None], needs: list[bool],
+    ) -> list[Tensor]:  # fmt: skip
+        request = _request(program, x, None, weights, key, lengths, resets, first_step, first_row)
+        for gradient, shape in zip((d_y, *d_final), (request.output_shape, *request.state_shapes()), strict=True):
+            if gradient is not None and tuple(gradient.shape) != shape:
+                raise RuntimeError(f"a gradient must be {shape}, as its output is; got {tuple(gradient.shape)}")
+        if x.shape[0] == 0 or x.shape[1] == 0:
+            return _empty_gradients(request, weights, d_final, needs)
+        expected = kernels().memory(request)
+        if [(tuple(t.shape), t.dtype) for t in memory] != expected:
+            raise RuntimeError(f"the memory is not one of this window: it must be {expected}")
+        with torch.no_grad():
+            return [_own(gradient) for gradient in kernels().backward(request, memory, d_y, d_final, needs)]
+
+    def fake_backward(
+        program: str, x: Tensor, weights: list[Tensor], key: Tensor | None, lengths: Tensor | None,
+        resets: Tensor | None, first_step: int, first_row: int, memory: list[Tensor], d_y: Tensor | None,
+        d_final: list[Tensor | None], needs: list[bool],
+    ) -> list[Tensor]:  # fmt: skip
+        request = _request(program, x, None, weights, key, lengths, resets, first_step, first_row)
+        shapes = [x.shape, *request.state_shapes(), *(weight.shape for weight in weights)]
+        return [x.new_empty(shape) for shape, need in zip(shapes, needs, strict=True) if need]
+
+    for device in DEVICES[name]:
+        LIBRARY.impl(name, forward, device)
+        LIBRARY.impl(f"{name}_backward", backward, device)
+    torch.library.register_fake(forward_name, fake_forward, lib=LIBRARY)
+    torch.library.register_fake(backward_name, fake_backward, lib=LIBRARY)
+    torch.library.register_autograd(forward_name, _gradient_of(name), setup_context=_save, lib=LIBRARY)
+    torch.library.register_autograd(backward_name, _no_derivative(name), lib=LIBRARY)
+    for operator in (forward_name, backward_name):
+        _refuse_vmap(operator)
+        for kind in {device.lower() for device in DEVICES[name]}:
+            # Windows compute in the type of the weights; what autocast asks of products is an option of the engine.
+            torch.library.register_autocast(operator, kind, torch.float32, lib=LIBRARY)
+
+
+def _fake_forward(
+    request: Request, keep: bool, kernels: Callable[[], Any]
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    x = request.x
+    final = [x.new_empty(shape) for shape in request.state_shapes()]
+    memory = [x.new_empty(shape, dtype=dtype) for shape, dtype in kernels().memory(request)] if keep else []
+    return x.new_empty(request.output_shape), final, memory
+
+
+def _empty_gradients(
+    request: Request, weights: Sequence[Tensor], d_final: Sequence[Tensor | None], needs: Sequence[bool]
+) -> list[Tensor]:
+    """Of a window of no steps or no rows, whose final states are the initial ones."""
+    x, shapes = request.x, request.state_shapes()
+    states = [x.new_zeros(shape) if d is None else d.clone() for d, shape in zip(d_final, shapes, strict=True)]
+    every = (torch.zeros_like(x), *states, *map(torch.zeros_like, weights))
+    return [gradient for gradient, need in zip(every, needs, strict=True) if need]
+
+
+# ---------------------------------------------------------------------- gradients
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
+    program, x, states, weights, key, lengths, resets, first_step, first_row, _ = inputs
+    ctx.program, ctx.first = program, (first_step, first_row)
+    ctx.counts = len(states), len(weights)
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(*output[2])
+    ctx.save_for_backward(x, key, lengths, resets, *states, *weights, *output[2])
+
+
+def _gradient_of(name: str) -> Callable[..., tuple[Any, ...]]:
+    def gradient(
+        ctx: Any, d_y: Tensor | None, d_final: Sequence[Tensor | None], d_memory: Any
+    ) -> tuple[None, Tensor | None, Gradients, Gradients, None, None, None, None, None, None]:
+        x, key, lengths, resets, *rest = ctx.saved_tensors
+        count, parameters = ctx.counts
+        states, weights, memory = rest[:count], rest[count : count + parameters], rest[count + parameters :]
+        _, needs_x, needs_states, needs_weights, *_ = ctx.needs_input_grad
+        needs = [needs_x, *_each(needs_states, count), *_each(needs_weights, parameters)]
+        if torch.is_grad_enabled():  # somebody will differentiate the gradient, which the loop can
+            request = _request(ctx.program, x, states, weights, key, lengths, resets, *ctx.first)
+            found: Gradients = reference_gradients(request, [x, *states, *weights], d_y, d_final, needs)
+        else:
+            given = iter(
+                getattr(torch.ops.fastslow, f"{name}_backward").default(
+                    ctx.program, x, weights, key, lengths, resets, *ctx.first, memory,
+                    None if d_y is None else d_y.contiguous(), d_final, needs,
+                )
+            )  # fmt: skip
+            found = [next(given) if need else None for need in needs]
+        d_states, d_weights = found[1 : 1 + count], found[1 + count :]
+        return None, found[0], d_states, d_weights, None, None, None, None, None, None
+
+    return gradient
+
+
+def _each(needs: Any, count: int) -> list[bool]:
+    return list(needs) if isinstance(needs, list | tuple) else [bool(needs)] * count
+
+
+def _no_derivative(name: str) -> Callable[..., Any]:
+    def gradient(ctx: Any, *gradients: Any) -> Any:
+        raise RuntimeError(f"the backward pass of engine {name!r} has no derivative; backend='reference' has one")
+
+    return gradient
+
+
+def _refuse_vmap(operator: str) -> None:
+    def refuse(info: Any, in_dims: Any, *args: Any) -> Any:
+        raise RuntimeError(
+            f"{operator} has no rule for torch.func.vmap: call the layer, which takes its loop there, "
+            "or pass the rows as a batch"
+        )
+
+    torch.library.register_vmap(operator, refuse, lib=LIBRARY)
+
+
+# ---------------------------------------------------------------------- one step
+
+
+def _define_step() -> None:
+    LIBRARY.define(f"step{_STEP}", tags=(torch.Tag.pt2_compliant_tag,))
+
+    def request_of(program: str, x: Tensor, states: list[Tensor], weights: list[Tensor]) -> Request:
+        return _request(program, x.unsqueeze(0), states, weights, None, None, None, 0, 0)
+
+    def step(program: str, x: Tensor, states: list[Tensor], weights: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        request = request_of(program, x, states, weights)
+        if x.shape[0] == 0:
+            return x.new_empty(request.output_shape[1:]), [leaf.clone() for leaf in states]
+        with torch.no_grad():
+            y, final, _ = importlib.import_module(MODULES["native"]).forward(request, False)
+        return y[0], [_own(leaf) for leaf in final]
+
+    def fake(program: str, x: Tensor, states: list[Tensor], weights: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        request = request_of(program, x, states, weights)
+        return x.new_empty(request.output_shape[1:]), [x.new_empty(shape) for shape in request.state_shapes()]
+
+    def gradient(ctx: Any, *gradients: Any) -> Any:
+        raise RuntimeError("fastslow::step has no gradient: with gradients layer.step runs a window of one step")
+
+    LIBRARY.impl("step", step, "CPU")
+    torch.library.register_fake("fastslow::step", fake, lib=LIBRARY)
+    torch.library.register_autograd("fastslow::step", gradient, lib=LIBRARY)
+    torch.library.register_autocast("fastslow::step", "cpu", torch.float32, lib=LIBRARY)
+    _refuse_vmap("fastslow::step")
+
+
+for _name in MODULES:
+    _define(_name)
+_define_step()
+
+
+# ---------------------------------------------------------------------- arithmetic
+
+
+def _products(x: Sequence[int], weights: Sequence[Sequence[int]]) -> int:
+    """Floating-point operations of z = W_x x + W_h h at every node, step and row; x and weights as shapes."""
+    rows = 1
+    for size in x[:-1]:
+        rows *= size
+    return 2 * rows * sum(shape[0] * shape[1] for shape in weights if len(shape) == 2)
+
+
+def _forward_flops(program: str, x: Any, states: Any, weights: Any, *rest: Any, **named: Any) -> int:
+    return _products(x, weights)
+
+
+def _backward_flops(program: str, x: Any, weights: Any, *rest: Any, **named: Any) -> int:
+    return 2 * _products(x, weights)
+
+
+for _name in MODULES:
+    register_flop_formula(getattr(torch.ops.fastslow, _name))(_forward_flops)
+    register_flop_formula(getattr(torch.ops.fastslow, f"{_name}_backward"))(_backward_flops)
+register_flop_formula(torch.ops.fastslow.step)(_forward_flops)
