@@ -24,8 +24,8 @@ class Memory:
 
     h[n], c[n]: (T, B, P) new states of node n; the last node of a slot has one step more, the initial state, in front;
     c (., B, 0) of a cell without one. emitted[n]: (T, B, P) h once more, where `Call.emits`, else (0, B, P).
-    gates: z[n] (T, B, blocks P), stats[n] (T, B, 8), dropped[n] (T, B, inputs) or None. Not kept: all of them for one step
-    only, which every step uses again, and no step in front.
+    gates: z[n] (T, B, blocks P), stats[n] (T, B, 8), dropped[n] (T, B, inputs) or None. Not kept: all of them for one
+    step only, which every step uses again, and no step in front.
     """
 
     def __init__(

@@ -149,7 +149,7 @@ class Steps:
         self._lock = threading.Lock()  # one call at a time: the scratch is shared
 
     def __call__(self, steps: int, x: int, y: int, states_in: list[int], states_out: list[int]) -> None:
-        """Run `steps` steps: x (T, B, X), y (T, B, H), the leaves of every slot's state in turn (B, H), all as addresses.
+        """Run `steps` steps: x (T, B, X), y (T, B, H), the leaves of every slot's state (B, H), all as addresses.
 
         With ends: x (T, B) int64 in 0..V-1, y (T, B, V).
         """

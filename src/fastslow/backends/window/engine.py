@@ -64,6 +64,7 @@ so that a step itself is the serial chain alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -76,7 +77,6 @@ from fastslow.backends.window.backward import backward as backward_pass
 from fastslow.backends.window.forward import forward as forward_pass
 from fastslow.backends.window.masks import Masks
 from fastslow.backends.window.plan import BLOCK_NUMBERS, Plan, Saved, Window, plan
-from fastslow.cells.lstm import CellWeights
 from fastslow.noise import Noise
 from fastslow.wiring import Wiring
 
@@ -100,7 +100,7 @@ def options(*, recompute: bool = False) -> tuple[tuple[str, Option], ...]:
 
 def run(
     wiring: Wiring,
-    weights: Sequence[CellWeights],
+    weights: Sequence[Any],
     x: Tensor,
     state: States,
     noise: Noise | None,
@@ -145,9 +145,17 @@ def forward(request: Request, keep: bool) -> tuple[Tensor, list[Tensor], list[Te
 def memory(request: Request) -> list[tuple[tuple[int, ...], torch.dtype]]:
     order: Plan = plan(request.wiring)
     steps, rows, _ = request.x.shape
-    states = [(steps + (n in order.last), rows, size) for n, size in enumerate(request.hidden)]
-    gates = [] if request.program.options["recompute"] else [(steps, rows, 4, size) for size in request.hidden]
-    return [(shape, request.x.dtype) for shape in (*states, *states, *gates)]
+    kinds = request.program.flat.nodes
+    h = [(steps + (n in order.last), rows, size) for n, size in enumerate(request.hidden)]
+    c = [
+        (length, rows, size if "c" in kind.letters else 0) for (length, rows, size), kind in zip(h, kinds, strict=True)
+    ]
+    again = order.emitted if request.resets is not None else ()
+    emitted = [(steps, rows, request.hidden[n]) for n in again]
+    gates: list[tuple[int, ...]] = []
+    if not request.program.options["recompute"]:
+        gates = [(steps, rows, kind.blocks, size) for kind, size in zip(kinds, request.hidden, strict=True)]
+    return [(shape, request.x.dtype) for shape in (*h, *c, *emitted, *gates)]
 
 
 def backward(
@@ -158,7 +166,7 @@ def backward(
     needs: Sequence[bool],
 ) -> list[Tensor]:
     window, x = _window(request)
-    saved = Saved.of(window, [x, *(field for node in request.weights for field in node), *memory])
+    saved = Saved.of(window, x, request.weights, memory)
     leaves = 1 + len(d_final)
     given = iter(needs[leaves:])
     fields = [field is not None and next(given) for node in request.weights for field in node]
