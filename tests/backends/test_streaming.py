@@ -115,7 +115,7 @@ def test_what_a_stepper_rejects() -> None:
     stepper = Stepper(case.wiring, inputs.weights)
     with pytest.raises(ValueError, match=r"x must end in 5 torch\.float32; got \(1, 3, 4\)"):
         stepper.step(torch.zeros(3, 4), state)
-    with pytest.raises(ValueError, match=r"state must be \(2, 11\); got h \(3, 11\)"):
+    with pytest.raises(ValueError, match=r"state must be \(2, 11\); got \(3, 11\)"):
         stepper.step(torch.zeros(2, 5), state)
 
 

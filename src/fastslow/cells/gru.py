@@ -111,6 +111,8 @@ class LayerNormGRUCell(CellModule):
     """
 
     kind = GRU
+    bias_ih: nn.Parameter | None
+    bias_hh: nn.Parameter | None
 
     def __init__(
         self,

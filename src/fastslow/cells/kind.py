@@ -7,7 +7,7 @@ biases, norms, gates, zoneout - is the cell's own code: `step` here, and one fil
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +72,10 @@ class Kind:
     def vector_blocks(self) -> int:
         """How many blocks of H a node's vectors have."""
         return 1 + max(place for places in self.vectors.values() for place in places)
+
+    def pack(self, leaves: Sequence[Any]) -> Any:
+        """A state of its tensors."""
+        return leaves[0] if self.state is None else self.state(*leaves)
 
     def rows(self, field: str) -> tuple[int, ...]:
         """`rows_x` or `rows_h`, by the matrix's field."""

@@ -92,6 +92,9 @@ class SimpleCell(CellModule):
     Shape: `cell(x, h=None) -> h` with x (B, X) or (X,), h (B, H) or (H,).
     """
 
+    bias_ih: nn.Parameter | None
+    bias_hh: nn.Parameter | None
+
     def __init__(
         self,
         input_size: int | None,

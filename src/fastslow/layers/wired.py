@@ -1,4 +1,4 @@
-"""`WiredLSTM`: the layer that runs any wiring of the layer-normalised LSTM cell."""
+"""`WiredRNN`: the layer that runs any wiring of the cells that engines know."""
 
 from __future__ import annotations
 
@@ -14,12 +14,18 @@ from fastslow.backends import Choice, check_name, choose, engine
 from fastslow.backends.base import Problem, Rates, States
 from fastslow.backends.native.steps import Quantized
 from fastslow.backends.streaming import Walk, layer_step, model_step
-from fastslow.cells.lstm import CellWeights, LayerNormLSTMCell
-from fastslow.cells.module import check_rate, check_size
+from fastslow.cells.gru import LayerNormGRUCell
+from fastslow.cells.kind import Kind
+from fastslow.cells.lstm import LayerNormLSTMCell
+from fastslow.cells.module import CellModule, check_rate, check_size
+from fastslow.cells.simple import SimpleCell
 from fastslow.layers.sequences import check_input_size, check_reset, check_resets, to_steps
 from fastslow.noise import Noise, draw_key
-from fastslow.state import LSTMState, map_state, reset_rows
+from fastslow.state import map_state, reset_rows
 from fastslow.wiring import FROM_INPUT, NO_INPUT, Wiring
+
+CELLS = ("lstm", "gru", "tanh", "relu")
+"""Kinds of cells that a layer makes."""
 
 _UNSUPPORTED = {
     "bidirectional": "it carries its state from window to window, which a reversed direction cannot",
@@ -28,25 +34,28 @@ _UNSUPPORTED = {
 }
 
 
-class WiredLSTM(nn.Module):
-    """Any wiring of layer-normalised LSTM cells, as a layer used like `torch.nn.LSTM`.
+class WiredRNN(nn.Module):
+    """Any wiring of recurrent cells, as a layer used like `torch.nn.LSTM`.
 
     Args:
         wiring: which cell runs when, on which state, reading what (`fastslow.wiring`).
         input_size: X.
         hidden_sizes: the size of each state slot by name, or one int for all.
+        cell: the kind of every cell, or of each by its path: "lstm" (`LayerNormLSTMCell`), "gru" (`LayerNormGRUCell`),
+            or "tanh" and "relu" (`SimpleCell`). The cells of one slot have states of one form.
         bias: whether the gates have a bias.
         batch_first: x and y are (B, T, .) instead of (T, B, .). States are (B, .) either way.
         dropout: probability of dropping a unit of a node's input or of the layer's output: one fresh mask a step on
             every edge from x or from another node, and one on y. The state is never dropped.
-        zoneout_h, zoneout_c: probability that a unit of h, of c, keeps its old value for a step.
-        layer_norm: per-gate and cell normalisation.
-        forget_bias: constant added to the forget gate after its norm.
+        zoneout_h, zoneout_c: probability that a unit of h, of c, keeps its old value for a step; only an LSTM has c.
+        layer_norm: normalisation of gates, and of an LSTM's cell; a simple cell has none.
+        forget_bias: constant added to an LSTM's forget gate after its norm.
         backend: "auto", or the name of an engine, which then runs or raises with the reason.
 
     Shape: `y, state = layer(x, state=None, *, lengths=None, resets=None)`
         x: (T, B, X), (B, T, X) with `batch_first`, (T, X) unbatched, or a PackedSequence; y likewise with the output
-        node's size. state: a tuple of `LSTMState(h, c)`, one a slot, leaves (B, H) or (H,) unbatched; zeros if None.
+        node's size. state: a tuple of states, one a slot: `LSTMState(h, c)`, or h of cells without c; leaves (B, H),
+        or (H,) unbatched; zeros if None.
         lengths: (B,) ints: row b stops after lengths[b] steps; its outputs past that are zero and its final state is
         its last.
         resets: bool, laid out as x, (T, B), (B, T) or (T,): where true the row's whole state is zeros before that step,
@@ -61,6 +70,7 @@ class WiredLSTM(nn.Module):
         input_size: int,
         hidden_sizes: Mapping[str, int] | int,
         *,
+        cell: str | Mapping[str, str] = "lstm",
         bias: bool = True,
         batch_first: bool = False,
         dropout: float = 0.0,
@@ -94,20 +104,50 @@ class WiredLSTM(nn.Module):
         self.steps_in_int8 = False
         """Whether `step`, without gradients, reads 8-bit copies of the matrices: see `round_to_int8_`."""
         for path, (x_size, size) in self._cell_sizes().items():
-            cell = LayerNormLSTMCell(
-                x_size,
-                size,
-                bias=bias,
-                zoneout_h=zoneout_h,
-                zoneout_c=zoneout_c,
-                layer_norm=layer_norm,
-                forget_bias=forget_bias,
-                device=device,
-                dtype=dtype,
-            )
-            _attach(self, path, cell)
+            _attach(self, path, self._new_cell(self._kind_at(cell, path), x_size, size, device, dtype))
+        self._check_slots()
 
     # ------------------------------------------------------------------ sizes and parameters
+
+    def _kind_at(self, cell: str | Mapping[str, str], path: str) -> str:
+        """The kind of the cell at this path."""
+        if not isinstance(cell, str) and path not in cell:
+            raise ValueError(f"cell must give the kind of {path!r}, or be one name for all; got {dict(cell)}")
+        kind = cell if isinstance(cell, str) else cell[path]
+        if kind not in CELLS:
+            raise ValueError(f"cell must be one of {', '.join(map(repr, CELLS))}; got {kind!r} for {path!r}")
+        if kind != "lstm" and cell == kind and self.zoneout_c > 0:
+            raise ValueError(f"cell {kind!r} has no c, so zoneout_c must be 0; got {self.zoneout_c}: use zoneout_h")
+        return kind
+
+    def _new_cell(
+        self, kind: str, x_size: int | None, size: int, device: torch.device | str | None, dtype: torch.dtype | None
+    ) -> CellModule:
+        made: dict[str, Any] = {"bias": self.bias, "zoneout_h": self.zoneout_h, "device": device, "dtype": dtype}
+        if kind == "lstm":
+            norm, forget = self.layer_norm, self.forget_bias
+            return LayerNormLSTMCell(
+                x_size, size, zoneout_c=self.zoneout_c, layer_norm=norm, forget_bias=forget, **made
+            )
+        if kind == "gru":
+            return LayerNormGRUCell(x_size, size, layer_norm=self.layer_norm, **made)
+        return SimpleCell(x_size, size, nonlinearity=kind, **made)  # type: ignore[arg-type]
+
+    def _check_slots(self) -> None:
+        """ValueError where the cells of a slot have states of different forms."""
+        for slot, name in enumerate(self.wiring.slots):
+            its = [cell.kind for cell, at in zip(self.node_cells(), self.wiring.slot_of, strict=True) if at == slot]
+            forms = {kind.letters: kind.name for kind in its}
+            if len(forms) > 1:
+                raise ValueError(
+                    f"the cells of slot {name!r} share its state, and {' and '.join(map(repr, forms.values()))} have "
+                    "states of different forms"
+                )
+
+    def _slot_kinds(self) -> list[Kind]:
+        """A cell's kind of each slot."""
+        cells = self.node_cells()
+        return [cells[self.wiring.slot_of.index(slot)].kind for slot in range(len(self.wiring.slots))]
 
     def _cell_sizes(self) -> dict[str, tuple[int | None, int]]:
         """Input and hidden size of every cell by its path; ValueError where nodes that share a cell disagree."""
@@ -133,11 +173,11 @@ class WiredLSTM(nn.Module):
         """The size of y's last dimension."""
         return self.hidden_sizes[self.wiring.nodes[self.wiring.output_index].slot]
 
-    def node_cells(self) -> list[LayerNormLSTMCell]:
+    def node_cells(self) -> list[CellModule]:
         """The cell of each node, in the order they run."""
-        return [cast(LayerNormLSTMCell, self.get_submodule(node.cell_name)) for node in self.wiring.nodes]
+        return [cast(CellModule, self.get_submodule(node.cell_name)) for node in self.wiring.nodes]
 
-    def weights(self) -> tuple[CellWeights, ...]:
+    def weights(self) -> tuple[Any, ...]:
         """The parameters as engines take them, one entry a node."""
         return tuple(cell.weights() for cell in self.node_cells())
 
@@ -146,9 +186,9 @@ class WiredLSTM(nn.Module):
         return Rates(self.dropout, self.zoneout_h, self.zoneout_c, self.forget_bias)
 
     def reset_parameters(self) -> None:
-        """The initial values of `LayerNormLSTMCell.reset_parameters`, for every cell."""
+        """Each cell's own initial values: see its `reset_parameters`."""
         for module in self.modules():
-            if isinstance(module, LayerNormLSTMCell):
+            if isinstance(module, CellModule):
                 module.reset_parameters()
 
     @torch.no_grad()
@@ -281,7 +321,7 @@ class WiredLSTM(nn.Module):
         run = engine(choose(problem, self.backend).name).run
         return run(self.wiring, weights, x, state, noise, rates, lengths, resets)
 
-    def _check_weights(self, weights: Sequence[CellWeights], x: Tensor) -> None:
+    def _check_weights(self, weights: Sequence[Any], x: Tensor) -> None:
         """Compiled engines read addresses: every weight must be where x is, and of one type."""
         for node, cell in zip(self.wiring.nodes, weights, strict=True):
             for weight in cell:
@@ -307,18 +347,20 @@ class WiredLSTM(nn.Module):
             layer_norm=self.layer_norm,
             autocast=torch.get_autocast_dtype(device.type) if autocast else None,
             traced=torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active(),
+            kinds=tuple(cell.kind.name for cell in self.node_cells()),
         )
 
     # ------------------------------------------------------------------ states
 
     def _public(self, state: States) -> Any:
-        """One LSTMState a slot -> the structure this layer's users see."""
+        """One state a slot -> the structure this layer's users see."""
         return state
 
     def _slots(self, state: Any) -> Sequence[Any]:
-        """The structure this layer's users see -> one (h, c) a slot, not yet checked."""
+        """The structure this layer's users see -> one state a slot, not yet checked."""
         if not isinstance(state, tuple | list) or len(state) != len(self.wiring.slots):
-            self._bad_state(f"a tuple of {len(self.wiring.slots)} LSTMState(h, c), one a slot", state)
+            one = "LSTMState(h, c)" if all(kind.state for kind in self._slot_kinds()) else "states"
+            self._bad_state(f"a tuple of {len(self.wiring.slots)} {one}, one a slot", state)
         return state
 
     def _bad_state(self, expected: str, got: Any) -> NoReturn:
@@ -330,16 +372,19 @@ class WiredLSTM(nn.Module):
         rows = x.shape[1]
         dtype = self.weights()[0].w_h.dtype
         sizes = [self.hidden_sizes[slot] for slot in self.wiring.slots]
+        kinds = self._slot_kinds()
         if state is None:
             return tuple(
-                LSTMState(*(torch.zeros(rows, size, dtype=dtype, device=x.device) for _ in "hc")) for size in sizes
+                kind.pack([torch.zeros(rows, size, dtype=dtype, device=x.device) for _ in kind.letters])
+                for kind, size in zip(kinds, sizes, strict=True)
             )
         slots = self._slots(state)
         checked = []
-        for name, size, pair in zip(self.wiring.slots, sizes, slots, strict=True):
-            if not isinstance(pair, tuple | list) or len(pair) != 2:
-                self._bad_state(f"LSTMState(h, c) for slot {name!r}", pair)
-            for letter, leaf in zip("hc", pair, strict=True):
+        for name, size, kind, given in zip(self.wiring.slots, sizes, kinds, slots, strict=True):
+            leaves = [given] if kind.state is None else given
+            if not isinstance(leaves, tuple | list) or len(leaves) != kind.leaves:
+                self._bad_state(f"LSTMState(h, c) for slot {name!r}", given)
+            for letter, leaf in zip(kind.letters, leaves, strict=True):
                 shape = (rows, size) if batched else (size,)
                 if not isinstance(leaf, Tensor) or leaf.shape != shape:
                     got = tuple(leaf.shape) if isinstance(leaf, Tensor) else type(leaf).__name__
@@ -349,8 +394,7 @@ class WiredLSTM(nn.Module):
                         f"state {name}.{letter} must be {dtype} on {x.device}, as weights and input are; "
                         f"got {leaf.dtype} on {leaf.device}"
                     )
-            h, c = pair if batched else (leaf.unsqueeze(0) for leaf in pair)
-            checked.append(LSTMState(h, c))
+            checked.append(kind.pack([leaf if batched else leaf.unsqueeze(0) for leaf in leaves]))
         return tuple(checked)
 
     # ------------------------------------------------------------------ description
@@ -368,6 +412,10 @@ class WiredLSTM(nn.Module):
         parts += [f"forget_bias={self.forget_bias}"] * (self.forget_bias != 1.0)
         parts += [f"backend={self.backend!r}"] * (self.backend != "auto")
         return ", ".join(parts)
+
+
+WiredLSTM = WiredRNN
+"""The name of `WiredRNN` when it had one cell."""
 
 
 def _attach(root: nn.Module, path: str, cell: nn.Module) -> None:

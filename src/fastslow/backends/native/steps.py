@@ -15,7 +15,7 @@ from fastslow.backends.base import Rates
 from fastslow.backends.native.arguments import place_vectors
 from fastslow.backends.native.library import Library, StepArgs, StepNodeArgs, library
 from fastslow.cells.kinds import kind_of
-from fastslow.wiring import FROM_INPUT, Wiring
+from fastslow.wiring import FROM_INPUT, NO_INPUT, Wiring
 
 STREAMED_ROWS = 4
 """Up to so many rows a window is bound by reading the weights, which this path does in place and once a step."""
@@ -105,7 +105,7 @@ class Steps:
             node.x_places[: node.x_blocks], node.h_places[: node.h_blocks] = kind.rows_x, kind.rows_h
             node.w_x, node.w_h = None if w.w_x is None else w.w_x.data_ptr(), w.w_h.data_ptr()
             place_vectors(node, kind, w)
-            node.inputs = node.ld_x = 0 if w.w_x is None else w.w_x.shape[1]
+            node.inputs = node.ld_x = 0 if w.w_x is None or sources[n] == NO_INPUT else w.w_x.shape[1]
             node.ld_h = w.hidden_size
             if quantized is not None:
                 q_x, q_h = quantized[n]

@@ -49,6 +49,9 @@ def refusal(problem: Problem) -> str | None:
     kind = _kind(problem.autocast)
     if kind not in (torch.float32, torch.bfloat16):
         return f"its products are float32 or bfloat16, and autocast asks for {kind}"
+    others = sorted(set(problem.kinds) - {"lstm"})
+    if others:
+        return f"its kernels are those of the layer-normalised LSTM, and these cells are {', '.join(others)}"
     if max(problem.hidden_sizes) > LARGEST:
         return f"hidden sizes go up to {LARGEST}; got {max(problem.hidden_sizes)}"
     if problem.device.type == "cuda":

@@ -112,10 +112,10 @@ def _forward(
                     if source == FROM_INPUT:
                         node.add_h(z2, h_read)
                     else:
-                        value = None if node.w_x is None or source < 0 else now[source][7]
-                        if value is not None and factor is not None:
-                            value = torch.mul(value, factor, out=read[n])
-                        node.affine(z2, value, h_read)
+                        reads = None if node.w_x is None or source < 0 else now[source][7]
+                        if reads is not None and factor is not None:
+                            reads = torch.mul(reads, factor, out=read[n])
+                        node.affine(z2, reads, h_read)
                     cells[n].step(z4, h_read, c_read, share_h, share_c, h_out, c_out)
                     if n in copies:
                         copies[n][t].copy_(h_out)

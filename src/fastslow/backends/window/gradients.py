@@ -44,6 +44,7 @@ class Grads:
 
     def _field(self, name: str) -> Tensor | None:
         if name in self.kind.vectors:
-            return self.vectors[list(self.kind.vectors[name])].reshape(-1)
+            places: Tensor = self.vectors[list(self.kind.vectors[name])]
+            return places.reshape(-1)
         total = self.matrices.get(name)
         return None if total is None else from_blocks(total, self.kind.rows(name), self.weights.hidden_size)

@@ -8,8 +8,8 @@ A cell has two classes.
                                     for a block of k steps: the factors of the gradients, formed at once
         each_step()                 what `step` needs, one entry a step
         step(node, parts, dh, dc, share_c, keep_h, keep_c, scratch, dz) -> bool
-                                    from (dh_t, dc_t) to dz (B, blocks, H), in place; leaves dc and, if it says so, what of
-                                    dh passes by the products
+                                    from (dh_t, dc_t) to dz (B, blocks, H), in place; leaves dc and, if it says so,
+                                    what of dh passes by the products
         add_vectors(grads, dz)      the gradients of the vectors, after the block; dz (k, B, blocks, H)
 
 A share is how much of the new value a unit takes, `fastslow.backends.window.masks.Share`, and `keep` the rest. A cell

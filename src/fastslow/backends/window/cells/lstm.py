@@ -45,7 +45,7 @@ class Forward:
         if not node.norm:
             u = torch.tanh(new_c, out=self.g)
         else:
-            n = torch.native_layer_norm(new_c, (node.size,), *node.vectors[12:14], NORM_EPSILON)[0]
+            n = torch.native_layer_norm(new_c, (node.size,), node.vectors[12], node.vectors[13], NORM_EPSILON)[0]
             u = n.tanh_()
         if share_c is not None:
             torch.lerp(c, new_c, share_c, out=c_t)
@@ -83,7 +83,8 @@ class Backward:
         if not node.norm:
             u = torch.tanh(self.new_c)
         else:
-            u, self.c_mean, self.c_rstd = torch.native_layer_norm(self.new_c, size, *node.vectors[12:14], NORM_EPSILON)
+            gain, shift = node.vectors[12:14].unbind(0)
+            u, self.c_mean, self.c_rstd = torch.native_layer_norm(self.new_c, size, gain, shift, NORM_EPSILON)
             u.tanh_()
         _tanh_backward(o, u, grad_input=self.dn)  # o (1 - u^2)
         _tanh_backward(i, g, grad_input=y_g)  # i (1 - g^2)
