@@ -1,18 +1,60 @@
 """Recurrent states: named tuples of tensors, and what one does to them between windows.
 
 A state is a tensor (B, H), a pair `LSTMState(h, c)`, or any (named) tuple of states. The functions below keep the
-structure and the types.
+structure and the types; the named tuples have them as methods.
+
+The named tuples unpack, and are tuples to whatever walks through nested containers (pytree, DataParallel, the
+`repackage_hidden` of PyTorch's examples). But `state[0]`, `h[-1]` and other indices are refused: in code written for
+`torch.nn.LSTM` they pick a layer of a tensor (layers, B, H), and here would silently pick something else.
+
+Importing this module makes the states known to `torch.load(weights_only=True)` and to `torch.export.save`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree
 
 S = TypeVar("S")
+
+_OF_TENSORS = frozenset(
+    [
+        "cat",
+        "chunk",
+        "contiguous",
+        "cpu",
+        "cuda",
+        "dim",
+        "double",
+        "expand",
+        "float",
+        "half",
+        "mean",
+        "numel",
+        "permute",
+        "repeat",
+        "reshape",
+        "select",
+        "size",
+        "squeeze",
+        "sum",
+        "transpose",
+        "unbind",
+        "unsqueeze",
+        "view",
+        "shape",
+        "device",
+        "dtype",
+        "data",
+        "requires_grad",
+        "is_cuda",
+    ]
+)
+"""What code for `torch.nn.LSTM` asks of h and c, and a state is not asked."""
 
 
 class LSTMState(NamedTuple):
@@ -21,12 +63,84 @@ class LSTMState(NamedTuple):
     h: Tensor
     c: Tensor
 
+    def detach(self) -> LSTMState:
+        """The same values without their history."""
+        return detach_state(self)
+
+    def to(self, *args: Any, **options: Any) -> LSTMState:
+        """Every tensor as `Tensor.to` gives it: on another device, of another type."""
+        return map_state(lambda leaf: leaf.to(*args, **options), self)
+
+    def clone(self) -> LSTMState:
+        """Copies of the tensors."""
+        return map_state(torch.clone, self)
+
+    def reset(self, rows: Tensor) -> LSTMState:
+        """Zeros in the rows where `rows` (B,) bool is true."""
+        return reset_rows(self, rows)
+
+    def index(self, rows: Tensor) -> LSTMState:  # type: ignore[override]
+        """The rows `rows` (N,) int: leaves (N, H)."""
+        return index_rows(self, rows)
+
+    def __getitem__(self, key: Any) -> NoReturn:  # type: ignore[override]
+        raise TypeError(
+            f"a state has no index [{key!r}]: write state.h or state.c, each (B, H), or h, c = state; "
+            "of an FSLSTM's state nn.LSTM's h[-1] is state.fast.h"
+        )
+
+    def __getattr__(self, name: str) -> NoReturn:
+        _no_attribute(self, name, "state.h or state.c; of an FSLSTM's state nn.LSTM's h[-1] is state.fast.h")
+
 
 class FSState(NamedTuple):
-    """State of a fast-slow network: the one the fast cells share, and the slow cell's. LSTMState each in an FSLSTM."""
+    """State of a fast-slow network: the one the fast cells share, and the slow cell's. LSTMState each in an FSLSTM.
+
+    It is not nn.LSTM's (h, c): `out, (h, c) = layer(x)` gives the fast and the slow state. What is `h[-1]` there is
+    `state.fast.h` here.
+    """
 
     fast: Any
     slow: Any
+
+    def detach(self) -> FSState:
+        """The same values without their history."""
+        return detach_state(self)
+
+    def to(self, *args: Any, **options: Any) -> FSState:
+        """Every tensor as `Tensor.to` gives it: on another device, of another type."""
+        return map_state(lambda leaf: leaf.to(*args, **options), self)
+
+    def clone(self) -> FSState:
+        """Copies of the tensors."""
+        return map_state(torch.clone, self)
+
+    def reset(self, rows: Tensor) -> FSState:
+        """Zeros in the rows where `rows` (B,) bool is true."""
+        return reset_rows(self, rows)
+
+    def index(self, rows: Tensor) -> FSState:  # type: ignore[override]
+        """The rows `rows` (N,) int: leaves (N, H)."""
+        return index_rows(self, rows)
+
+    def __getitem__(self, key: Any) -> NoReturn:  # type: ignore[override]
+        raise TypeError(
+            f"a state has no index [{key!r}]: it is not (h, c) but (fast, slow): write state.fast or state.slow; "
+            "nn.LSTM's h[-1] is state.fast.h"
+        )
+
+    def __getattr__(self, name: str) -> NoReturn:
+        _no_attribute(self, name, "state.fast or state.slow; nn.LSTM's h[-1] is state.fast.h")
+
+
+def _no_attribute(state: Any, name: str, write: str) -> NoReturn:
+    hint = f": it is not a tensor; write {write}" if name in _OF_TENSORS else ""
+    raise AttributeError(f"{type(state).__name__!r} object has no attribute {name!r}{hint}", name=name, obj=state)
+
+
+torch.serialization.add_safe_globals([LSTMState, FSState])
+for _state in (LSTMState, FSState):
+    _pytree._register_namedtuple(_state, serialized_type_name=f"fastslow.state.{_state.__name__}")
 
 
 def map_state(fn: Callable[[Tensor], Tensor], state: S) -> S:
@@ -63,7 +177,7 @@ def state_tensors(state: Any) -> list[Tensor]:
 
 def output_of(state: Any) -> Tensor:
     """What a cell puts out: its state, or the first tensor of it, h."""
-    found: Tensor = state if isinstance(state, Tensor) else state[0]
+    found: Tensor = state if isinstance(state, Tensor) else next(iter(state))
     return found
 
 

@@ -5,6 +5,7 @@ An engine is a module with
     NAME: str
     refusal(problem: Problem) -> str | None      why it cannot run this window, in words; None if it can
     run(wiring, weights, x, state, noise, rates, lengths=None, resets=None) -> (y, state)
+    options(device: str) -> ((name, value), ...)  how a window that starts now on such a device would run
     reluctance(problem: Problem) -> str | None   where it has one: why "auto" passes it over though it could run
 
     wiring   Wiring of N nodes and S slots
@@ -37,6 +38,8 @@ from fastslow.wiring import Wiring
 
 States = tuple[Any, ...]
 """One state a slot: `LSTMState(h, c)`, or a tensor h where its cells have no c."""
+Option = str | int | float | bool | None
+"""A choice of an engine."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class Problem:
     autocast: torch.dtype | None
     """The type autocast gives to matrix products on this device, or None when it is off."""
     traced: bool
-    """Whether torch.compile, torch.export or a torch.func transform is looking."""
+    """Whether only the loop will do: a torch.func transform, forward-mode differentiation, an ONNX export."""
     kinds: tuple[str, ...] = ()
     """The cell of each node by its name in `fastslow.cells.kinds`; empty: the LSTM in all of them."""
 
@@ -80,6 +83,8 @@ class Engine(Protocol):
     NAME: str
 
     def refusal(self, problem: Problem) -> str | None: ...
+
+    def options(self, device: str) -> tuple[tuple[str, Option], ...]: ...
 
     def run(
         self,

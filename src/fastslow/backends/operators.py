@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from fastslow.backends.base import Rates, States
+from fastslow.backends.base import Option, Rates, States
 from fastslow.backends.flat import flat_states, flat_weights, states_like
-from fastslow.backends.program import Option, Request, cells_text, parse, program_text
+from fastslow.backends.program import Request, cells_text, parse, program_text
 from fastslow.backends.second import reference_gradients
 from fastslow.noise import Noise
 

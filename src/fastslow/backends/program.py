@@ -15,12 +15,10 @@ from typing import Any
 
 from torch import Tensor
 
-from fastslow.backends.base import Rates, States
+from fastslow.backends.base import Option, Rates, States
 from fastslow.backends.flat import Flat, flat, kind_of
 from fastslow.noise import Noise
 from fastslow.wiring import FROM_INPUT, NO_INPUT, Wiring
-
-Option = str | int | float | bool | None
 
 
 @dataclass(frozen=True)
@@ -149,8 +147,8 @@ class Request:
                     _check(f"{name} of node {n}", field, kind.shape(name, read, hidden[n]), x)
         if self.states is not None:
             leaves = [leaf for state in self.states for leaf in ((state,) if isinstance(state, Tensor) else state)]
-            for leaf, shape in zip(leaves, self.state_shapes(), strict=True):
-                _check("a state", leaf, shape, x)
+            for leaf, expected in zip(leaves, self.state_shapes(), strict=True):
+                _check("a state", leaf, expected, x)
         rows = x.shape[1]
         sizes: dict[str, tuple[Tensor | None, tuple[int, ...]]] = {
             "lengths": (self.lengths, (rows,)),

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastslow.backends.base import Problem, Rates, States
+from fastslow.backends.base import Option, Problem, Rates, States
 from fastslow.cells.kinds import kind_of
 from fastslow.noise import Noise, dropout_keep, zoneout_update
 from fastslow.state import output_of, reset_rows, stopped_rows
@@ -23,6 +23,10 @@ NAME = "reference"
 
 def refusal(problem: Problem) -> str | None:
     return None
+
+
+def options(device: str) -> tuple[tuple[str, Option], ...]:
+    return ()
 
 
 class Masks:
@@ -57,6 +61,8 @@ def run(
     lengths: Tensor | None = None,
     resets: Tensor | None = None,
 ) -> tuple[Tensor, States]:
+    if resets is not None:
+        raise NotImplementedError("resets inside a window")
     masks = None if noise is None else Masks(wiring, weights, x, noise, rates)
 
     def dropped(value: Tensor, site: int, t: int) -> Tensor:

@@ -38,7 +38,7 @@ def reference_gradients(
             request.noise,
             request.rates,
             request.lengths,
-            *(() if request.resets is None else (request.resets,)),
+            request.resets,
         )
         arrived = [(out, d) for out, d in zip((y, *flat_states(final)), (d_y, *d_final), strict=True) if d is not None]
         wanted = [view for view, need in zip(views, needs, strict=True) if need]

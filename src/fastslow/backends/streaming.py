@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from fastslow.backends import reference
 from fastslow.backends.base import Rates, States
+from fastslow.backends.dispatch import nobody_between, plain
 from fastslow.backends.flat import flat_states, states_like
 from fastslow.backends.native.library import library
 from fastslow.backends.native.steps import Ends, Quantized, Steps, contiguous
@@ -154,7 +155,10 @@ class Layer(Protocol):
     def weights(self) -> tuple[Any, ...]: ...
 
     def parameter_places(self) -> list[tuple[dict[str, Any], str]]:
-        """(dict, key) of every parameter, and of every module on the way to it."""
+        """(dict, key) of every parameter, of every module on the way to it, and of a `forward` put in a cell."""
+
+    def listeners(self) -> list[dict[int, Any]]:
+        """The hooks of the cells, which must see a call where there are any."""
 
 
 class LayerSteps:
@@ -169,6 +173,7 @@ class LayerSteps:
         self._values: list[Any] = []
         self._tensors: list[Tensor] = []
         self._addresses: list[int] = []
+        self._listeners: list[dict[int, Any]] = []
         self._steps: dict[tuple[int, float, float, float, bool], Steps] = {}
         self._sizes: list[int] = []
         self._kinds: list[Kind] = []
@@ -195,9 +200,9 @@ class LayerSteps:
         batched = x_t.dim() == (2 if ends is None else 1)
         rows = x_t.shape[0] if batched else 1
         dtype = self._dtype if ends is None else torch.int64
-        if self._dtype is None or x_t.dtype != dtype or type(x_t) is not Tensor or not 0 < rows <= MOST_ROWS:
+        if self._dtype is None or x_t.dtype != dtype or not 0 < rows <= MOST_ROWS or any(self._listeners):
             return None
-        if x_t.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+        if not nobody_between() or not plain((x_t,)) or torch.is_autocast_enabled("cpu"):
             return None
         if ends is not None and not (self._plain_ends(ends) and all(map(self.has_symbol, x_t.view(-1).tolist()))):
             return None
@@ -215,11 +220,11 @@ class LayerSteps:
                 if not isinstance(leaves, tuple | list) or len(leaves) != kind.leaves:
                     return None
                 for part in leaves:
-                    if type(part) is not Tensor or part.shape != shape or part.dtype != self._dtype:
-                        return None
-                    if part.device.type != "cpu":
+                    if not isinstance(part, Tensor) or part.shape != shape or part.dtype != self._dtype:
                         return None
                     before.append(part.contiguous())
+            if not plain(before):
+                return None
         steps = self._prepared(layer, rows)
         after = [torch.empty_like(part) for part in before]
         x_t = x_t.contiguous()
@@ -240,6 +245,8 @@ class LayerSteps:
         """The prepared steps of a language model's single stream, as they are now; None where `step` gives None."""
         self._notice(layer, ends)
         if self._dtype is None or torch.is_autocast_enabled("cpu") or not self._plain_ends(ends):
+            return None
+        if any(self._listeners) or not nobody_between():
             return None
         return self._prepared(layer, 1)
 
@@ -289,29 +296,34 @@ class LayerSteps:
         self._holders, self._keys = [holder for holder, _ in places], [key for _, key in places]
         self._values = [holder.get(key) for holder, key in places]
         self._tensors = [value for value in self._values if isinstance(value, Tensor)]
+        self._dtype, self._ends = None, None
+        self._listeners = layer.listeners()
+        if any(key == "forward" and value is not None for key, value in zip(self._keys, self._values, strict=True)):
+            self._addresses = [0] * len(self._tensors)
+            return
+        if not plain(self._tensors) or any(self._listeners):
+            self._addresses = [0] * len(self._tensors)  # looked at again by the next step
+            return
         self._addresses = [value.data_ptr() for value in self._tensors]
         weights = layer.weights()
         self._sizes = [weights[layer.wiring.slot_of.index(slot)].hidden_size for slot in range(len(layer.wiring.slots))]
         self._kinds = [kind_of(weights[layer.wiring.slot_of.index(slot)]) for slot in range(len(layer.wiring.slots))]
         own = {id(value) for value in self._tensors}
         used = [part for w in weights for part in w if part is not None]
-        self._ends = None
         if self._modules is not None:
             fits = embedding.weight.shape[1:] == (layer.input_size,)
             if fits and head.weight.shape == (len(embedding.weight), weights[layer.wiring.output_index].hidden_size):
                 self._ends, self._symbols = Ends(embedding.weight, head.weight, head.bias), len(embedding.weight)
             used += [part for part in (embedding.weight, head.weight, head.bias) if part is not None]
         dtype = used[0].dtype
-        plain = all(
+        usual = all(
             id(part) in own  # not computed from something else
-            and type(part) is torch.nn.Parameter
-            and part.device.type == "cpu"
             and part.is_contiguous()
             and part.dtype == dtype
             for part in used
         )
         known = dtype in (torch.float32, torch.float64)
-        self._dtype = dtype if plain and known and not isinstance(library(), str) else None
+        self._dtype = dtype if usual and known and not isinstance(library(), str) else None
 
 
 _MODELS: WeakKeyDictionary[Any, LayerSteps] = WeakKeyDictionary()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,6 +13,13 @@ from fastslow.noise import Noise, draw_key, zoneout_update
 from fastslow.state import map_state, state_tensors
 
 
+class Reading:
+    """Given to a module for x, it makes the module's call a time to read its weights: see `fastslow.layers.reading`."""
+
+    def __init__(self, use: Callable[[], Any]) -> None:
+        self.use = use
+
+
 class Norm(nn.Module):
     """Gain and bias of a layer norm over `size` units; the cell applies them."""
 
@@ -19,6 +27,9 @@ class Norm(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(size, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(size, device=device, dtype=dtype))
+
+    def forward(self, reading: Reading) -> Any:
+        return reading.use()
 
     def reset_parameters(self) -> None:
         nn.init.ones_(self.weight)
@@ -72,7 +83,9 @@ class CellModule(nn.Module):
             if isinstance(module, Norm):
                 module.reset_parameters()
 
-    def forward(self, x: Tensor | None, state: Any = None) -> Any:
+    def forward(self, x: Tensor | Reading | None, state: Any = None) -> Any:
+        if isinstance(x, Reading):
+            return x.use()
         self._check_input(x)
         like = x if x is not None else None if state is None else state_tensors(state)[0]
         if like is None:

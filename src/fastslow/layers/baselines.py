@@ -109,8 +109,11 @@ class SequentialLSTM(WiredLSTM):
 
     def _slots(self, state: Any) -> Sequence[Any]:
         if not isinstance(state, tuple | list) or len(state) != 2:
-            self._bad_state("LSTMState(h, c)", state)
+            self._bad_state(self._form(), state)
         return (state,)
+
+    def _form(self) -> str:
+        return "LSTMState(h, c)"
 
     def _sizes_repr(self) -> str:
         return f"{self.input_size}, {self.hidden_size}, num_cells={self.num_cells}"

@@ -86,8 +86,11 @@ class FSLSTM(WiredLSTM):
 
     def _slots(self, state: Any) -> Sequence[Any]:
         if not isinstance(state, tuple | list) or len(state) != 2:
-            self._bad_state("FSState(fast=LSTMState(h, c), slow=LSTMState(h, c))", state)
+            self._bad_state(self._form(), state)
         return state
+
+    def _form(self) -> str:
+        return "FSState(fast=LSTMState(h, c), slow=LSTMState(h, c))"
 
     def _sizes_repr(self) -> str:
         return f"{self.input_size}, {self.hidden_size}, slow_size={self.slow_size}, num_fast={self.num_fast}"

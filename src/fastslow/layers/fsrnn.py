@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from fastslow.backends import ENGINES, Choice, choose, engine
+from fastslow.backends import ENGINES, Choice, choose, engine, loop_only
 from fastslow.backends.base import Rates
 from fastslow.cells.module import check_rate
 from fastslow.layers import known_cells
@@ -123,8 +123,7 @@ class FSRNN(nn.Module):
         reason = known_cells.refusal(cells, self.wiring)
         if reason is None and x.dtype != cells[0].weight_hh.dtype:
             reason = f"x is {x.dtype}, and the cells are {cells[0].weight_hh.dtype}"
-        traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-        if reason is None and traced:
+        if reason is None and (torch.compiler.is_compiling() or loop_only()):
             reason = "torch.compile, torch.export and torch.func see the loop"
         if reason is not None:
             return Choice("reference", {name: reason for name in ENGINES if name != "reference"})

@@ -63,14 +63,15 @@ def weights(cells: Sequence[nn.Module]) -> list[Any]:
 def states(cells: Sequence[Any], wiring: Wiring, x: Tensor, given: Any) -> States | None:
     """The states that engines take, zeros where `given` is None; None if they are not of the form of the cells."""
     found = []
-    for slot in range(len(wiring.slots)):
+    slots = [None] * len(wiring.slots) if given is None else list(given)
+    for slot, state in enumerate(slots):
         cell = cells[wiring.slot_of.index(slot)]
         kind = kind_of(cell)
         if given is None:
             zeros = x.new_zeros(x.shape[1], cell.hidden_size)
             found.append(kind.pack([zeros for _ in kind.letters]))
             continue
-        leaves = [given[slot]] if kind.state is None else given[slot]
+        leaves = [state] if kind.state is None else state
         if not isinstance(leaves, tuple | list) or len(leaves) != kind.leaves:
             return None
         if any(not isinstance(leaf, Tensor) or leaf.dtype != x.dtype or leaf.device != x.device for leaf in leaves):

@@ -10,15 +10,17 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import PackedSequence
 
-from fastslow.backends import Choice, check_name, choose, engine
+from fastslow.backends import Choice, check_name, choose, engine, loop_only, operators, recorded_choice
 from fastslow.backends.base import Problem, Rates, States
 from fastslow.backends.native.steps import Quantized
-from fastslow.backends.streaming import Walk, layer_step, model_step
+from fastslow.backends.program import cells_text, program_text
+from fastslow.backends.streaming import MOST_ROWS, Walk, layer_step, model_step
 from fastslow.cells.gru import LayerNormGRUCell
 from fastslow.cells.kind import Kind
 from fastslow.cells.lstm import LayerNormLSTMCell
 from fastslow.cells.module import CellModule, check_rate, check_size
 from fastslow.cells.simple import SimpleCell
+from fastslow.layers.reading import holders, hooks_of, within
 from fastslow.layers.sequences import check_input_size, check_reset, check_resets, to_steps
 from fastslow.noise import Noise, draw_key
 from fastslow.state import map_state, reset_rows
@@ -32,6 +34,9 @@ _UNSUPPORTED = {
     "proj_size": "its output is the state h itself; put a Linear after the layer instead",
     "num_layers": "its depth is in its wiring; use num_fast or num_cells where it has one, or StackedLSTM",
 }
+
+
+_RATES = ("dropout", "zoneout_h", "zoneout_c", "forget_bias")
 
 
 class WiredRNN(nn.Module):
@@ -181,6 +186,21 @@ class WiredRNN(nn.Module):
         """The parameters as engines take them, one entry a node."""
         return tuple(cell.weights() for cell in self.node_cells())
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name in _RATES:
+            self._write_rates()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._write_rates()
+
+    def _write_rates(self) -> None:
+        # torch.compile may take floats for unknowns; text it takes for what it is.
+        self.__dict__["_rates_text"] = " ".join(str(self.__dict__.get(name, 0.0)) for name in _RATES)
+
+    _rates_text: str
+
     @property
     def rates(self) -> Rates:
         return Rates(self.dropout, self.zoneout_h, self.zoneout_c, self.forget_bias)
@@ -217,15 +237,18 @@ class WiredRNN(nn.Module):
 
     def forward(
         self,
-        x: Tensor | PackedSequence,
+        x: Tensor | PackedSequence | None = None,
         state: Any = None,
         *,
         lengths: Tensor | Sequence[int] | None = None,
         resets: Tensor | None = None,
+        input: Tensor | PackedSequence | None = None,
+        hx: Any = None,
     ) -> tuple[Tensor | PackedSequence, Any]:
+        x, state = _by_either_name("x", x, "input", input), _by_either_name("state", state, "hx", hx, None)
         steps, ends, layout = to_steps(x, self.input_size, self.batch_first, lengths)
         anew = check_resets(resets, x, steps, layout)
-        y, new = self._window(steps, self._states(state, steps, layout.batched), ends, anew)
+        y, new = self._window(steps, state, layout.batched, ends, anew)
         public = self._public(new if layout.batched else map_state(lambda leaf: leaf.squeeze(0), new))
         return layout.restore(y, ends), public
 
@@ -247,7 +270,7 @@ class WiredRNN(nn.Module):
                 return streamed[0], self._public(streamed[1])
         batched = x_t.dim() == 2
         steps = x_t.unsqueeze(0) if batched else x_t.view(1, 1, -1)
-        y, new = self._window(steps, self._states(state, steps, batched), None)
+        y, new = self._window(steps, state, batched, None)
         if batched:
             return y.squeeze(0), self._public(new)
         return y.view(-1), self._public(map_state(lambda leaf: leaf.squeeze(0), new))
@@ -283,11 +306,10 @@ class WiredRNN(nn.Module):
     def _streams(self) -> bool:
         """Whether a step may take the streaming path: no masks, no other backend asked for, nobody tracing."""
         random = self.training and (self.dropout > 0 or self.zoneout_h > 0 or self.zoneout_c > 0)
-        traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-        return not random and self.backend in ("auto", "native") and not traced
+        return not random and self.backend in ("auto", "native") and not torch.compiler.is_compiling()
 
     def parameter_places(self) -> list[tuple[dict[str, Any], str]]:
-        """(dict, key) of every parameter of the cells, and of every module on the way to it."""
+        """(dict, key) of every parameter of the cells, of every module on the way, and of a `forward` put in a cell."""
         places: list[tuple[dict[str, Any], str]] = []
         for path in dict.fromkeys(node.cell_name for node in self.wiring.nodes):
             module: nn.Module = self
@@ -297,29 +319,84 @@ class WiredRNN(nn.Module):
             for child in (module, *module.children()):
                 places += [(child._parameters, name) for name in child._parameters]
             places += [(module._modules, name) for name in module._modules]
+            places += [(holder.__dict__, "forward") for holder in holders(module)]
         return places
+
+    def listeners(self) -> list[dict[int, Any]]:
+        """The hooks of the cells, which must see a call where there are any."""
+        modules = [holder for cell in dict.fromkeys(self.node_cells()) for holder in holders(cell)]
+        return [hooks for module in modules for hooks in hooks_of(module)]
 
     def backend_for(self, x: Tensor | PackedSequence) -> Choice:
         """The engine that would run `x` now, and why no faster one would."""
         steps, _, _ = to_steps(x, self.input_size, self.batch_first, None)
-        return choose(self._problem(steps), self.backend)
+        return choose(self._problem(steps, self.weights()), self.backend)
 
     def _window(
-        self, x: Tensor, state: States, lengths: Tensor | None, resets: Tensor | None = None
+        self, x: Tensor, state: Any, batched: bool, lengths: Tensor | None, resets: Tensor | None = None
     ) -> tuple[Tensor, States]:
-        problem = self._problem(x)
-        if x.dtype != problem.dtype:
-            if problem.autocast is None:
-                raise ValueError(f"RNN input dtype ({x.dtype}) does not match weight dtype ({problem.dtype})")
-            x = x.to(problem.dtype)
-        rates, weights = self.rates, self.weights()
+        """x (T, B, X), the caller's state or None -> y (T, B, H), one state a slot with rows."""
+        run = within(self.node_cells(), lambda: self._run(x, state, batched, lengths, resets))
+        return cast("tuple[Tensor, States]", run)
+
+    def _run(
+        self, x: Tensor, given: Any, batched: bool, lengths: Tensor | None, resets: Tensor | None
+    ) -> tuple[Tensor, States]:
+        weights = self.weights()
+        dtype = weights[0].w_h.dtype
+        state = self._states(given, x, batched, dtype)
+        device = x.device.type
+        autocast = device != "meta" and torch.is_autocast_enabled(device)
+        if x.dtype != dtype:
+            if not autocast:
+                raise ValueError(f"RNN input dtype ({x.dtype}) does not match weight dtype ({dtype})")
+            x = x.to(dtype)
         self._check_weights(weights, x)
-        noise = None
+        rates, noise = self.rates, None
         if self.training and rates.random:
             key = draw_key(x.device) if self.noise_key is None else self.noise_key
             noise = Noise(key, 0, self.first_row)
-        run = engine(choose(problem, self.backend).name).run
-        return run(self.wiring, weights, x, state, noise, rates, lengths, resets)
+        if torch.compiler.is_compiling():
+            return self._recorded(weights, x, state, noise, lengths, resets, autocast)
+        name = choose(self._problem(x, weights), self.backend).name
+        one = name == "native" and x.shape[0] == 1 and x.shape[1] <= MOST_ROWS and resets is None
+        if one and noise is None and lengths is None and not torch.is_grad_enabled():
+            program = program_text(self.wiring.text, cells_text(weights), rates, engine(name).options(device))
+            y, new = operators.step(program, weights, x[0], state)
+            return y.unsqueeze(0), new
+        return engine(name).run(self.wiring, weights, x, state, noise, rates, lengths, resets)
+
+    def _recorded(
+        self,
+        weights: Sequence[Any],
+        x: Tensor,
+        state: States,
+        noise: Noise | None,
+        lengths: Tensor | None,
+        resets: Tensor | None,
+        autocast: bool,
+    ) -> tuple[Tensor, States]:
+        """The window in a graph that is being recorded, in words that torch.compile can follow."""
+        flags = (torch.is_grad_enabled(), self.training, self.layer_norm)
+        asked = [
+            self.backend,
+            str(x.device),
+            str(x.dtype),
+            self.wiring.text,
+            cells_text(weights),
+            " ".join([str(w.hidden_size) for w in weights]),
+            self._rates_text,
+            "".join(["1" if flag else "0" for flag in flags]),
+            str(torch.get_autocast_dtype(x.device.type) if autocast else None),
+            str(loop_only()),
+        ]
+        choice = recorded_choice("\n".join(asked))
+        name, program = choice.split("\n", 1)
+        if not name:
+            raise RuntimeError(program)
+        if name == "reference":
+            return engine(name).run(self.wiring, weights, x, state, noise, self.rates, lengths, resets)
+        return operators.call(name, program, weights, x, state, noise, lengths, resets)
 
     def _check_weights(self, weights: Sequence[Any], x: Tensor) -> None:
         """Compiled engines read addresses: every weight must be where x is, and of one type."""
@@ -331,8 +408,7 @@ class WiredRNN(nn.Module):
                         f"on {weight.device}: move the layer to the device of x, and give all of it one type"
                     )
 
-    def _problem(self, x: Tensor) -> Problem:
-        weights = self.weights()
+    def _problem(self, x: Tensor, weights: Sequence[Any]) -> Problem:
         device = x.device
         autocast = device.type != "meta" and torch.is_autocast_enabled(device.type)
         return Problem(
@@ -346,11 +422,24 @@ class WiredRNN(nn.Module):
             training=self.training,
             layer_norm=self.layer_norm,
             autocast=torch.get_autocast_dtype(device.type) if autocast else None,
-            traced=torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active(),
+            traced=loop_only(),
             kinds=tuple(cell.kind.name for cell in self.node_cells()),
         )
 
     # ------------------------------------------------------------------ states
+
+    def initial_state(self, batch_size: int | None = None) -> Any:
+        """The state of zeros that None stands for: leaves (batch_size, H), or (H,) if None, beside the weights."""
+        like = next(self.parameters())
+        rows = () if batch_size is None else (batch_size,)
+        slots = []
+        for kind, slot in zip(self._slot_kinds(), self.wiring.slots, strict=True):
+            shape = (*rows, self.hidden_sizes[slot])
+            slots.append(kind.pack([torch.zeros(shape, dtype=like.dtype, device=like.device) for _ in kind.letters]))
+        return self._public(tuple(slots))
+
+    def flatten_parameters(self) -> None:
+        """Does nothing: there is no flat copy of the weights to make. For code written for `torch.nn.LSTM`."""
 
     def _public(self, state: States) -> Any:
         """One state a slot -> the structure this layer's users see."""
@@ -359,18 +448,31 @@ class WiredRNN(nn.Module):
     def _slots(self, state: Any) -> Sequence[Any]:
         """The structure this layer's users see -> one state a slot, not yet checked."""
         if not isinstance(state, tuple | list) or len(state) != len(self.wiring.slots):
-            one = "LSTMState(h, c)" if all(kind.state for kind in self._slot_kinds()) else "states"
-            self._bad_state(f"a tuple of {len(self.wiring.slots)} {one}, one a slot", state)
+            self._bad_state(self._form(), state)
         return state
+
+    def _refuse_lstm_form(self, state: Any) -> None:
+        """TypeError for `(h, c)` of (layers, B, H), as `torch.nn.LSTM` has its state."""
+        if not isinstance(state, tuple | list) or len(state) != 2 or hasattr(state, "_fields"):
+            return
+        if all(isinstance(part, Tensor) and part.dim() == 3 for part in state):
+            raise TypeError(
+                f"the state of a {type(self).__name__} is {self._form()}, leaves (B, H); got nn.LSTM's (h, c) of "
+                f"{tuple(state[0].shape)}: start from None or layer.initial_state(batch_size)"
+            )
+
+    def _form(self) -> str:
+        """What the state looks like."""
+        one = "LSTMState(h, c)" if all(kind.state for kind in self._slot_kinds()) else "states"
+        return f"a tuple of {len(self.wiring.slots)} {one}, one a slot"
 
     def _bad_state(self, expected: str, got: Any) -> NoReturn:
         kind = type(got).__name__ + (f" of {len(got)}" if isinstance(got, tuple | list) else "")
         raise TypeError(f"the state of a {type(self).__name__} is {expected}; got {kind}")
 
-    def _states(self, state: Any, x: Tensor, batched: bool) -> States:
+    def _states(self, state: Any, x: Tensor, batched: bool, dtype: torch.dtype) -> States:
         """The initial state as engines take it, checked; zeros if None."""
         rows = x.shape[1]
-        dtype = self.weights()[0].w_h.dtype
         sizes = [self.hidden_sizes[slot] for slot in self.wiring.slots]
         kinds = self._slot_kinds()
         if state is None:
@@ -378,6 +480,7 @@ class WiredRNN(nn.Module):
                 kind.pack([torch.zeros(rows, size, dtype=dtype, device=x.device) for _ in kind.letters])
                 for kind, size in zip(kinds, sizes, strict=True)
             )
+        self._refuse_lstm_form(state)
         slots = self._slots(state)
         checked = []
         for name, size, kind, given in zip(self.wiring.slots, sizes, kinds, slots, strict=True):
@@ -430,6 +533,15 @@ def _attach(root: nn.Module, path: str, cell: nn.Module) -> None:
     if leaf in here._modules or hasattr(here, leaf):
         raise ValueError(f"cell {path!r} cannot be named so: the layer already has an attribute of that name")
     here.add_module(leaf, cell)
+
+
+def _by_either_name(name: str, value: Any, other: str, given: Any, *default: Any) -> Any:
+    """An argument under our name or `torch.nn.LSTM`'s."""
+    if value is not None and given is not None:
+        raise TypeError(f"{name} and {other} are two names of one argument: pass one of them")
+    if value is None and given is None and not default:
+        raise TypeError(f"forward() missing 1 required argument: {name!r}")
+    return value if given is None else given
 
 
 def reject_unsupported(layer: str, options: Mapping[str, Any]) -> None:

@@ -14,9 +14,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from fastslow.backends.base import Rates
+from fastslow.backends.base import Option, Rates
 from fastslow.backends.native.library import Library, library
-from fastslow.backends.program import Option, Request
+from fastslow.backends.program import Request
 from fastslow.cells.kind import Kind
 from fastslow.wiring import FROM_INPUT, NO_INPUT, Wiring
 
@@ -166,7 +166,7 @@ def describe(request: Request) -> Call:
     )
 
 
-def options() -> tuple[tuple[str, Option], ...]:
+def options(device: str = "cpu") -> tuple[tuple[str, Option], ...]:
     """What a window that starts now saves, and how exact its products are: see `parts`."""
     precision = "medium" if torch.is_autocast_enabled("cpu") else torch.get_float32_matmul_precision()
     return ("saving", _saving.get()), ("precision", precision)

@@ -16,10 +16,10 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from fastslow.backends.base import Problem, Rates, States
+from fastslow.backends.base import Option, Problem, Rates, States
 from fastslow.backends.flat import flat_states
 from fastslow.backends.operators import run as run_operator
-from fastslow.backends.program import Option, Request
+from fastslow.backends.program import Request
 from fastslow.backends.triton import options as run_options
 from fastslow.backends.triton.backward import Gradients, Wanted
 from fastslow.backends.triton.backward import backward as backward_pass

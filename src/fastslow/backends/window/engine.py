@@ -69,10 +69,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastslow.backends.base import Problem, Rates, States
+from fastslow.backends.base import Option, Problem, Rates, States
 from fastslow.backends.flat import flat_states
 from fastslow.backends.operators import run as run_operator
-from fastslow.backends.program import Option, Request
+from fastslow.backends.program import Request
 from fastslow.backends.window.backward import backward as backward_pass
 from fastslow.backends.window.forward import forward as forward_pass
 from fastslow.backends.window.masks import Masks
@@ -93,7 +93,7 @@ def refusal(problem: Problem) -> str | None:
     return None
 
 
-def options(*, recompute: bool = False) -> tuple[tuple[str, Option], ...]:
+def options(device: str = "cpu", *, recompute: bool = False) -> tuple[tuple[str, Option], ...]:
     """What a window saves: see `run`."""
     return (("recompute", recompute),)
 
