@@ -22,37 +22,9 @@ from torch.utils import _pytree
 S = TypeVar("S")
 
 _OF_TENSORS = frozenset(
-    [
-        "cat",
-        "chunk",
-        "contiguous",
-        "cpu",
-        "cuda",
-        "dim",
-        "double",
-        "expand",
-        "float",
-        "half",
-        "mean",
-        "numel",
-        "permute",
-        "repeat",
-        "reshape",
-        "select",
-        "size",
-        "squeeze",
-        "sum",
-        "transpose",
-        "unbind",
-        "unsqueeze",
-        "view",
-        "shape",
-        "device",
-        "dtype",
-        "data",
-        "requires_grad",
-        "is_cuda",
-    ]
+    {"chunk", "contiguous", "cpu", "cuda", "data", "device", "dim", "double", "dtype", "expand", "float", "half"}
+    | {"is_cuda", "mean", "numel", "permute", "repeat", "requires_grad", "reshape", "select", "shape", "size"}
+    | {"squeeze", "sum", "transpose", "unbind", "unsqueeze", "view"}
 )
 """What code for `torch.nn.LSTM` asks of h and c, and a state is not asked."""
 
@@ -83,7 +55,7 @@ class LSTMState(NamedTuple):
         """The rows `rows` (N,) int: leaves (N, H)."""
         return index_rows(self, rows)
 
-    def __getitem__(self, key: Any) -> NoReturn:  # type: ignore[override]
+    def __getitem__(self, key: Any) -> NoReturn:
         raise TypeError(
             f"a state has no index [{key!r}]: write state.h or state.c, each (B, H), or h, c = state; "
             "of an FSLSTM's state nn.LSTM's h[-1] is state.fast.h"
@@ -123,7 +95,7 @@ class FSState(NamedTuple):
         """The rows `rows` (N,) int: leaves (N, H)."""
         return index_rows(self, rows)
 
-    def __getitem__(self, key: Any) -> NoReturn:  # type: ignore[override]
+    def __getitem__(self, key: Any) -> NoReturn:
         raise TypeError(
             f"a state has no index [{key!r}]: it is not (h, c) but (fast, slow): write state.fast or state.slow; "
             "nn.LSTM's h[-1] is state.fast.h"

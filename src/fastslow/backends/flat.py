@@ -15,8 +15,8 @@ from typing import Any
 from torch import Tensor
 
 from fastslow.cells import kinds
-from fastslow.cells.kind import Kind
-from fastslow.cells.kinds import KINDS
+from fastslow.cells.kind import Kind as Kind
+from fastslow.cells.kinds import KINDS as KINDS
 from fastslow.wiring import Wiring
 
 

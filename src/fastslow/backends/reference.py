@@ -61,8 +61,6 @@ def run(
     lengths: Tensor | None = None,
     resets: Tensor | None = None,
 ) -> tuple[Tensor, States]:
-    if resets is not None:
-        raise NotImplementedError("resets inside a window")
     masks = None if noise is None else Masks(wiring, weights, x, noise, rates)
 
     def dropped(value: Tensor, site: int, t: int) -> Tensor:

@@ -192,10 +192,11 @@ class FSRNN(nn.Module):
                 if leaf.dim() != 2 or leaf.shape[0] != rows or size not in (None, leaf.shape[-1]):
                     wanted = f"({rows}, {'H' if size is None else size})"
                     raise RuntimeError(f"state {name} must be {wanted}; got {tuple(leaf.shape)}")
-        return state[0], state[1]
+        fast, slow = state
+        return fast, slow
 
     def _call(self, index: int, cell: nn.Module, x: Tensor | None, hx: Any) -> Any:
-        new = cell(x, hx)
+        new = cell(x, tuple(hx) if isinstance(hx, LSTMState) else hx)  # a pair as cells know it, with indices
         if isinstance(new, tuple | list) and len(new) == 2 and all(isinstance(part, Tensor) for part in new):
             return LSTMState(*new)
         if isinstance(new, Tensor):
@@ -221,7 +222,7 @@ def _size(cell: nn.Module, name: str) -> int | None:
 
 def _output(hx: Any) -> Tensor:
     """The output of a cell is its state, or the h of a pair."""
-    return hx if isinstance(hx, Tensor) else hx[0]
+    return hx if isinstance(hx, Tensor) else next(iter(hx))
 
 
 def _nothing(cell: nn.Module, like: Tensor) -> Tensor | None:
