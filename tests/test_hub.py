@@ -40,7 +40,7 @@ for call in (lambda: CharLM.from_pretrained("me/nothing"), lambda: lm.push_to_hu
 
 LAYER = """
 import torch
-from fastslow import FSLSTM, SequentialLSTM, StackedLSTM, WiredLSTM
+from fastslow import FSLSTM, SequentialLSTM, StackedLSTM, WiredRNN
 from fastslow.storage import ModelError
 
 torch.manual_seed(1)
@@ -50,7 +50,7 @@ back = FSLSTM.from_pretrained("me/layer", revision="main")
 assert back.extra_repr() == layer.extra_repr()
 x = torch.randn(2, 5, 3)
 assert torch.equal(back(x)[0], layer.eval()(x)[0])
-assert type(WiredLSTM.from_pretrained("me/layer")) is FSLSTM
+assert type(WiredRNN.from_pretrained("me/layer")) is FSLSTM
 try:
     StackedLSTM.from_pretrained("me/layer")
 except ModelError as error:

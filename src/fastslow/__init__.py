@@ -12,8 +12,20 @@ from fastslow.lazy import lazy_names
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from fastslow.cells.gru import LayerNormGRUCell
     from fastslow.cells.lstm import LayerNormLSTMCell
-    from fastslow.layers import FSLSTM, FSRNN, SequentialLSTM, StackedLSTM, WiredLSTM
+    from fastslow.cells.simple import SimpleCell
+    from fastslow.layers import (
+        FSGRU,
+        FSLSTM,
+        FSRNN,
+        SequentialGRU,
+        SequentialLSTM,
+        StackedGRU,
+        StackedLSTM,
+        WiredLSTM,
+        WiredRNN,
+    )
     from fastslow.lm import CharLM
     from fastslow.state import FSState, LSTMState
     from fastslow.wiring import Node, Wiring
@@ -24,6 +36,12 @@ _HOMES = {
     "StackedLSTM": "fastslow.layers",
     "SequentialLSTM": "fastslow.layers",
     "WiredLSTM": "fastslow.layers",
+    "WiredRNN": "fastslow.layers",
+    "FSGRU": "fastslow.layers",
+    "StackedGRU": "fastslow.layers",
+    "SequentialGRU": "fastslow.layers",
+    "LayerNormGRUCell": "fastslow.cells.gru",
+    "SimpleCell": "fastslow.cells.simple",
     "LayerNormLSTMCell": "fastslow.cells.lstm",
     "FSState": "fastslow.state",
     "LSTMState": "fastslow.state",
@@ -37,8 +55,14 @@ __all__ = [
     "FSRNN",
     "StackedLSTM",
     "SequentialLSTM",
+    "FSGRU",
+    "StackedGRU",
+    "SequentialGRU",
+    "WiredRNN",
     "WiredLSTM",
     "LayerNormLSTMCell",
+    "LayerNormGRUCell",
+    "SimpleCell",
     "FSState",
     "LSTMState",
     "Node",

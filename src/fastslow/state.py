@@ -147,6 +147,12 @@ def state_tensors(state: Any) -> list[Tensor]:
     return [leaf for part in state for leaf in state_tensors(part)]
 
 
+def output_of(state: Any) -> Tensor:
+    """What a cell puts out: its state, or the first tensor of it, h."""
+    found: Tensor = state if isinstance(state, Tensor) else next(iter(state))
+    return found
+
+
 def stopped_rows(old: S, new: S, running: Tensor) -> S:
     """`new` in the rows where `running` (B,) bool is true; the others have ended and keep `old`."""
     if isinstance(old, Tensor):

@@ -20,11 +20,13 @@ from fastslow.backends.native.library import library
 from fastslow.backends.native.steps import Quantized, Steps
 from fastslow.backends.streaming import Stepper, layer_step
 from fastslow.state import map_state, state_tensors
-from tests.backends.twins import CASES, TOLERANCE, Case, Inputs, assert_close, make_inputs, poisoned_memory
+from tests.backends.twins import ALL_CASES, CASES, TOLERANCE, Case, Inputs, assert_close, make_inputs, poisoned_memory
 
 needs_library = pytest.mark.skipif(isinstance(library(), str), reason=f"no native library: {library()}")
 EVALUATED = {
-    name: case for name, case in CASES.items() if case.lengths is None and case.windows == 1 and case.contiguous
+    name: case
+    for name, case in ALL_CASES.items()
+    if not case.lengths and not case.resets and case.windows == 1 and case.contiguous
 }
 
 
@@ -115,7 +117,7 @@ def test_what_a_stepper_rejects() -> None:
     stepper = Stepper(case.wiring, inputs.weights)
     with pytest.raises(ValueError, match=r"x must end in 5 torch\.float32; got \(1, 3, 4\)"):
         stepper.step(torch.zeros(3, 4), state)
-    with pytest.raises(ValueError, match=r"state must be \(2, 11\); got h \(3, 11\)"):
+    with pytest.raises(ValueError, match=r"state must be \(2, 11\); got \(3, 11\)"):
         stepper.step(torch.zeros(2, 5), state)
 
 

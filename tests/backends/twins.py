@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -22,9 +22,11 @@ from torch import Tensor
 
 from fastslow.backends import reference
 from fastslow.backends.base import Engine, Problem, Rates, States
+from fastslow.cells.kind import Kind
+from fastslow.cells.kinds import KINDS
 from fastslow.cells.lstm import CellWeights
 from fastslow.noise import Noise
-from fastslow.state import LSTMState
+from fastslow.state import LSTMState, map_state, state_tensors
 from fastslow.wiring import FROM_INPUT, NO_INPUT, Node, Wiring, fast_slow, sequential, stacked
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-4, torch.float16: 2e-2, torch.bfloat16: 8e-2}
@@ -35,8 +37,11 @@ TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-4, torch.float16: 2e-2, tor
 class Case:
     """One comparison. `sizes`: H of each slot, by slot, or one number for all.
 
+    cells: the kind of each node by its name, or one for all.
+
     grads: whether gradients arrive through the outputs, through the final states, or both.
     frozen: inputs that need no gradient: "x", "state", fields of CellWeights, or such a field of one node ("w_h@1").
+    resets: (step, row) where a row's state starts anew.
     windows: how often the layer is used in one graph, the state carried from one use to the next.
     """
 
@@ -51,8 +56,10 @@ class Case:
     forget_bias: float = 1.0
     training: bool = True
     lengths: tuple[int, ...] | None = None
+    resets: tuple[tuple[int, int], ...] | None = None
     layer_norm: bool = True
     bias: bool = True
+    cells: str | Mapping[str, str] = "lstm"
     grads: Literal["y", "state", "both"] = "both"
     frozen: tuple[str, ...] = ()
     first_step: int = 0
@@ -69,6 +76,17 @@ class Case:
         sizes = self.sizes
         return tuple(sizes if isinstance(sizes, int) else sizes[slot] for slot in self.wiring.slots)
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        cells = self.cells
+        return tuple(cells if isinstance(cells, str) else cells[node.name] for node in self.wiring.nodes)
+
+    @property
+    def letters(self) -> tuple[tuple[str, ...], ...]:
+        """What the tensors of each slot's state are called."""
+        of_slot = [self.kinds[self.wiring.slot_of.index(slot)] for slot in range(len(self.wiring.slots))]
+        return tuple(KINDS[kind].letters for kind in of_slot)
+
     def problem(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> Problem:
         return Problem(
             device=torch.device(device),
@@ -82,6 +100,7 @@ class Case:
             layer_norm=self.layer_norm,
             autocast=None,
             traced=False,
+            kinds=self.kinds,
         )
 
 
@@ -136,6 +155,14 @@ CASES: dict[str, Case] = {
     "fs2-lengths-no-noise": Case(sizes=FS_SIZES, B=4, T=7, lengths=(7, 0, 6, 1), **NO_NOISE),
     "fs2-lengths-zoneout-c": Case(sizes=FS_SIZES, B=4, T=7, lengths=(7, 0, 6, 1), dropout=0.0, zoneout_h=0.0),
     "fs2-lengths-state": Case(sizes=FS_SIZES, B=3, T=4, lengths=(0, 4, 2), grads="state"),
+    "fs2-resets": Case(sizes=FS_SIZES, T=7, resets=((0, 0), (3, 0), (3, 1), (6, 2))),
+    "fs2-resets-no-noise": Case(sizes=FS_SIZES, T=5, B=4, resets=((1, 0), (2, 1), (2, 2), (4, 3)), **NO_NOISE),
+    "fs2-resets-everywhere": Case(sizes=FS_SIZES, T=3, B=2, resets=tuple((t, b) for t in range(3) for b in range(2))),
+    "fs2-resets-nowhere": Case(sizes=FS_SIZES, resets=()),
+    "fs2-resets-lengths": Case(
+        sizes=FS_SIZES, B=4, T=7, lengths=(7, 3, 0, 5), resets=((2, 0), (2, 1), (5, 1), (0, 2), (4, 3))
+    ),
+    "fs2-resets-state-twice": Case(sizes=FS_SIZES, T=3, resets=((1, 0), (2, 1)), grads="state", windows=2),
     "fs2-twice": Case(sizes=FS_SIZES, windows=2),
     "fs2-frozen-x-state": Case(sizes=FS_SIZES, frozen=("x", "state")),
     "fs2-frozen-matrices": Case(sizes=FS_SIZES, frozen=("w_x", "w_h")),
@@ -151,6 +178,8 @@ CASES: dict[str, Case] = {
     "stacked3": Case(wiring=stacked(3), sizes={"layer0": 9, "layer1": 5, "layer2": 12}),
     "stacked3-63x1": Case(wiring=stacked(3), sizes=10, T=63, B=1),
     "stacked1": Case(wiring=stacked(1), sizes=13, B=5, T=9),
+    "stacked3-resets": Case(wiring=stacked(3), sizes=10, T=9, resets=((0, 1), (4, 0), (4, 1), (8, 2))),
+    "stacked3-resets-no-noise": Case(wiring=stacked(3), sizes=10, T=9, B=5, resets=((4, 0), (8, 2)), **NO_NOISE),
     "sequential3": Case(wiring=sequential(3), sizes=13),
     "sequential3-no-norm-63": Case(wiring=sequential(3), sizes=10, T=63, B=5, layer_norm=False),
     "three-tiers": Case(wiring=THREE_TIERS, sizes={"fast": 9, "mid": 7, "slow": 5}),
@@ -163,9 +192,52 @@ CASES: dict[str, Case] = {
     "early-output-y": Case(wiring=EARLY_OUTPUT, sizes={"fast": 9, "slow": 7}, grads="y", T=1),
     "two-readers": Case(wiring=TWO_READERS, sizes={"a": 9, "b": 7, "c": 8}),
     "two-readers-y": Case(wiring=TWO_READERS, sizes={"a": 9, "b": 7, "c": 8}, grads="y", T=9, training=False),
+    "two-readers-resets": Case(
+        wiring=TWO_READERS, sizes={"a": 9, "b": 7, "c": 8}, T=5, resets=((1, 0), (3, 0), (4, 1)), dropout=0.0
+    ),
     "two-inputs": Case(wiring=TWO_INPUTS, sizes=6),
 }
 """What every engine of any wiring must pass, in every type it takes."""
+
+MIXED = {"fast.0": "gru", "slow": "plain_lstm", "fast.1": "tanh", "fast.2": "relu"}
+CELL_CASES: dict[str, Case] = {
+    "gru": Case(sizes=FS_SIZES, cells="gru"),
+    "gru-y": Case(sizes=FS_SIZES, cells="gru", grads="y", T=1),
+    "gru-no-norm": Case(sizes=FS_SIZES, cells="gru", layer_norm=False),
+    "gru-no-norm-no-bias": Case(sizes=FS_SIZES, cells="gru", layer_norm=False, bias=False),
+    "gru-no-noise": Case(sizes=FS_SIZES, cells="gru", **NO_NOISE),
+    "gru-no-noise-no-norm": Case(sizes=FS_SIZES, cells="gru", layer_norm=False, **NO_NOISE),
+    "gru-eval": Case(sizes=FS_SIZES, cells="gru", training=False),
+    "gru-odd": Case(sizes={"fast": 37, "slow": 21}, input_size=13, T=5, B=5, cells="gru"),
+    "gru-lengths-resets": Case(
+        sizes=FS_SIZES, B=4, T=7, lengths=(7, 3, 0, 5), resets=((2, 0), (5, 1), (4, 3)), cells="gru"
+    ),
+    "gru-twice-resets": Case(sizes=FS_SIZES, windows=2, T=4, resets=((2, 0), (0, 1)), cells="gru", dropout=0.0),
+    "gru4": Case(wiring=fast_slow(4), sizes=FS_SIZES, cells="gru", layer_norm=False),
+    "gru-stacked3-resets": Case(
+        wiring=stacked(3), sizes=10, T=5, B=5, resets=((3, 0), (4, 2)), cells="gru", **NO_NOISE
+    ),
+    "gru-sequential3": Case(wiring=sequential(3), sizes=13, cells="gru"),
+    "gru-two-readers": Case(wiring=TWO_READERS, sizes={"a": 9, "b": 7, "c": 8}, cells="gru"),
+    "gru-frozen": Case(sizes=FS_SIZES, frozen=("x", "w_x@1", "w_h@0", "bias_x@2", "gate_gain@0"), cells="gru"),
+    "gru-rates-1": Case(sizes=FS_SIZES, dropout=1.0, zoneout_h=1.0, cells="gru"),
+    "gru-tiny": Case(sizes={"fast": 2, "slow": 1}, input_size=1, cells="gru"),
+    "gru-strided": Case(sizes=FS_SIZES, contiguous=False, cells="gru"),
+    "plain-lstm": Case(sizes=FS_SIZES, cells="plain_lstm"),
+    "plain-lstm-no-noise": Case(sizes=FS_SIZES, cells="plain_lstm", **NO_NOISE),
+    "tanh": Case(sizes=FS_SIZES, cells="tanh"),
+    "tanh-eval-lengths": Case(sizes=FS_SIZES, B=4, lengths=(6, 2, 0, 3), cells="tanh", training=False),
+    "relu": Case(sizes=FS_SIZES, cells="relu", T=4),
+    "relu-no-noise-no-bias": Case(sizes=FS_SIZES, cells="relu", bias=False, T=4, **NO_NOISE),
+    "mixed": Case(wiring=fast_slow(3), sizes=FS_SIZES, cells=MIXED),
+    "mixed-resets": Case(wiring=fast_slow(3), sizes=FS_SIZES, cells=MIXED, resets=((2, 0), (3, 1)), **NO_NOISE),
+    "mixed-norms": Case(sizes=FS_SIZES, cells={"fast.0": "plain_lstm", "slow": "gru", "fast.1": "lstm"}),
+    "mixed-63x5": Case(
+        wiring=stacked(3), sizes=10, T=63, B=5, cells={"layers.0": "gru", "layers.1": "lstm", "layers.2": "tanh"}
+    ),
+}
+"""The same for cells other than the layer-normalised LSTM, and for mixtures."""
+ALL_CASES = CASES | CELL_CASES
 
 GRADCHECKS: dict[str, Case] = {
     name: replace(case, T=2, B=2, lengths=case.lengths and (2, 1), windows=1)
@@ -174,8 +246,13 @@ GRADCHECKS: dict[str, Case] = {
         "fs2-eval": Case(sizes={"fast": 3, "slow": 2}, input_size=2, training=False),
         "fs2-no-norm": Case(sizes={"fast": 3, "slow": 2}, input_size=2, layer_norm=False),
         "fs2-lengths": Case(sizes={"fast": 3, "slow": 2}, input_size=2, lengths=(2, 1)),
+        "fs2-resets": Case(sizes={"fast": 3, "slow": 2}, input_size=2, resets=((1, 0),)),
         "two-readers": Case(wiring=TWO_READERS, sizes=3, input_size=2),
         "shared-cell": Case(wiring=SHARED_CELL, sizes=3, input_size=2),
+        "gru": Case(sizes={"fast": 3, "slow": 2}, input_size=2, cells="gru", resets=((1, 0),)),
+        "gru-no-norm": Case(sizes={"fast": 3, "slow": 2}, input_size=2, cells="gru", layer_norm=False),
+        "plain-lstm": Case(sizes={"fast": 3, "slow": 2}, input_size=2, cells="plain_lstm"),
+        "mixed": Case(wiring=fast_slow(3), sizes={"fast": 3, "slow": 2}, input_size=2, cells=MIXED, **NO_NOISE),
     }.items()
 }
 """Tiny cases for `check_gradients`."""
@@ -188,11 +265,12 @@ GRADCHECKS: dict[str, Case] = {
 class Inputs:
     """What one run takes. `leaves`: every tensor that a gradient may be asked of, by name."""
 
-    weights: tuple[CellWeights, ...]
+    weights: tuple[Any, ...]
     xs: tuple[Tensor, ...]
     state: States
     noises: tuple[Noise | None, ...]
     lengths: Tensor | None
+    resets: Tensor | None
     leaves: dict[str, Tensor]
 
 
@@ -212,35 +290,51 @@ def make_inputs(case: Case, dtype: torch.dtype, device: torch.device | str = "cp
         leaves[name] = value
         return value
 
-    made: dict[str, CellWeights] = {}
+    made: dict[str, Any] = {}
     weights = []
     for n, (node, slot, source) in enumerate(zip(wiring.nodes, wiring.slot_of, wiring.sources, strict=True)):
         if node.cell_name not in made:
             size = sizes[slot]
             x_size = {NO_INPUT: None, FROM_INPUT: case.input_size}.get(source, sizes[wiring.slot_of[source]])
-            norm = case.layer_norm
-            made[node.cell_name] = CellWeights(
-                None if x_size is None else leaf(f"w_x@{n}", 4 * size, x_size, scale=x_size**-0.5),
-                leaf(f"w_h@{n}", 4 * size, size, scale=size**-0.5),
-                leaf(f"bias@{n}", 4 * size, scale=0.3) if case.bias else None,
-                leaf(f"gate_gain@{n}", 4 * size, scale=0.2, mean=1.0) if norm else None,
-                leaf(f"gate_shift@{n}", 4 * size, scale=0.3) if norm else None,
-                leaf(f"cell_gain@{n}", size, scale=0.2, mean=1.0) if norm else None,
-                leaf(f"cell_shift@{n}", size, scale=0.3) if norm else None,
-            )
+            made[node.cell_name] = make_weights(KINDS[case.kinds[n]], case, n, x_size, size, leaf)
         weights.append(made[node.cell_name])
     xs = tuple(leaf(f"x@{w}", case.T, case.B, case.input_size) for w in range(case.windows))
-    state = tuple(
-        LSTMState(leaf(f"state@{slot}.h", case.B, size, scale=0.5), leaf(f"state@{slot}.c", case.B, size))
-        for slot, size in zip(wiring.slots, sizes, strict=True)
-    )
+    state = []
+    for slot, size, letters in zip(wiring.slots, sizes, case.letters, strict=True):
+        leaves_of_slot = [leaf(f"state@{slot}.{x}", case.B, size, scale=0.5 if x == "h" else 1.0) for x in letters]
+        state.append(leaves_of_slot[0] if letters == ("h",) else LSTMState(*leaves_of_slot))
     noises: list[Noise | None] = []
     for w in range(case.windows):
         key = torch.randint(-(2**62), 2**62, (), generator=generator).to(device)
         random = case.training and case.rates.random
         noises.append(Noise(key, case.first_step + w * case.T, case.first_row) if random else None)
     lengths = None if case.lengths is None else torch.tensor(case.lengths)
-    return Inputs(tuple(weights), xs, state, tuple(noises), lengths, leaves)
+    resets = None
+    if case.resets is not None:
+        resets = torch.zeros(case.T, case.B, dtype=torch.bool)
+        for t, row in case.resets:
+            resets[t, row] = True
+        resets = resets.to(device)
+    return Inputs(tuple(weights), xs, tuple(state), tuple(noises), lengths, resets, leaves)
+
+
+def make_weights(kind: Kind, case: Case, n: int, x_size: int | None, size: int, leaf: Callable[..., Tensor]) -> Any:
+    """Random weights of a cell: gains about 1."""
+    fields: list[Tensor | None] = []
+    for name in kind.weights._fields:
+        shape = kind.shape(name, x_size or 0, size)
+        if name in ("w_x", "w_h"):
+            inputs = x_size if name == "w_x" else size
+            fields.append(None if inputs is None else leaf(f"{name}@{n}", *shape, scale=inputs**-0.5))
+        elif name.startswith("bias"):
+            fields.append(leaf(f"{name}@{n}", *shape, scale=0.3) if case.bias else None)
+        else:
+            gain = name.endswith("gain")
+            norm = (
+                leaf(f"{name}@{n}", *shape, scale=0.2 if gain else 0.3, mean=float(gain)) if case.layer_norm else None
+            )
+            fields.append(norm)
+    return kind.weights(*fields)
 
 
 @dataclass
@@ -255,11 +349,12 @@ def run_case(engine: Engine, case: Case, inputs: Inputs) -> Results:
     """Every window of the case, forward and backward, in one graph."""
     state, ys = inputs.state, []
     for x, noise in zip(inputs.xs, inputs.noises, strict=True):
-        y, state = engine.run(case.wiring, inputs.weights, x, state, noise, case.rates, inputs.lengths)
+        y, state = engine.run(case.wiring, inputs.weights, x, state, noise, case.rates, inputs.lengths, inputs.resets)
         ys.append(y)
     values = {f"y@{w}": y for w, y in enumerate(ys)}
-    for slot, pair in zip(case.wiring.slots, state, strict=True):
-        values |= {f"final@{slot}.h": pair.h, f"final@{slot}.c": pair.c}
+    for slot, letters, given in zip(case.wiring.slots, case.letters, state, strict=True):
+        assert (type(given) is LSTMState) == (len(letters) == 2), f"{engine.NAME}: final@{slot} is a {type(given)}"
+        values |= {f"final@{slot}.{x}": part for x, part in zip(letters, state_tensors(given), strict=True)}
     generator = torch.Generator().manual_seed(1)
     loss = torch.zeros((), dtype=ys[0].dtype, device=ys[0].device)
     for name, value in values.items():
@@ -348,11 +443,11 @@ def check_gradients(engine: Engine, case: Case, device: torch.device | str = "cp
 
     def function(*leaves: Tensor) -> tuple[Tensor, ...]:
         held = {id(inputs.leaves[name]): leaf for name, leaf in zip(names, leaves, strict=True)}
-        weights = [CellWeights(*(None if w is None else held.get(id(w), w) for w in cell)) for cell in inputs.weights]
-        state = tuple(LSTMState(*(held.get(id(part), part) for part in pair)) for pair in inputs.state)
+        weights = [type(cell)(*(None if w is None else held.get(id(w), w) for w in cell)) for cell in inputs.weights]
+        state = tuple(map_state(lambda part: held.get(id(part), part), pair) for pair in inputs.state)
         x = held.get(id(inputs.xs[0]), inputs.xs[0])
-        y, new = engine.run(case.wiring, weights, x, state, inputs.noises[0], case.rates, inputs.lengths)
-        return (y, *(part for pair in new for part in pair))
+        y, new = engine.run(case.wiring, weights, x, state, inputs.noises[0], case.rates, inputs.lengths, inputs.resets)
+        return (y, *state_tensors(new))
 
     leaves = [inputs.leaves[name] for name in names]
     assert torch.autograd.gradcheck(function, leaves, eps=1e-6, atol=1e-6, rtol=1e-5, fast_mode=True)
@@ -364,9 +459,9 @@ def check_repeatable(engine: Engine, case: Case, *, dtype: torch.dtype, device: 
     wanted = [leaf for leaf in inputs.leaves.values() if leaf.requires_grad]
     seen = []
     for _ in range(2):
-        args = (inputs.weights, inputs.xs[0], inputs.state, inputs.noises[0], case.rates, inputs.lengths)
+        args = (inputs.weights, inputs.xs[0], inputs.state, inputs.noises[0], case.rates, inputs.lengths, inputs.resets)
         y, state = engine.run(case.wiring, *args)
-        loss = y.square().sum() + sum(part.square().sum() for pair in state for part in pair)
+        loss = y.square().sum() + sum(part.square().sum() for part in state_tensors(state))
         seen += [torch.autograd.grad(loss, wanted, retain_graph=keep, allow_unused=True) for keep in (True, False)]
     for other in seen[1:]:
         for a, b in zip(seen[0], other, strict=True):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from fastslow import FSLSTM, Node, SequentialLSTM, StackedLSTM, WiredLSTM, Wiring
+from fastslow import FSGRU, FSLSTM, Node, SequentialGRU, SequentialLSTM, StackedGRU, StackedLSTM, WiredRNN, Wiring
 from fastslow.storage import ModelError, StorageError
 
 TIERS = Wiring((Node("a", "low", "x"), Node("b", "high", "a"), Node("c", "low", "b", cell="shared")))
@@ -17,14 +17,18 @@ LAYERS = [
     FSLSTM(3, 6, slow_size=4, num_fast=3, dropout=0.25, zoneout_c=0.5),
     StackedLSTM(3, 5, num_layers=2, layer_norm=False, bias=False),
     SequentialLSTM(3, 5, num_cells=3, batch_first=True, forget_bias=0.5, dtype=torch.float64),
-    WiredLSTM(TIERS, 3, {"low": 4, "high": 2}, zoneout_h=0.125),
+    WiredRNN(TIERS, 3, {"low": 4, "high": 2}, zoneout_h=0.125),
+    WiredRNN(TIERS, 3, {"low": 4, "high": 2}, cell="relu"),
+    FSGRU(3, 4, 2, zoneout_h=0.25),
+    StackedGRU(3, 4, 2),
+    SequentialGRU(3, 4, 3, layer_norm=False),
 ]
 
 
 @pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: type(layer).__name__)
-def test_the_same_layer_comes_back(layer: WiredLSTM, tmp_path: Path) -> None:
+def test_the_same_layer_comes_back(layer: WiredRNN, tmp_path: Path) -> None:
     layer.save_pretrained(tmp_path)
-    for cls in (type(layer), WiredLSTM):
+    for cls in (type(layer), WiredRNN):
         back = cls.from_pretrained(tmp_path)
         assert type(back) is type(layer)
         assert not back.training
@@ -60,7 +64,7 @@ def changed(folder: Path, **changes: Any) -> None:
     [
         ({"format": "other"}, "is not that of a fastslow layer"),
         ({"format_version": 2}, "upgrade fastslow"),
-        ({"layer": "os.system"}, "is damaged: layer must be one of FSLSTM"),
+        ({"layer": "os.system"}, "is damaged: layer must be one of WiredRNN, FSLSTM"),
         ({"arguments": {}}, "has no field"),
         ({"layer": "StackedLSTM"}, "has an unknown field .num_fast."),
     ],

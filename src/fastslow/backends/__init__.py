@@ -119,6 +119,7 @@ def recorded_choice(asked: str) -> str:
         layer_norm=layer_norm,
         autocast=None if autocast == "None" else _dtype(autocast),
         traced=traced == "True" or torch.onnx.is_in_onnx_export(),
+        kinds=tuple(cell.split(":")[0] for cell in cells.split()),
     )
     try:
         name = choose(problem, backend).name

@@ -9,16 +9,17 @@ An engine is a module with
     reluctance(problem: Problem) -> str | None   where it has one: why "auto" passes it over though it could run
 
     wiring   Wiring of N nodes and S slots
-    weights  N CellWeights, one a node
+    weights  N named tuples, one a node, each of the weights of a cell in `fastslow.cells.kinds`
     x        (T, B, X)
-    state    S LSTMState, leaves (B, H of the slot): the state before the window
+    state    S states, leaves (B, H of the slot), as the slot's cells have them: `LSTMState(h, c)`, or h: the state
+             before the window
     noise    the masks of training, or None: no dropout, and zoneout's expectation
     rates    the drop probabilities and the forget gate's constant
     lengths  (B,) int64 on the CPU, or None: row b stops after lengths[b] steps, keeps its state, and puts out zeros
     resets   (T, B) bool on the device of x, or None: where true, the row's whole state is zeros before that step, and
              no gradient flows across; steps past a row's length do not count
     y        (T, B, H of the output node), after the output's dropout
-    state    S LSTMState: the state after the window
+    state    S states: the state after the window
 
 Engines are pure functions: they change nothing they are given.
 """
@@ -27,17 +28,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from fastslow.cells.lstm import CellWeights
 from fastslow.noise import Noise
-from fastslow.state import LSTMState
 from fastslow.wiring import Wiring
 
-States = tuple[LSTMState, ...]
+States = tuple[Any, ...]
+"""One state a slot: `LSTMState(h, c)`, or a tensor h where its cells have no c."""
 Option = str | int | float | bool | None
 """A choice of an engine."""
 
@@ -75,6 +75,8 @@ class Problem:
     """The type autocast gives to matrix products on this device, or None when it is off."""
     traced: bool
     """Whether only the loop will do: a torch.func transform, forward-mode differentiation, an ONNX export."""
+    kinds: tuple[str, ...] = ()
+    """The cell of each node by its name in `fastslow.cells.kinds`; empty: the LSTM in all of them."""
 
 
 class Engine(Protocol):
@@ -87,7 +89,7 @@ class Engine(Protocol):
     def run(
         self,
         wiring: Wiring,
-        weights: Sequence[CellWeights],
+        weights: Sequence[Any],
         x: Tensor,
         state: States,
         noise: Noise | None,

@@ -14,52 +14,15 @@ from typing import Any
 
 from torch import Tensor
 
-from fastslow.cells.lstm import CellWeights
-from fastslow.state import LSTMState
+from fastslow.cells import kinds
+from fastslow.cells.kind import Kind as Kind
+from fastslow.cells.kinds import KINDS as KINDS
 from fastslow.wiring import Wiring
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A cell as far as lists of tensors go.
-
-    weights: the named tuple of its parameters, with a property `hidden_size`; state: that of its state, or None for a
-        state that is one tensor, h.
-    gates: how many blocks of H its product has.
-    """
-
-    name: str
-    weights: type[Any]
-    state: type[Any] | None
-    gates: int
-
-    @property
-    def fields(self) -> int:
-        """How many parameters, those that are None among them."""
-        return len(self.weights._fields)
-
-    @property
-    def leaves(self) -> int:
-        """How many tensors a state has."""
-        return 1 if self.state is None else len(self.state._fields)
-
-    def shape(self, field: str, inputs: int, hidden: int) -> tuple[int, ...]:
-        """Of a parameter by its name: a matrix w_x or w_h, a vector cell_... (H), or another vector (gates H)."""
-        if field in ("w_x", "w_h"):
-            return self.gates * hidden, inputs if field == "w_x" else hidden
-        return (hidden if field.startswith("cell_") else self.gates * hidden,)
-
-
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (Kind("lstm", CellWeights, LSTMState, 4),)}
-"""Every cell that engines know, by the name it has in a program."""
 
 
 def kind_of(weights: Any) -> str:
     """The name of the cell whose weights these are."""
-    for kind in KINDS.values():
-        if type(weights) is kind.weights:
-            return kind.name
-    raise TypeError(f"no engine knows a cell whose weights are {type(weights).__name__}")
+    return kinds.kind_of(weights).name
 
 
 @dataclass(frozen=True)
@@ -95,9 +58,9 @@ class Flat:
 
 
 @lru_cache(maxsize=256)
-def flat(wiring: Wiring, kinds: tuple[str, ...]) -> Flat:
-    """kinds: the name of each node's cell. ValueError if the cells of a slot differ in the form of their state."""
-    nodes = tuple(KINDS[name] for name in kinds)
+def flat(wiring: Wiring, names: tuple[str, ...]) -> Flat:
+    """names: the name of each node's cell. ValueError if the cells of a slot differ in the form of their state."""
+    nodes = tuple(KINDS[name] for name in names)
     slots: list[Kind | None] = [None] * len(wiring.slots)
     for node, slot, kind in zip(wiring.nodes, wiring.slot_of, nodes, strict=True):
         before = slots[slot]

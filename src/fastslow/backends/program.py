@@ -123,7 +123,7 @@ class Request:
     def output_shape(self) -> tuple[int, ...]:
         return self.x.shape[0], self.x.shape[1], self.hidden[self.wiring.output_index]
 
-    def state_shapes(self) -> list[tuple[int, int]]:
+    def state_shapes(self) -> list[tuple[int, ...]]:
         """Of the leaves of every slot's state."""
         hidden, rows = self.hidden, self.x.shape[1]
         sizes = [hidden[self.wiring.slot_of.index(slot)] for slot in range(len(self.wiring.slots))]

@@ -7,14 +7,15 @@ every device and type, and under torch.compile, torch.export and torch.func.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastslow.backends.base import Option, Problem, Rates, States
-from fastslow.cells.lstm import CellWeights, lstm_step
+from fastslow.cells.kinds import kind_of
 from fastslow.noise import Noise, dropout_keep, zoneout_update
-from fastslow.state import stopped_rows
+from fastslow.state import output_of, reset_rows, stopped_rows
 from fastslow.wiring import FROM_INPUT, NO_INPUT, Wiring
 
 NAME = "reference"
@@ -31,7 +32,7 @@ def options(device: str) -> tuple[tuple[str, Option], ...]:
 class Masks:
     """Every mask of a window: `factor[site]` (T, B, units) for dropout, `update[node]` two (T, B, H) for zoneout."""
 
-    def __init__(self, wiring: Wiring, weights: Sequence[CellWeights], x: Tensor, noise: Noise, rates: Rates) -> None:
+    def __init__(self, wiring: Wiring, weights: Sequence[Any], x: Tensor, noise: Noise, rates: Rates) -> None:
         steps, rows, _ = x.shape
         self.factor: dict[int, Tensor] = {}
         self.update: list[tuple[Tensor, Tensor]] = []
@@ -52,7 +53,7 @@ class Masks:
 
 def run(
     wiring: Wiring,
-    weights: Sequence[CellWeights],
+    weights: Sequence[Any],
     x: Tensor,
     state: States,
     noise: Noise | None,
@@ -60,25 +61,27 @@ def run(
     lengths: Tensor | None = None,
     resets: Tensor | None = None,
 ) -> tuple[Tensor, States]:
-    if resets is not None:
-        raise NotImplementedError("resets inside a window")
     masks = None if noise is None else Masks(wiring, weights, x, noise, rates)
 
     def dropped(value: Tensor, site: int, t: int) -> Tensor:
         return value if masks is None or site not in masks.factor else value * masks.factor[site][t]
 
     ends = None if lengths is None else lengths.to(x.device)
-    slots = list(state)
+    slots: list[Any] = list(state)
+    steps = [kind_of(w).step for w in weights]
     outputs: list[Tensor] = []
     for t in range(x.shape[0]):
         out: list[Tensor] = []
         running = None if ends is None else ends > t
+        if resets is not None:
+            anew = resets[t] if running is None else resets[t] & running
+            slots = [reset_rows(pair, anew) for pair in slots]
         for node, (slot, source) in enumerate(zip(wiring.slot_of, wiring.sources, strict=True)):
             read = None if source == NO_INPUT else x[t] if source == FROM_INPUT else out[source]
             update_h, update_c = (None, None)
             if masks is not None and masks.update:
                 update_h, update_c = (mask[t] for mask in masks.update[node])
-            new = lstm_step(
+            new = steps[node](
                 weights[node],
                 None if read is None else dropped(read, wiring.input_site(node), t),
                 slots[slot],
@@ -89,7 +92,7 @@ def run(
                 update_c=update_c,
             )
             slots[slot] = new if running is None else stopped_rows(slots[slot], new, running)
-            out.append(slots[slot].h)
+            out.append(output_of(slots[slot]))
         y = dropped(out[wiring.output_index], wiring.output_site, t)
         outputs.append(y if running is None else y.masked_fill(~running.unsqueeze(-1), 0))
     return torch.stack(outputs), tuple(slots)

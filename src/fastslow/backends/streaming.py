@@ -20,10 +20,12 @@ from torch import Tensor, nn
 from fastslow.backends import reference
 from fastslow.backends.base import Rates, States
 from fastslow.backends.dispatch import nobody_between, plain
+from fastslow.backends.flat import flat_states, states_like
 from fastslow.backends.native.library import library
 from fastslow.backends.native.steps import Ends, Quantized, Steps, contiguous
-from fastslow.cells.lstm import CellWeights
-from fastslow.state import LSTMState
+from fastslow.cells.kind import Kind
+from fastslow.cells.kinds import kind_of
+from fastslow.state import state_tensors
 from fastslow.wiring import FROM_INPUT, Wiring
 
 MOST_ROWS = 32
@@ -31,14 +33,14 @@ MOST_ROWS = 32
 
 
 class Stepper:
-    """Steps of any wiring of the LSTM cell, zoneout in expectation, no dropout.
+    """Steps of any wiring of cells that engines know, zoneout in expectation, no dropout.
 
     Args:
         wiring, weights, rates: as engines take them (`fastslow.backends.base`); weights on the CPU, float32 or float64.
         quantize: "int8" computes with weight matrices rounded to 8 bits, one scale a row; the vectors, the activations
             and the arithmetic stay as they are. A copy: later changes of the matrices do not reach it.
 
-    `step(x_t, state)`: x_t (B, X), state one LSTMState a slot -> y (B, H), the new state.
+    `step(x_t, state)`: x_t (B, X), state one a slot -> y (B, H), the new state.
     `run(x, state)`: x (T, B, X) -> y (T, B, H), the new state.
     `step_(x_t, state)`: the same, but the new state is written over the given one.
     """
@@ -46,7 +48,7 @@ class Stepper:
     def __init__(
         self,
         wiring: Wiring,
-        weights: Sequence[CellWeights],
+        weights: Sequence[Any],
         rates: Rates | None = None,
         *,
         quantize: Literal["int8"] | None = None,
@@ -97,16 +99,17 @@ class Stepper:
         rows = x.shape[1]
         if x.shape[2] != self.inputs or x.dtype != self.dtype:
             raise ValueError(f"x must end in {self.inputs} {self.dtype}; got {tuple(x.shape)} {x.dtype}")
-        for (h, c), size in zip(state, self._sizes, strict=True):
-            if h.shape != (rows, size) or c.shape != (rows, size):
-                raise ValueError(f"state must be {(rows, size)}; got h {tuple(h.shape)}, c {tuple(c.shape)}")
+        for given_state, size in zip(state, self._sizes, strict=True):
+            shapes = [tuple(leaf.shape) for leaf in state_tensors(given_state)]
+            if any(shape != (rows, size) for shape in shapes):
+                raise ValueError(f"state must be {(rows, size)}; got {', '.join(map(str, shapes))}")
         if not self.compiled:
             return self._loop(x, state, in_place)
         steps = self._steps.get(rows)
         if steps is None:
             steps = Steps(self.wiring, self.weights, self.rates, rows, self.inputs, self._quantized)
             self._steps[rows] = steps
-        given = [part for pair in state for part in pair]
+        given = flat_states(state)
         if in_place and not all(part.is_contiguous() for part in given):
             raise ValueError("step_ needs a contiguous state")
         given = [part.contiguous() for part in given]
@@ -115,19 +118,18 @@ class Stepper:
         y = x.new_empty((x.shape[0], rows, self._output_size))
         before, after = [part.data_ptr() for part in given], [part.data_ptr() for part in made]
         steps(x.shape[0], x.data_ptr(), y.data_ptr(), before, after)
-        return y, tuple(LSTMState(*made[i : i + 2]) for i in range(0, len(made), 2))
+        return y, states_like(state, made)
 
     def _loop(self, x: Tensor, state: States, in_place: bool) -> tuple[Tensor, States]:
         y, new = reference.run(self.wiring, self.weights, x, state, None, self.rates)
         if not in_place:
             return y, new
-        for old_pair, new_pair in zip(state, new, strict=True):
-            for old, value in zip(old_pair, new_pair, strict=True):
-                old.copy_(value)
+        for old, value in zip(flat_states(state), flat_states(new), strict=True):
+            old.copy_(value)
         return y, state
 
 
-def quantized_matrices(weights: Sequence[CellWeights]) -> list[tuple[Quantized | None, Quantized]]:
+def quantized_matrices(weights: Sequence[Any]) -> list[tuple[Quantized | None, Quantized]]:
     """(w_x, w_h) of each node in 8 bits; a matrix that several nodes share is made once."""
     made: dict[int, Quantized] = {}
 
@@ -150,7 +152,7 @@ class Layer(Protocol):
     forget_bias: float
     steps_in_int8: bool
 
-    def weights(self) -> tuple[CellWeights, ...]: ...
+    def weights(self) -> tuple[Any, ...]: ...
 
     def parameter_places(self) -> list[tuple[dict[str, Any], str]]:
         """(dict, key) of every parameter, of every module on the way to it, and of a `forward` put in a cell."""
@@ -174,6 +176,8 @@ class LayerSteps:
         self._listeners: list[dict[int, Any]] = []
         self._steps: dict[tuple[int, float, float, float, bool], Steps] = {}
         self._sizes: list[int] = []
+        self._kinds: list[Kind] = []
+        """A cell of each slot."""
         self._dtype: torch.dtype | None = None
         """Of parameters that steps can be prepared for; None if they are of another kind."""
         self._modules: tuple[nn.Embedding, nn.Linear] | None = None
@@ -205,12 +209,17 @@ class LayerSteps:
         shapes = [(rows, size) if batched else (size,) for size in self._sizes]
         before: list[Tensor] = []
         if state is None:
-            before = [torch.zeros(shape, dtype=self._dtype) for shape in shapes for _ in "hc"]
+            before = [
+                torch.zeros(shape, dtype=self._dtype)
+                for shape, kind in zip(shapes, self._kinds, strict=True)
+                for _ in kind.letters
+            ]
         else:
-            for pair, shape in zip(state, shapes, strict=True):
-                if not isinstance(pair, tuple | list) or len(pair) != 2:
+            for given, shape, kind in zip(state, shapes, self._kinds, strict=True):
+                leaves = [given] if kind.state is None else given
+                if not isinstance(leaves, tuple | list) or len(leaves) != kind.leaves:
                     return None
-                for part in pair:
+                for part in leaves:
                     if not isinstance(part, Tensor) or part.shape != shape or part.dtype != self._dtype:
                         return None
                     before.append(part.contiguous())
@@ -222,7 +231,15 @@ class LayerSteps:
         y = torch.empty((rows, steps.output_size) if batched else (steps.output_size,), dtype=self._dtype)
         addresses = [part.data_ptr() for part in before], [part.data_ptr() for part in after]
         steps(1, x_t.data_ptr(), y.data_ptr(), *addresses)
-        return y, tuple(LSTMState(after[i], after[i + 1]) for i in range(0, len(after), 2))
+        return y, self._states(after)
+
+    def _states(self, leaves: Sequence[Tensor]) -> States:
+        made, at = [], 0
+        for kind in self._kinds:
+            part = leaves[at : at + kind.leaves]
+            made.append(part[0] if kind.state is None else kind.state(*part))
+            at += kind.leaves
+        return tuple(made)
 
     def one_row(self, layer: Layer, ends: tuple[nn.Embedding, nn.Linear]) -> Steps | None:
         """The prepared steps of a language model's single stream, as they are now; None where `step` gives None."""
@@ -290,6 +307,7 @@ class LayerSteps:
         self._addresses = [value.data_ptr() for value in self._tensors]
         weights = layer.weights()
         self._sizes = [weights[layer.wiring.slot_of.index(slot)].hidden_size for slot in range(len(layer.wiring.slots))]
+        self._kinds = [kind_of(weights[layer.wiring.slot_of.index(slot)]) for slot in range(len(layer.wiring.slots))]
         own = {id(value) for value in self._tensors}
         used = [part for w in weights for part in w if part is not None]
         if self._modules is not None:
@@ -356,7 +374,8 @@ class Walk:
         public: Callable[[States], Any] = lambda state: state,
     ) -> None:
         self._layer, self._ends, self._steps, self._public = layer, ends, _model_steps(layer), public
-        self._before = [part.clone().contiguous() for pair in state for part in pair]
+        self._state = tuple(state)
+        self._before = [part.clone().contiguous() for part in flat_states(self._state)]
         self._after = [torch.empty_like(part) for part in self._before]
         self._token = ctypes.c_int64()
         self._token_address = ctypes.addressof(self._token)
@@ -378,4 +397,4 @@ class Walk:
     @property
     def state(self) -> Any:
         parts = [part.clone() for part in self._before]
-        return self._public(tuple(LSTMState(parts[i], parts[i + 1]) for i in range(0, len(parts), 2)))
+        return self._public(states_like(self._state, parts))

@@ -3,6 +3,9 @@
 from fastslow.layers.baselines import SequentialLSTM, StackedLSTM
 from fastslow.layers.fast_slow import FSLSTM
 from fastslow.layers.fsrnn import FSRNN
-from fastslow.layers.wired import WiredLSTM
+from fastslow.layers.gru import FSGRU, SequentialGRU, StackedGRU
+from fastslow.layers.wired import WiredLSTM, WiredRNN
 
-__all__ = ["FSLSTM", "FSRNN", "SequentialLSTM", "StackedLSTM", "WiredLSTM"]
+__all__ = [
+    "FSGRU", "FSLSTM", "FSRNN", "SequentialGRU", "SequentialLSTM", "StackedGRU", "StackedLSTM", "WiredLSTM", "WiredRNN",
+]  # fmt: skip

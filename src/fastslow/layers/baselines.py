@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -105,7 +105,8 @@ class SequentialLSTM(WiredLSTM):
         self.hidden_size, self.num_cells = hidden_size, num_cells
 
     def _public(self, state: States) -> LSTMState:
-        return state[0]
+        (only,) = state
+        return cast(LSTMState, only)
 
     def _slots(self, state: Any) -> Sequence[Any]:
         if not isinstance(state, tuple | list) or len(state) != 2:

@@ -35,9 +35,9 @@ class FSLSTM(WiredLSTM):
         zoneout_h, zoneout_c: probability that a unit of h, of c, keeps its old value; for F2..Fk the old value is
             the state of the previous fast cell in the same step.
 
-    Shape: `y, state = layer(x, state=None, *, lengths=None)`, x (T, B, X), (B, T, X) with `batch_first`, (T, X)
-    unbatched or a PackedSequence; y likewise with H; state `FSState(fast=LSTMState(h, c), slow=LSTMState(h, c))`,
-    leaves (B, H) and (B, slow_size), without B if unbatched.
+    Shape: `y, state = layer(x, state=None, *, lengths=None, resets=None)`, x (T, B, X), (B, T, X) with `batch_first`,
+    (T, X) unbatched or a PackedSequence; y likewise with H; state `FSState(fast=LSTMState(h, c),
+    slow=LSTMState(h, c))`, leaves (B, H) and (B, slow_size), without B if unbatched.
 
     Parameters: `fast.0.weight_ih` (4H, X), `.weight_hh` (4H, H), `.bias` (4H), `.gate_norm.weight` and `.bias` (4H),
     `.cell_norm.weight` and `.bias` (H); `slow.*` the same; `fast.2` onward have no `weight_ih`.

@@ -10,10 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from fastslow.cells.lstm import check_rate
-from fastslow.layers.sequences import check_input_size, to_steps
+from fastslow.backends import ENGINES, Choice, choose, engine, loop_only
+from fastslow.backends.base import Rates
+from fastslow.cells.module import check_rate
+from fastslow.layers import known_cells
+from fastslow.layers.sequences import check_input_size, check_reset, check_resets, to_steps
 from fastslow.noise import Noise, draw_key, dropout_keep
-from fastslow.state import FSState, LSTMState, map_state, state_tensors, stopped_rows
+from fastslow.state import FSState, LSTMState, map_state, reset_rows, state_tensors, stopped_rows
 from fastslow.wiring import fast_slow
 
 
@@ -29,6 +32,10 @@ class FSRNN(nn.Module):
 
     Fast cells past the second have no input: they are called with zeros of their own `input_size`, or with None where
     they have no such attribute. Sizes are checked where cells tell them (`input_size`, `hidden_size`).
+
+    `torch.nn.LSTMCell`, `GRUCell` and `RNNCell`, in any mixture, run on the engines of `FSLSTM`, as fast as its own
+    cells; others, subclasses of those, and cells with hooks or parametrizations run in a loop, one call a step.
+    `layer.backend_for(x)` says which.
 
     Shape: as `FSLSTM`; state `FSState(fast=hx, slow=hx)`, each as its cells return it. Where state is None, cells whose
     `hx` has a default start from their own; others from zeros (B, hidden_size).
@@ -79,29 +86,70 @@ class FSRNN(nn.Module):
         state: FSState | tuple[Any, Any] | None = None,
         *,
         lengths: Tensor | Sequence[int] | None = None,
+        resets: Tensor | None = None,
     ) -> tuple[Tensor | PackedSequence, FSState]:
         steps, ends, layout = to_steps(x, self.input_size, self.batch_first, lengths)
+        anew = check_resets(resets, x, steps, layout)
         if not layout.batched and state is not None:
             state = map_state(lambda leaf: leaf.unsqueeze(0), FSState(*state))
-        y, new = self._window(steps, state, None if ends is None else ends.to(steps.device))
+        y, new = self._window(steps, state, None if ends is None else ends.to(steps.device), anew)
         return layout.restore(y, ends), new if layout.batched else map_state(lambda leaf: leaf.squeeze(0), new)
 
-    def step(self, x_t: Tensor, state: FSState | None = None) -> tuple[Tensor, FSState]:
-        """One step: x_t (B, X) or (X,), y (B, H) or (H,)."""
+    def step(
+        self, x_t: Tensor, state: FSState | None = None, *, reset: Tensor | bool | None = None
+    ) -> tuple[Tensor, FSState]:
+        """One step: x_t (B, X) or (X,), y (B, H) or (H,); reset (B,) bool or one: as in a layer's resets."""
         if x_t.dim() not in (1, 2):
             raise ValueError(f"x_t must be (B, X) or (X,); got {tuple(x_t.shape)}")
         check_input_size(x_t, self.input_size)
+        anew = None if reset is None else check_reset(reset, x_t).unsqueeze(0)
         if x_t.dim() == 2:
-            y, new = self._window(x_t.unsqueeze(0), state, None)
+            y, new = self._window(x_t.unsqueeze(0), state, None, anew)
             return y.squeeze(0), new
         single = None if state is None else map_state(lambda leaf: leaf.unsqueeze(0), FSState(*state))
-        y, new = self._window(x_t.view(1, 1, -1), single, None)
+        y, new = self._window(x_t.view(1, 1, -1), single, None, anew)
         return y.view(-1), map_state(lambda leaf: leaf.squeeze(0), new)
 
-    def _window(self, x: Tensor, state: Any, lengths: Tensor | None) -> tuple[Tensor, FSState]:
-        rows = x.shape[1]
-        fast, slow = self._initial(x) if state is None else self._checked(state, rows)
+    def backend_for(self, x: Tensor | PackedSequence) -> Choice:
+        """The engine that would run `x` now, and why no faster one would; "reference" is the loop over the cells."""
+        steps, _, _ = to_steps(x, self.input_size, self.batch_first, None)
+        return self._choice(steps, self._cells())
+
+    def _cells(self) -> list[nn.Module]:
+        """The cell of each node of the wiring."""
+        return [self.fast[0], self.slow, *self.fast[1:]]
+
+    def _choice(self, x: Tensor, cells: Sequence[nn.Module]) -> Choice:
+        reason = known_cells.refusal(cells, self.wiring)
+        if reason is None and x.dtype != cells[0].weight_hh.dtype:
+            reason = f"x is {x.dtype}, and the cells are {cells[0].weight_hh.dtype}"
+        if reason is None and (torch.compiler.is_compiling() or loop_only()):
+            reason = "torch.compile, torch.export and torch.func see the loop"
+        if reason is not None:
+            return Choice("reference", {name: reason for name in ENGINES if name != "reference"})
+        return choose(known_cells.problem(cells, self.wiring, x, self.training))
+
+    def _window(self, x: Tensor, state: Any, lengths: Tensor | None, resets: Tensor | None) -> tuple[Tensor, FSState]:
+        cells = self._cells()
+        name = self._choice(x, cells).name
+        if state is not None:
+            state = self._checked(state, x.shape[1])
         noise = Noise(draw_key(x.device), 0, self.first_row) if self.training and self.dropout > 0 else None
+        if name != "reference":
+            weights = known_cells.weights(cells)
+            given = known_cells.states(weights, self.wiring, x, state)
+            if given is not None:
+                ends = None if lengths is None else lengths.cpu()
+                y, new = engine(name).run(self.wiring, weights, x, given, noise, Rates(self.dropout), ends, resets)
+                return y, FSState(*new)
+        return self._loop(x, state, noise, lengths, resets)
+
+    def _loop(
+        self, x: Tensor, state: Any, noise: Noise | None, lengths: Tensor | None, resets: Tensor | None
+    ) -> tuple[Tensor, FSState]:
+        """The cells themselves, step after step."""
+        rows = x.shape[1]
+        fast, slow = self._initial(x) if state is None else state
         factors: dict[int, Tensor] = {}
 
         def dropped(value: Tensor, site: int, t: int) -> Tensor:
@@ -115,6 +163,9 @@ class FSRNN(nn.Module):
         site = self.wiring.input_site
         outputs = []
         for t in range(x.shape[0]):
+            if resets is not None:
+                anew = resets[t] if lengths is None else resets[t] & (lengths > t)
+                fast, slow = (None if part is None else reset_rows(part, anew) for part in (fast, slow))
             old = FSState(fast, slow)
             fast = self._call(0, self.fast[0], dropped(x[t], site(0), t), fast)
             slow = self._call(-1, self.slow, dropped(_output(fast), site(1), t), slow)

@@ -7,8 +7,9 @@ check every claim of a file before they believe it.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import nn
@@ -34,23 +35,34 @@ WEIGHTS_FILE = "model.safetensors"
 FORMAT = "fastslow-layer"
 FORMAT_VERSION = 1
 
-OPTIONS = ("bias", "batch_first", "dropout", "zoneout_h", "zoneout_c", "layer_norm", "forget_bias")
-SIZES = {
-    "FSLSTM": ("input_size", "hidden_size", "slow_size", "num_fast"),
-    "StackedLSTM": ("input_size", "hidden_size", "num_layers"),
-    "SequentialLSTM": ("input_size", "hidden_size", "num_cells"),
-    "WiredLSTM": ("wiring", "input_size", "hidden_sizes"),
+L = TypeVar("L", bound="Pretrained")
+
+_SIZES = {
+    "FS": ("input_size", "hidden_size", "slow_size", "num_fast"),
+    "Stacked": ("input_size", "hidden_size", "num_layers"),
+    "Sequential": ("input_size", "hidden_size", "num_cells"),
 }
-"""The arguments of each layer beside `OPTIONS`."""
+_OPTIONS = ("bias", "batch_first", "dropout", "zoneout_h", "layer_norm")
+_LSTM_OPTIONS = (*_OPTIONS, "zoneout_c", "forget_bias")
+ANY = "WiredRNN"
+ARGUMENTS: dict[str, tuple[str, ...]] = {
+    ANY: ("wiring", "input_size", "hidden_sizes", "cell", *_LSTM_OPTIONS),
+    **{f"{form}LSTM": (*sizes, *_LSTM_OPTIONS) for form, sizes in _SIZES.items()},
+    **{f"{form}GRU": (*sizes, *_OPTIONS) for form, sizes in _SIZES.items()},
+}
+"""The arguments of each layer that are stored, by the layer's name."""
 
 
 class Pretrained(nn.Module):
-    """`save_pretrained`, `from_pretrained` and `push_to_hub` for the layers named in `SIZES`."""
+    """`save_pretrained`, `from_pretrained` and `push_to_hub` for the layers named in `ARGUMENTS`.
+
+    A layer has its arguments as attributes; `cell`, the kinds of a `WiredRNN`'s cells, is `cell_kinds` there.
+    """
 
     def config_json(self) -> dict[str, Any]:
         """What `config.json` holds: the name of the layer and its arguments, without backend, device and dtype."""
         kind = _kind(type(self))
-        arguments = {name: getattr(self, name) for name in (*SIZES[kind], *OPTIONS)}
+        arguments = {name: getattr(self, "cell_kinds" if name == "cell" else name) for name in ARGUMENTS[kind]}
         if "wiring" in arguments:
             arguments["wiring"] = _wiring_json(arguments["wiring"])
         return {"format": FORMAT, "format_version": FORMAT_VERSION, "layer": kind, "arguments": arguments}
@@ -80,7 +92,7 @@ class Pretrained(nn.Module):
     ) -> Self:
         """The layer in a folder that `save_pretrained` wrote or on the Hugging Face Hub, in evaluation mode.
 
-        `WiredLSTM.from_pretrained` takes every kind of layer, the others their own.
+        `WiredRNN.from_pretrained` takes every kind of layer, the others their own.
 
         Args:
             name: a folder, or where there is none of that name, `owner/name` on the Hub.
@@ -93,8 +105,8 @@ class Pretrained(nn.Module):
         folder = _folder(os.fspath(name), revision)
         kind, arguments = _read_config(folder / CONFIG_FILE)
         wanted = _kind(cls)
-        if wanted == "WiredLSTM" and kind != wanted:
-            made = next(c for c in cls.__subclasses__() if c.__name__ == kind)
+        if wanted == ANY and kind != wanted:
+            made = next(c for c in _descendants(cls) if c.__name__ == kind)
         elif kind == wanted:
             made = cls
         else:
@@ -143,7 +155,13 @@ class Pretrained(nn.Module):
 
 
 def _kind(cls: type) -> str:
-    return next(c.__name__ for c in cls.__mro__ if c.__name__ in SIZES)
+    return next(c.__name__ for c in cls.__mro__ if c.__name__ in ARGUMENTS)
+
+
+def _descendants(cls: type[L]) -> Iterator[type[L]]:
+    for child in cls.__subclasses__():
+        yield child
+        yield from _descendants(child)
 
 
 def _folder(name: str, revision: str | None) -> Path:
@@ -166,9 +184,9 @@ def _read_config(path: Path) -> tuple[str, dict[str, Any]]:
     check_version(value, FORMAT_VERSION, where)
     check_fields(value, ("format", "format_version", "layer", "arguments"), where, ModelError)
     kind, arguments = value["layer"], value["arguments"]
-    if kind not in SIZES or not isinstance(arguments, dict):
-        raise ModelError(f"{where} is damaged: layer must be one of {', '.join(SIZES)}, with its arguments")
-    check_fields(arguments, (*SIZES[kind], *OPTIONS), where, ModelError)
+    if kind not in ARGUMENTS or not isinstance(arguments, dict):
+        raise ModelError(f"{where} is damaged: layer must be one of {', '.join(ARGUMENTS)}, with its arguments")
+    check_fields(arguments, ARGUMENTS[kind], where, ModelError)
     if "wiring" in arguments:
         arguments["wiring"] = _read_wiring(arguments["wiring"], where)
     return kind, arguments

@@ -19,7 +19,7 @@ from typing import Any
 
 from torch import nn
 
-from fastslow.cells.lstm import Norm, Reading
+from fastslow.cells.module import Norm, Reading
 
 
 def holders(cell: nn.Module) -> list[nn.Module]:

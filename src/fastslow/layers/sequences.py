@@ -63,6 +63,34 @@ def to_steps(
     return steps, None if lengths is None else check_lengths(lengths, steps.shape[0], steps.shape[1]), layout
 
 
+def check_resets(resets: Tensor | None, x: Tensor | PackedSequence, steps: Tensor, layout: Layout) -> Tensor | None:
+    """(T, B) bool on the device of the steps (T, B, X), from resets laid out as the caller's x.
+
+    Raises ValueError beside a PackedSequence, and for another type or shape.
+    """
+    if resets is None:
+        return None
+    if isinstance(x, PackedSequence):
+        raise ValueError(
+            "resets are laid out as a padded x and cannot go with a PackedSequence: pass x padded, with lengths"
+        )
+    if not isinstance(resets, Tensor) or resets.dtype != torch.bool or resets.shape != x.shape[:-1]:
+        got = f"{resets.dtype} of shape {tuple(resets.shape)}" if isinstance(resets, Tensor) else type(resets).__name__
+        raise ValueError(f"resets must be bool of shape {tuple(x.shape[:-1])}, laid out as x; got {got}")
+    resets = resets.to(steps.device)
+    return resets.unsqueeze(1) if not layout.batched else resets.transpose(0, 1) if layout.batch_first else resets
+
+
+def check_reset(reset: Tensor | bool, x_t: Tensor) -> Tensor:
+    """(B,) bool on the device of x_t (B, X), from the reset of one step; (1,) from a bool or () beside x_t (X,)."""
+    given = torch.as_tensor(reset, device=x_t.device)
+    if given.dtype != torch.bool or given.shape != x_t.shape[:-1]:
+        raise ValueError(
+            f"reset must be bool of shape {tuple(x_t.shape[:-1])}, one a row; got {given.dtype} of {tuple(given.shape)}"
+        )
+    return given.reshape(-1)
+
+
 def check_input_size(x: Tensor, input_size: int | None) -> None:
     if input_size is not None and x.shape[-1] != input_size:
         expected = ", ".join(["T", "B", str(input_size)][3 - min(x.dim(), 3) :])

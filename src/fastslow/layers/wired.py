@@ -1,4 +1,4 @@
-"""`WiredLSTM`: the layer that runs any wiring of the layer-normalised LSTM cell."""
+"""`WiredRNN`: the layer that runs any wiring of the cells that engines know."""
 
 from __future__ import annotations
 
@@ -15,13 +15,20 @@ from fastslow.backends.base import Problem, Rates, States
 from fastslow.backends.native.steps import Quantized
 from fastslow.backends.program import cells_text, program_text
 from fastslow.backends.streaming import MOST_ROWS, Walk, layer_step, model_step
-from fastslow.cells.lstm import CellWeights, LayerNormLSTMCell, check_rate, check_size
+from fastslow.cells.gru import LayerNormGRUCell
+from fastslow.cells.kind import Kind
+from fastslow.cells.lstm import LayerNormLSTMCell
+from fastslow.cells.module import CellModule, check_rate, check_size
+from fastslow.cells.simple import SimpleCell
 from fastslow.layers.pretrained import Pretrained
 from fastslow.layers.reading import holders, hooks_of, within
-from fastslow.layers.sequences import check_input_size, to_steps
+from fastslow.layers.sequences import check_input_size, check_reset, check_resets, to_steps
 from fastslow.noise import Noise, draw_key
-from fastslow.state import LSTMState, map_state
+from fastslow.state import map_state, reset_rows
 from fastslow.wiring import FROM_INPUT, NO_INPUT, Wiring
+
+CELLS = ("lstm", "gru", "tanh", "relu")
+"""Kinds of cells that a layer makes."""
 
 _UNSUPPORTED = {
     "bidirectional": "it carries its state from window to window, which a reversed direction cannot",
@@ -33,29 +40,34 @@ _UNSUPPORTED = {
 _RATES = ("dropout", "zoneout_h", "zoneout_c", "forget_bias")
 
 
-class WiredLSTM(Pretrained):
-    """Any wiring of layer-normalised LSTM cells, as a layer used like `torch.nn.LSTM`.
+class WiredRNN(Pretrained):
+    """Any wiring of recurrent cells, as a layer used like `torch.nn.LSTM`.
 
     Args:
         wiring: which cell runs when, on which state, reading what (`fastslow.wiring`).
         input_size: X.
         hidden_sizes: the size of each state slot by name, or one int for all.
+        cell: the kind of every cell, or of each by its path: "lstm" (`LayerNormLSTMCell`), "gru" (`LayerNormGRUCell`),
+            or "tanh" and "relu" (`SimpleCell`). The cells of one slot have states of one form.
         bias: whether the gates have a bias.
         batch_first: x and y are (B, T, .) instead of (T, B, .). States are (B, .) either way.
         dropout: probability of dropping a unit of a node's input or of the layer's output: one fresh mask a step on
             every edge from x or from another node, and one on y. The state is never dropped.
-        zoneout_h, zoneout_c: probability that a unit of h, of c, keeps its old value for a step.
-        layer_norm: per-gate and cell normalisation.
-        forget_bias: constant added to the forget gate after its norm.
+        zoneout_h, zoneout_c: probability that a unit of h, of c, keeps its old value for a step; only an LSTM has c.
+        layer_norm: normalisation of gates, and of an LSTM's cell; a simple cell has none.
+        forget_bias: constant added to an LSTM's forget gate after its norm.
         backend: "auto", or the name of an engine, which then runs or raises with the reason.
 
-    Shape: `y, state = layer(x, state=None, *, lengths=None)`
+    Shape: `y, state = layer(x, state=None, *, lengths=None, resets=None)`
         x: (T, B, X), (B, T, X) with `batch_first`, (T, X) unbatched, or a PackedSequence; y likewise with the output
-        node's size. state: a tuple of `LSTMState(h, c)`, one a slot, leaves (B, H) or (H,) unbatched; zeros if None.
+        node's size. state: a tuple of states, one a slot: `LSTMState(h, c)`, or h of cells without c; leaves (B, H),
+        or (H,) unbatched; zeros if None.
         lengths: (B,) ints: row b stops after lengths[b] steps; its outputs past that are zero and its final state is
         its last.
+        resets: bool, laid out as x, (T, B), (B, T) or (T,): where true the row's whole state is zeros before that step,
+        and no gradient flows across.
 
-    `layer.step(x_t, state=None)` runs one step: x_t (B, X) or (X,), y (B, H) or (H,).
+    `layer.step(x_t, state=None, *, reset=None)` runs one step: x_t (B, X) or (X,), y (B, H) or (H,).
     """
 
     def __init__(
@@ -64,6 +76,7 @@ class WiredLSTM(Pretrained):
         input_size: int,
         hidden_sizes: Mapping[str, int] | int,
         *,
+        cell: str | Mapping[str, str] = "lstm",
         bias: bool = True,
         batch_first: bool = False,
         dropout: float = 0.0,
@@ -87,6 +100,7 @@ class WiredLSTM(Pretrained):
         check_name(backend)
         self.wiring, self.input_size, self.batch_first = wiring, input_size, batch_first
         self.hidden_sizes = {slot: sizes[slot] for slot in wiring.slots}
+        self.cell_kinds: str | dict[str, str] = cell if isinstance(cell, str) else dict(cell)
         self.dropout, self.zoneout_h, self.zoneout_c = float(dropout), float(zoneout_h), float(zoneout_c)
         self.bias, self.layer_norm, self.forget_bias = bias, layer_norm, float(forget_bias)
         self.backend = backend
@@ -97,20 +111,50 @@ class WiredLSTM(Pretrained):
         self.steps_in_int8 = False
         """Whether `step`, without gradients, reads 8-bit copies of the matrices: see `round_to_int8_`."""
         for path, (x_size, size) in self._cell_sizes().items():
-            cell = LayerNormLSTMCell(
-                x_size,
-                size,
-                bias=bias,
-                zoneout_h=zoneout_h,
-                zoneout_c=zoneout_c,
-                layer_norm=layer_norm,
-                forget_bias=forget_bias,
-                device=device,
-                dtype=dtype,
-            )
-            _attach(self, path, cell)
+            _attach(self, path, self._new_cell(self._kind_at(cell, path), x_size, size, device, dtype))
+        self._check_slots()
 
     # ------------------------------------------------------------------ sizes and parameters
+
+    def _kind_at(self, cell: str | Mapping[str, str], path: str) -> str:
+        """The kind of the cell at this path."""
+        if not isinstance(cell, str) and path not in cell:
+            raise ValueError(f"cell must give the kind of {path!r}, or be one name for all; got {dict(cell)}")
+        kind = cell if isinstance(cell, str) else cell[path]
+        if kind not in CELLS:
+            raise ValueError(f"cell must be one of {', '.join(map(repr, CELLS))}; got {kind!r} for {path!r}")
+        if kind != "lstm" and cell == kind and self.zoneout_c > 0:
+            raise ValueError(f"cell {kind!r} has no c, so zoneout_c must be 0; got {self.zoneout_c}: use zoneout_h")
+        return kind
+
+    def _new_cell(
+        self, kind: str, x_size: int | None, size: int, device: torch.device | str | None, dtype: torch.dtype | None
+    ) -> CellModule:
+        made: dict[str, Any] = {"bias": self.bias, "zoneout_h": self.zoneout_h, "device": device, "dtype": dtype}
+        if kind == "lstm":
+            norm, forget = self.layer_norm, self.forget_bias
+            return LayerNormLSTMCell(
+                x_size, size, zoneout_c=self.zoneout_c, layer_norm=norm, forget_bias=forget, **made
+            )
+        if kind == "gru":
+            return LayerNormGRUCell(x_size, size, layer_norm=self.layer_norm, **made)
+        return SimpleCell(x_size, size, nonlinearity=kind, **made)  # type: ignore[arg-type]
+
+    def _check_slots(self) -> None:
+        """ValueError where the cells of a slot have states of different forms."""
+        for slot, name in enumerate(self.wiring.slots):
+            its = [cell.kind for cell, at in zip(self.node_cells(), self.wiring.slot_of, strict=True) if at == slot]
+            forms = {kind.letters: kind.name for kind in its}
+            if len(forms) > 1:
+                raise ValueError(
+                    f"the cells of slot {name!r} share its state, and {' and '.join(map(repr, forms.values()))} have "
+                    "states of different forms"
+                )
+
+    def _slot_kinds(self) -> list[Kind]:
+        """A cell's kind of each slot."""
+        cells = self.node_cells()
+        return [cells[self.wiring.slot_of.index(slot)].kind for slot in range(len(self.wiring.slots))]
 
     def _cell_sizes(self) -> dict[str, tuple[int | None, int]]:
         """Input and hidden size of every cell by its path; ValueError where nodes that share a cell disagree."""
@@ -136,11 +180,11 @@ class WiredLSTM(Pretrained):
         """The size of y's last dimension."""
         return self.hidden_sizes[self.wiring.nodes[self.wiring.output_index].slot]
 
-    def node_cells(self) -> list[LayerNormLSTMCell]:
+    def node_cells(self) -> list[CellModule]:
         """The cell of each node, in the order they run."""
-        return [cast(LayerNormLSTMCell, self.get_submodule(node.cell_name)) for node in self.wiring.nodes]
+        return [cast(CellModule, self.get_submodule(node.cell_name)) for node in self.wiring.nodes]
 
-    def weights(self) -> tuple[CellWeights, ...]:
+    def weights(self) -> tuple[Any, ...]:
         """The parameters as engines take them, one entry a node."""
         return tuple(cell.weights() for cell in self.node_cells())
 
@@ -164,9 +208,9 @@ class WiredLSTM(Pretrained):
         return Rates(self.dropout, self.zoneout_h, self.zoneout_c, self.forget_bias)
 
     def reset_parameters(self) -> None:
-        """The initial values of `LayerNormLSTMCell.reset_parameters`, for every cell."""
+        """Each cell's own initial values: see its `reset_parameters`."""
         for module in self.modules():
-            if isinstance(module, LayerNormLSTMCell):
+            if isinstance(module, CellModule):
                 module.reset_parameters()
 
     @torch.no_grad()
@@ -199,20 +243,29 @@ class WiredLSTM(Pretrained):
         state: Any = None,
         *,
         lengths: Tensor | Sequence[int] | None = None,
+        resets: Tensor | None = None,
         input: Tensor | PackedSequence | None = None,
         hx: Any = None,
     ) -> tuple[Tensor | PackedSequence, Any]:
         x, state = _by_either_name("x", x, "input", input), _by_either_name("state", state, "hx", hx, None)
         steps, ends, layout = to_steps(x, self.input_size, self.batch_first, lengths)
-        y, new = self._window(steps, state, layout.batched, ends)
+        anew = check_resets(resets, x, steps, layout)
+        y, new = self._window(steps, state, layout.batched, ends, anew)
         public = self._public(new if layout.batched else map_state(lambda leaf: leaf.squeeze(0), new))
         return layout.restore(y, ends), public
 
-    def step(self, x_t: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        """One step: x_t (B, X), y (B, H), state leaves (B, .); or all of them without B."""
+    def step(self, x_t: Tensor, state: Any = None, *, reset: Tensor | bool | None = None) -> tuple[Tensor, Any]:
+        """One step: x_t (B, X), y (B, H), state leaves (B, .), reset (B,) bool; or all of them without B.
+
+        reset: the rows whose state is zeros before the step.
+        """
         if x_t.dim() not in (1, 2):
             raise ValueError(f"x_t must be (B, {self.input_size}) or ({self.input_size},); got {tuple(x_t.shape)}")
         check_input_size(x_t, self.input_size)
+        if reset is not None:
+            rows = check_reset(reset, x_t)
+            if state is not None:
+                state = reset_rows(state, rows if x_t.dim() == 2 else rows.squeeze(0))
         if not torch.is_grad_enabled() and self._streams():
             streamed = layer_step(self, x_t, None if state is None else self._slots(state))
             if streamed is not None:
@@ -281,11 +334,16 @@ class WiredLSTM(Pretrained):
         steps, _, _ = to_steps(x, self.input_size, self.batch_first, None)
         return choose(self._problem(steps, self.weights()), self.backend)
 
-    def _window(self, x: Tensor, state: Any, batched: bool, lengths: Tensor | None) -> tuple[Tensor, States]:
+    def _window(
+        self, x: Tensor, state: Any, batched: bool, lengths: Tensor | None, resets: Tensor | None = None
+    ) -> tuple[Tensor, States]:
         """x (T, B, X), the caller's state or None -> y (T, B, H), one state a slot with rows."""
-        return cast("tuple[Tensor, States]", within(self.node_cells(), lambda: self._run(x, state, batched, lengths)))
+        run = within(self.node_cells(), lambda: self._run(x, state, batched, lengths, resets))
+        return cast("tuple[Tensor, States]", run)
 
-    def _run(self, x: Tensor, given: Any, batched: bool, lengths: Tensor | None) -> tuple[Tensor, States]:
+    def _run(
+        self, x: Tensor, given: Any, batched: bool, lengths: Tensor | None, resets: Tensor | None
+    ) -> tuple[Tensor, States]:
         weights = self.weights()
         dtype = weights[0].w_h.dtype
         state = self._states(given, x, batched, dtype)
@@ -301,22 +359,23 @@ class WiredLSTM(Pretrained):
             key = draw_key(x.device) if self.noise_key is None else self.noise_key
             noise = Noise(key, 0, self.first_row)
         if torch.compiler.is_compiling():
-            return self._recorded(weights, x, state, noise, lengths, autocast)
+            return self._recorded(weights, x, state, noise, lengths, resets, autocast)
         name = choose(self._problem(x, weights), self.backend).name
-        one = name == "native" and x.shape[0] == 1 and x.shape[1] <= MOST_ROWS
+        one = name == "native" and x.shape[0] == 1 and x.shape[1] <= MOST_ROWS and resets is None
         if one and noise is None and lengths is None and not torch.is_grad_enabled():
             program = program_text(self.wiring.text, cells_text(weights), rates, engine(name).options(device))
             y, new = operators.step(program, weights, x[0], state)
             return y.unsqueeze(0), new
-        return engine(name).run(self.wiring, weights, x, state, noise, rates, lengths)
+        return engine(name).run(self.wiring, weights, x, state, noise, rates, lengths, resets)
 
     def _recorded(
         self,
-        weights: Sequence[CellWeights],
+        weights: Sequence[Any],
         x: Tensor,
         state: States,
         noise: Noise | None,
         lengths: Tensor | None,
+        resets: Tensor | None,
         autocast: bool,
     ) -> tuple[Tensor, States]:
         """The window in a graph that is being recorded, in words that torch.compile can follow."""
@@ -338,10 +397,10 @@ class WiredLSTM(Pretrained):
         if not name:
             raise RuntimeError(program)
         if name == "reference":
-            return engine(name).run(self.wiring, weights, x, state, noise, self.rates, lengths)
-        return operators.call(name, program, weights, x, state, noise, lengths, None)
+            return engine(name).run(self.wiring, weights, x, state, noise, self.rates, lengths, resets)
+        return operators.call(name, program, weights, x, state, noise, lengths, resets)
 
-    def _check_weights(self, weights: Sequence[CellWeights], x: Tensor) -> None:
+    def _check_weights(self, weights: Sequence[Any], x: Tensor) -> None:
         """Compiled engines read addresses: every weight must be where x is, and of one type."""
         for node, cell in zip(self.wiring.nodes, weights, strict=True):
             for weight in cell:
@@ -351,7 +410,7 @@ class WiredLSTM(Pretrained):
                         f"on {weight.device}: move the layer to the device of x, and give all of it one type"
                     )
 
-    def _problem(self, x: Tensor, weights: Sequence[CellWeights]) -> Problem:
+    def _problem(self, x: Tensor, weights: Sequence[Any]) -> Problem:
         device = x.device
         autocast = device.type != "meta" and torch.is_autocast_enabled(device.type)
         return Problem(
@@ -366,6 +425,7 @@ class WiredLSTM(Pretrained):
             layer_norm=self.layer_norm,
             autocast=torch.get_autocast_dtype(device.type) if autocast else None,
             traced=loop_only(),
+            kinds=tuple(cell.kind.name for cell in self.node_cells()),
         )
 
     # ------------------------------------------------------------------ states
@@ -374,19 +434,21 @@ class WiredLSTM(Pretrained):
         """The state of zeros that None stands for: leaves (batch_size, H), or (H,) if None, beside the weights."""
         like = next(self.parameters())
         rows = () if batch_size is None else (batch_size,)
-        shapes = [(*rows, self.hidden_sizes[slot]) for slot in self.wiring.slots]
-        zeros = [[torch.zeros(shape, dtype=like.dtype, device=like.device) for _ in "hc"] for shape in shapes]
-        return self._public(tuple(LSTMState(h, c) for h, c in zeros))
+        slots = []
+        for kind, slot in zip(self._slot_kinds(), self.wiring.slots, strict=True):
+            shape = (*rows, self.hidden_sizes[slot])
+            slots.append(kind.pack([torch.zeros(shape, dtype=like.dtype, device=like.device) for _ in kind.letters]))
+        return self._public(tuple(slots))
 
     def flatten_parameters(self) -> None:
         """Does nothing: there is no flat copy of the weights to make. For code written for `torch.nn.LSTM`."""
 
     def _public(self, state: States) -> Any:
-        """One LSTMState a slot -> the structure this layer's users see."""
+        """One state a slot -> the structure this layer's users see."""
         return state
 
     def _slots(self, state: Any) -> Sequence[Any]:
-        """The structure this layer's users see -> one (h, c) a slot, not yet checked."""
+        """The structure this layer's users see -> one state a slot, not yet checked."""
         if not isinstance(state, tuple | list) or len(state) != len(self.wiring.slots):
             self._bad_state(self._form(), state)
         return state
@@ -403,7 +465,8 @@ class WiredLSTM(Pretrained):
 
     def _form(self) -> str:
         """What the state looks like."""
-        return f"a tuple of {len(self.wiring.slots)} LSTMState(h, c), one a slot"
+        one = "LSTMState(h, c)" if all(kind.state for kind in self._slot_kinds()) else "states"
+        return f"a tuple of {len(self.wiring.slots)} {one}, one a slot"
 
     def _bad_state(self, expected: str, got: Any) -> NoReturn:
         kind = type(got).__name__ + (f" of {len(got)}" if isinstance(got, tuple | list) else "")
@@ -413,17 +476,20 @@ class WiredLSTM(Pretrained):
         """The initial state as engines take it, checked; zeros if None."""
         rows = x.shape[1]
         sizes = [self.hidden_sizes[slot] for slot in self.wiring.slots]
+        kinds = self._slot_kinds()
         if state is None:
             return tuple(
-                LSTMState(*(torch.zeros(rows, size, dtype=dtype, device=x.device) for _ in "hc")) for size in sizes
+                kind.pack([torch.zeros(rows, size, dtype=dtype, device=x.device) for _ in kind.letters])
+                for kind, size in zip(kinds, sizes, strict=True)
             )
         self._refuse_lstm_form(state)
         slots = self._slots(state)
         checked = []
-        for name, size, pair in zip(self.wiring.slots, sizes, slots, strict=True):
-            if not isinstance(pair, tuple | list) or len(pair) != 2:
-                self._bad_state(f"LSTMState(h, c) for slot {name!r}", pair)
-            for letter, leaf in zip("hc", pair, strict=True):
+        for name, size, kind, given in zip(self.wiring.slots, sizes, kinds, slots, strict=True):
+            leaves = [given] if kind.state is None else given
+            if not isinstance(leaves, tuple | list) or len(leaves) != kind.leaves:
+                self._bad_state(f"LSTMState(h, c) for slot {name!r}", given)
+            for letter, leaf in zip(kind.letters, leaves, strict=True):
                 shape = (rows, size) if batched else (size,)
                 if not isinstance(leaf, Tensor) or leaf.shape != shape:
                     got = tuple(leaf.shape) if isinstance(leaf, Tensor) else type(leaf).__name__
@@ -433,8 +499,7 @@ class WiredLSTM(Pretrained):
                         f"state {name}.{letter} must be {dtype} on {x.device}, as weights and input are; "
                         f"got {leaf.dtype} on {leaf.device}"
                     )
-            h, c = pair if batched else (leaf.unsqueeze(0) for leaf in pair)
-            checked.append(LSTMState(h, c))
+            checked.append(kind.pack([leaf if batched else leaf.unsqueeze(0) for leaf in leaves]))
         return tuple(checked)
 
     # ------------------------------------------------------------------ description
@@ -452,6 +517,10 @@ class WiredLSTM(Pretrained):
         parts += [f"forget_bias={self.forget_bias}"] * (self.forget_bias != 1.0)
         parts += [f"backend={self.backend!r}"] * (self.backend != "auto")
         return ", ".join(parts)
+
+
+WiredLSTM = WiredRNN
+"""The name of `WiredRNN` when it had one cell."""
 
 
 def _attach(root: nn.Module, path: str, cell: nn.Module) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fastslow import hub
 from fastslow.backends.streaming import Walk
-from fastslow.cells.lstm import orthogonal_
+from fastslow.cells.module import orthogonal_
 from fastslow.data.alphabet import Alphabet
 from fastslow.layers import FSLSTM, SequentialLSTM, StackedLSTM, WiredLSTM
 from fastslow.lm import files

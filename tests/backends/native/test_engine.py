@@ -19,6 +19,7 @@ from fastslow.backends.native import engine as native
 from fastslow.backends.native.library import Library, library
 from fastslow.backends.native.memory import POOL, Lease, Pool
 from tests.backends.twins import (
+    ALL_CASES,
     CASES,
     GRADCHECKS,
     Case,
@@ -48,18 +49,18 @@ def all_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@pytest.mark.parametrize("case", ALL_CASES.values(), ids=ALL_CASES)
 def test_twin(case: Case, dtype: torch.dtype) -> None:
     check_twin(native, case, dtype=dtype)
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@pytest.mark.parametrize("case", ALL_CASES.values(), ids=ALL_CASES)
 def test_twin_when_only_states_are_saved(case: Case) -> None:
     with native.saving("states"):
         check_twin(native, case)
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@pytest.mark.parametrize("case", ALL_CASES.values(), ids=ALL_CASES)
 def test_twin_without_tiles(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(call.TILES, "0")
     check_twin(native, case)

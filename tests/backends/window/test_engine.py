@@ -20,6 +20,7 @@ from fastslow.backends.window.forward import forward
 from fastslow.backends.window.masks import PIECE, Masks
 from fastslow.noise import Noise, dropout_keep, zoneout_update
 from tests.backends.twins import (
+    ALL_CASES,
     CASES,
     GRADCHECKS,
     Case,
@@ -46,7 +47,7 @@ def short_spans(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@pytest.mark.parametrize("case", ALL_CASES.values(), ids=ALL_CASES)
 def test_twin(case: Case, dtype: torch.dtype) -> None:
     check_twin(window, case, dtype=dtype)
 

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from fastslow.backends.native.call import TILE_DEPTH, TILE_SIDE, Call
-from fastslow.backends.native.library import NodeArgs, WindowArgs
+from fastslow.backends.native.library import NodeArgs, StepNodeArgs, WindowArgs
 from fastslow.backends.native.memory import Lease
-from fastslow.cells.lstm import CellWeights
+from fastslow.cells.kind import Kind
 from fastslow.noise import dropout_threshold, zoneout_threshold
 from fastslow.wiring import FROM_INPUT
 
-VECTORS = 14
-"""A cell's vectors, padded: bias, gate gain and gate shift of 4 gates each, cell gain, cell shift."""
 STATS = 8
 SCRATCH = 40
 
@@ -24,9 +22,10 @@ SCRATCH = 40
 class Memory:
     """What a window keeps from its forward to its backward.
 
-    h[n], c[n]: (T, B, P) new states of node n; the last node of a slot has one step more, the initial state, in front.
-    gates: z[n] (T, B, 4P), stats[n] (T, B, 8), dropped[n] (T, B, inputs) or None. Not kept: all of them for one step
-    only, which every step uses again, and no step in front.
+    h[n], c[n]: (T, B, P) new states of node n; the last node of a slot has one step more, the initial state, in front;
+    c (., B, 0) of a cell without one. emitted[n]: (T, B, P) h once more, where `Call.emits`, else (0, B, P).
+    gates: z[n] (T, B, blocks P), stats[n] (T, B, 8), dropped[n] (T, B, inputs) or None. Not kept: all of them for one
+    step only, which every step uses again, and no step in front.
     """
 
     def __init__(
@@ -37,7 +36,7 @@ class Memory:
         self.steps = call.steps if kept else 1
         self.front = fronts(call, kept)
         count = len(call.hidden)
-        self.h, self.c = states[:count], states[count:]
+        self.h, self.c, self.emitted = (states[i * count : (i + 1) * count] for i in range(3))
         self.gates = gates
 
     @classmethod
@@ -55,6 +54,10 @@ class Memory:
             return self.h[last][: self.steps], self.c[last][: self.steps]
         return self.new(members[place - 1])
 
+    def output(self, call: Call, node: int) -> Tensor:
+        """What others read of a node: (T, B, P)."""
+        return self.emitted[node] if call.emits(node) else self.new(node)[0]
+
     def new(self, node: int) -> tuple[Tensor, Tensor]:
         return self.h[node][self.front[node] :], self.c[node][self.front[node] :]
 
@@ -65,16 +68,21 @@ def fronts(call: Call, kept: bool) -> list[int]:
 
 
 def state_shapes(call: Call, kept: bool) -> list[tuple[int, ...]]:
-    """Of every node's h, then of every node's c."""
-    steps, found = call.steps if kept else 1, []
-    for front, size in zip(fronts(call, kept), call.padded, strict=True):
-        found.append((steps + front, call.rows, size))
-    return [*found, *found]
+    """Of every node's h, then of every node's c, then of every node's h that is kept once more."""
+    steps = call.steps if kept else 1
+    h: list[tuple[int, ...]] = []
+    c: list[tuple[int, ...]] = []
+    emitted: list[tuple[int, ...]] = []
+    for n, (front, size) in enumerate(zip(fronts(call, kept), call.padded, strict=True)):
+        h.append((steps + front, call.rows, size))
+        c.append((steps + front, call.rows, size if "c" in call.kinds[n].letters else 0))
+        emitted.append((steps if call.emits(n) else 0, call.rows, size))
+    return [*h, *c, *emitted]
 
 
 def gate_shapes(call: Call, steps: int) -> list[tuple[int, ...]]:
     """Of every node's z, then of every node's stats, then of the inputs that are dropped out."""
-    shapes: list[tuple[int, ...]] = [(steps, call.rows, 4 * size) for size in call.padded]
+    shapes: list[tuple[int, ...]] = [(steps, call.rows, size) for size in call.blocks]
     shapes += [(steps, call.rows, STATS)] * len(shapes)
     return shapes + [(steps, call.rows, call.read[node]) for node in _readers(call)]
 
@@ -113,10 +121,38 @@ def _step(tensor: Tensor, moving: bool) -> int:
     return tensor.stride(0) if moving else 0
 
 
+def _address(tensor: Tensor) -> int | None:
+    return tensor.data_ptr() if tensor.numel() else None
+
+
+def place_vectors(args: NodeArgs | StepNodeArgs, kind: Kind, weights: Any) -> None:
+    """Where a node's vectors lie, and where each of their blocks goes."""
+    for v, (field, places) in enumerate(kind.vectors.items()):
+        given = getattr(weights, field)
+        args.parameters[v] = None if given is None else given.data_ptr()
+        args.places[v][:] = [*places, *[-1] * (4 - len(places))]
+    args.vector_blocks = kind.vector_blocks
+
+
+def matrix_rows(rows: Sequence[int]) -> tuple[int, list[int]]:
+    """The first block of z that a matrix adds to, and for each such block the block of rows that makes it."""
+    first = min(rows)
+    return first, [rows.index(first + block) for block in range(len(rows))]
+
+
+class Product(NamedTuple):
+    """A product of a node, of both its matrices or of one of them: sums over `depths`, for so many columns."""
+
+    node: int
+    suffix: str
+    depths: tuple[int, ...]
+    columns: int
+
+
 class Arguments:
     """The structures of one call, and what keeps their memory alive."""
 
-    def __init__(self, call: Call, weights: Sequence[CellWeights], x: Tensor, memory: Memory, first: int = 0) -> None:
+    def __init__(self, call: Call, weights: Sequence[Any], x: Tensor, memory: Memory, first: int = 0) -> None:
         """first: the step at which the memory's gates begin."""
         count = len(call.hidden)
         self.call, self.memory, self.x = call, memory, x
@@ -133,9 +169,9 @@ class Arguments:
             node=self.nodes,
             x=x.data_ptr(),
             lengths=None if call.lengths is None else call.lengths.data_ptr(),
+            resets=None if call.resets is None else call.resets.data_ptr(),
             first=0,
             last=call.steps,
-            forget_bias=call.rates.forget_bias,
         )
         self._rates()
         self.moving = memory.kept
@@ -157,22 +193,33 @@ class Arguments:
             window.key_low, window.key_high = call.key & 0xFFFFFFFF, call.key >> 32
         window.first_step, window.first_row = call.first_step % 2**32, call.first_row % 2**32
 
-    def _node(self, n: int, w: CellWeights) -> None:
+    def _node(self, n: int, w: Any) -> None:
         call, node, source = self.call, self.nodes[n], self.call.wiring.sources[n]
         node.hidden, node.padded = call.hidden[n], call.padded[n]
         node.inputs, node.padded_inputs = call.read[n], call.pad(call.read[n])
-        node.slot, node.source, node.norm = call.wiring.slot_of[n], source, call.norm
-        for name, tensor in zip(CellWeights._fields, w, strict=True):
-            setattr(node, name, None if tensor is None else tensor.data_ptr())
+        kind = call.kinds[n]
+        node.slot, node.source, node.norm = call.wiring.slot_of[n], source, call.norms[n]
+        node.code, node.blocks = kind.code, kind.blocks
+        node.forget_bias = call.rates.forget_bias if kind.forget_bias else 0.0
+        node.x_first, x_rows = matrix_rows(kind.rows_x)
+        node.h_first, h_rows = matrix_rows(kind.rows_h)
+        node.x_blocks, node.h_blocks = len(x_rows), len(h_rows)
+        node.x_rows[: len(x_rows)], node.h_rows[: len(h_rows)] = x_rows, h_rows
+        node.w_x, node.w_h = None if w.w_x is None else w.w_x.data_ptr(), w.w_h.data_ptr()
+        place_vectors(node, kind, w)
         old, new = self.memory.old(call, n), self.memory.new(n)
-        node.h_old, node.c_old = (tensor.data_ptr() for tensor in old)
-        node.h_new, node.c_new = (tensor.data_ptr() for tensor in new)
+        node.h_old, node.c_old = map(_address, old)
+        node.h_new, node.c_new = map(_address, new)
         node.old_step, node.new_step = _step(old[0], self.moving), _step(new[0], self.moving)
         if source == FROM_INPUT:
             node.undropped, node.undropped_step, node.undropped_ld = self.x.data_ptr(), self.x.stride(0), call.inputs
         elif source >= 0:
-            node.undropped, node.undropped_ld = self.memory.new(source)[0].data_ptr(), call.padded[source]
-            node.undropped_step = _step(self.memory.new(source)[0], self.moving)
+            read = self.memory.output(call, source)
+            node.undropped, node.undropped_ld = read.data_ptr(), call.padded[source]
+            node.undropped_step = _step(read, self.moving)
+        if call.emits(n):
+            kept = self.memory.emitted[n]
+            node.emitted, node.emitted_step = kept.data_ptr(), _step(kept, self.moving)
 
     def set_gates(self, gates: Gates, first: int) -> None:
         """z, stats and dropped lie in `gates`, whose first step is the window's step `first`."""
@@ -198,11 +245,15 @@ class Arguments:
     def forward_scratch(self) -> Lease:
         """Packed weights and the threads' scratch; the lease must live as long as calls are made."""
         call = self.call
-        depths = [(read, hidden) for read, hidden in zip(call.read, call.hidden, strict=True)]
-        lease = self._scratch(depths, [4 * size for size in call.padded])
-        for node, panels, tiles in zip(self.nodes, lease.tensors, lease.tensors[len(depths) :], strict=False):
-            node.forward_panels, node.forward_tiles = panels.data_ptr(), tiles.data_ptr()
-        return lease
+        products = []
+        for n, (kind, padded) in enumerate(zip(call.kinds, call.padded, strict=True)):
+            read, hidden = call.read[n], call.hidden[n]
+            if kind.joint:
+                products.append(Product(n, "", (read, hidden), kind.blocks * padded))
+            else:
+                products.append(Product(n, "", (read,), len(kind.rows_x) * padded))
+                products.append(Product(n, "_h", (hidden,), len(kind.rows_h) * padded))
+        return self._scratch("forward", products)
 
     def backward_scratch(self, x_grad: bool) -> Lease:
         call = self.call
@@ -212,24 +263,32 @@ class Arguments:
             node.input_grad = source >= 0 or (source == FROM_INPUT and x_grad)
             node.input_adds = source in adds
             adds.add(source)
-        columns = [(node.padded_inputs if node.input_grad else 0) + node.padded for node in self.nodes]
-        lease = self._scratch([(4 * size,) for size in call.padded], columns)
-        for node, panels, tiles in zip(self.nodes, lease.tensors, lease.tensors[len(columns) :], strict=False):
-            node.backward_panels, node.backward_tiles = panels.data_ptr(), tiles.data_ptr()
-        return lease
+        products = []
+        for n, (kind, node) in enumerate(zip(call.kinds, self.nodes, strict=True)):
+            of_x = node.padded_inputs if node.input_grad else 0
+            if kind.joint:
+                products.append(Product(n, "", (kind.blocks * node.padded,), of_x + node.padded))
+            else:
+                products.append(Product(n, "", (len(kind.rows_x) * node.padded,), of_x))
+                products.append(Product(n, "_h", (len(kind.rows_h) * node.padded,), node.padded))
+        return self._scratch("backward", products)
 
-    def _scratch(self, depths: Sequence[tuple[int, ...]], columns: Sequence[int]) -> Lease:
-        """Panels, tiles and vectors of every node, whose weights are packed for sums over `depths`; a thread's own."""
+    def _scratch(self, direction: str, products: Sequence[Product]) -> Lease:
+        """Panels and tiles of every product, vectors of every node; a thread's own."""
         call, widest = self.call, max(self.call.padded)
         # bfloat16 numbers, two of which take a float32's place
-        tiled = [sum(-(-k // TILE_DEPTH) * TILE_DEPTH for k in parts) * call.parts for parts in depths]
+        tiled = [sum(-(-k // TILE_DEPTH) * TILE_DEPTH for k in p.depths) * call.parts for p in products]
         group = -(-call.rows // call.groups)
         split = max(tiled) * -(-group // TILE_SIDE) * TILE_SIDE  # whole tiles, however few rows
-        shapes: list[tuple[int, ...]] = [(n * sum(parts),) for n, parts in zip(columns, depths, strict=True)]
-        shapes += [(n * k // 2,) for n, k in zip(columns, tiled, strict=True)]
-        shapes += [(VECTORS * size,) for size in call.padded]
+        shapes: list[tuple[int, ...]] = [(p.columns * sum(p.depths),) for p in products]
+        shapes += [(p.columns * k // 2,) for p, k in zip(products, tiled, strict=True)]
+        shapes += [(size,) for size in call.vectors]
         lease = Lease([*shapes, (call.threads, split // 2), (call.threads, SCRATCH * widest)], call.dtype)
-        for node, tensor in zip(self.nodes, lease.tensors[2 * len(columns) :], strict=False):
+        count = len(products)
+        for p, panels, tiles in zip(products, lease.tensors, lease.tensors[count:], strict=False):
+            setattr(self.nodes[p.node], f"{direction}_panels{p.suffix}", panels.data_ptr())
+            setattr(self.nodes[p.node], f"{direction}_tiles{p.suffix}", tiles.data_ptr())
+        for node, tensor in zip(self.nodes, lease.tensors[2 * count :], strict=False):
             node.vectors = tensor.data_ptr()
         self.window.parts = call.parts
         if split > self.window.split_size:  # a pass that runs forward again has the room of both

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from torch import Tensor
 from fastslow.backends.base import Option, Rates
 from fastslow.backends.native.library import Library, library
 from fastslow.backends.program import Request
-from fastslow.cells.lstm import CellWeights
+from fastslow.cells.kind import Kind
 from fastslow.wiring import FROM_INPUT, NO_INPUT, Wiring
 
 TILES = "FASTSLOW_TILES"
@@ -63,13 +63,16 @@ class Call:
     """H of each node."""
     read: tuple[int, ...]
     """Size of what each node reads, 0 if nothing."""
-    norm: bool
+    kinds: tuple[Kind, ...]
+    """The cell of each node."""
+    norms: tuple[bool, ...]
     dtype: torch.dtype
     key: int | None
     """The noise's key as an unsigned number; None: no masks, zoneout's expectation."""
     first_step: int
     first_row: int
     lengths: Tensor | None
+    resets: Tensor | None
     threads: int
     groups: int
     lanes: int
@@ -88,6 +91,25 @@ class Call:
     @property
     def drops(self) -> bool:
         return self.key is not None and self.rates.dropout > 0
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """Numbers in a row of each node's z."""
+        return tuple(kind.blocks * size for kind, size in zip(self.kinds, self.padded, strict=True))
+
+    @property
+    def vectors(self) -> tuple[int, ...]:
+        """Numbers in each node's vectors, padded."""
+        return tuple(kind.vector_blocks * size for kind, size in zip(self.kinds, self.padded, strict=True))
+
+    def letters(self, slot: int) -> tuple[str, ...]:
+        """What the tensors of a slot's state are called."""
+        return self.kinds[self.wiring.slot_of.index(slot)].letters
+
+    def emits(self, node: int) -> bool:
+        """Whether other nodes read h of this one, which the next step may clear in rows that start anew."""
+        last = self.members(self.wiring.slot_of[node])[-1]
+        return self.resets is not None and last == node and node in self.wiring.sources
 
     def members(self, slot: int) -> list[int]:
         """The nodes of a slot, in order."""
@@ -112,12 +134,14 @@ def outline(request: Request) -> Call:
             0 if source == NO_INPUT else x.shape[2] if source == FROM_INPUT else hidden[source]
             for source in wiring.sources
         ),
-        norm=request.weights[0].layer_norm,
+        kinds=request.program.flat.nodes,
+        norms=tuple(w.layer_norm for w in request.weights),
         dtype=x.dtype,
         key=None if noise is None else 0,
         first_step=0 if noise is None else noise.first_step,
         first_row=0 if noise is None else noise.first_row,
         lengths=None,
+        resets=request.resets,
         threads=1,
         groups=1,
         lanes=compiled().vector_bytes // x.dtype.itemsize,
@@ -128,12 +152,14 @@ def outline(request: Request) -> Call:
 
 def describe(request: Request) -> Call:
     found, weights, lengths, noise = outline(request), request.weights, request.lengths, request.noise
+    resets = request.resets
     factors = parts(found.dtype, found.rows, request.program.options["precision"])
     threads, groups = deal(weights, found.rows, found.steps, torch.get_num_threads(), factors)
     return replace(
         found,
         key=None if noise is None else int(noise.key) % 2**64,
         lengths=None if lengths is None else lengths.to("cpu", torch.int64).contiguous(),
+        resets=None if resets is None else resets.to("cpu", torch.bool).contiguous(),
         threads=threads,
         groups=groups,
         parts=factors,
@@ -158,7 +184,7 @@ def parts(dtype: torch.dtype, rows: int, precision: str) -> int:
     return {"highest": 3, "high": 2, "medium": 1}[precision]
 
 
-def deal(weights: Sequence[CellWeights], rows: int, steps: int, threads: int, parts: int) -> tuple[int, int]:
+def deal(weights: Sequence[Any], rows: int, steps: int, threads: int, parts: int) -> tuple[int, int]:
     """(threads, groups): how many threads a window gets, and into how many blocks of rows it falls.
 
     Every block reads every weight at every step: blocks of few rows pay where the weights lie in a core's own cache.
@@ -180,15 +206,14 @@ def deal(weights: Sequence[CellWeights], rows: int, steps: int, threads: int, pa
     return groups * max(1, min(threads // groups, shared)), groups
 
 
-def tiled(weights: CellWeights) -> int:
-    """How many numbers a cell's matrices are once they are laid out in tiles: 16 columns a gate, 32 rows."""
-    depths = [matrix.shape[1] for matrix in (weights.w_h, weights.w_x) if matrix is not None]
-    return (
-        4
-        * TILE_SIDE
-        * -(-weights.hidden_size // TILE_SIDE)
-        * TILE_DEPTH
-        * sum(-(-depth // TILE_DEPTH) for depth in depths)
+def tiled(weights: Any) -> int:
+    """How many numbers a cell's matrices are once they are laid out in tiles: 16 columns a block, 32 rows."""
+    hidden = weights.hidden_size
+    side = -(-hidden // TILE_SIDE) * TILE_SIDE
+    return sum(
+        matrix.shape[0] // hidden * side * -(-matrix.shape[1] // TILE_DEPTH) * TILE_DEPTH
+        for matrix in (weights.w_h, weights.w_x)
+        if matrix is not None
     )
 
 

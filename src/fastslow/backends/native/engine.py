@@ -7,6 +7,7 @@ The C++ (csrc/) is compiled at first use in seconds and kept; see `build`. Witho
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +16,6 @@ from fastslow.backends.base import Problem, Rates, States
 from fastslow.backends.native.call import options, saving
 from fastslow.backends.native.library import library
 from fastslow.backends.operators import run as run_operator
-from fastslow.cells.lstm import CellWeights
 from fastslow.noise import Noise
 from fastslow.wiring import Wiring
 
@@ -39,7 +39,7 @@ def refusal(problem: Problem) -> str | None:
 
 def run(
     wiring: Wiring,
-    weights: Sequence[CellWeights],
+    weights: Sequence[Any],
     x: Tensor,
     state: States,
     noise: Noise | None,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from fastslow.backends.native.arguments import VECTORS, Gates, Memory
+from fastslow.backends.native.arguments import Gates, Memory, matrix_rows
 from fastslow.backends.native.call import Call, compiled
 from fastslow.backends.native.library import OuterArgs
 from fastslow.backends.native.memory import Lease
@@ -46,45 +47,56 @@ def matrix_gradients(
     steps = call.steps if steps is None else steps
     window = slice(first, first + steps)
     for n, source in enumerate(call.wiring.sources):
+        kind, hidden, padded = call.kinds[n], call.hidden[n], call.padded[n]
         dz = gates.z[n][:steps].flatten(0, 1)
         factors: dict[str, Tensor] = {}
         if wanted.weights[n][0] and source != NO_INPUT:
             read = gates.dropped[n]
             if read is None:
-                read = (x if source == FROM_INPUT else memory.new(source)[0])[window]
+                read = (x if source == FROM_INPUT else memory.output(call, source))[window]
             else:
                 read = read[:steps]
             factors["w_x"] = read.flatten(0, 1)[:, : call.read[n]]
         if wanted.weights[n][1]:
             factors["w_h"] = memory.old(call, n)[0][window].flatten(0, 1)[:, : call.hidden[n]]
-        if call.parts and factors:
-            _add_tiled_products(call, found[n], factors, dz, call.hidden[n])
-        else:
-            for name, factor in factors.items():
-                _add_product(found[n], name, dz, factor, call.hidden[n])
+        together = [factors] if kind.joint else [{name: factor} for name, factor in factors.items()]
+        for its in together:
+            if not its:
+                continue
+            first_block, rows = matrix_rows(kind.rows(next(iter(its))))
+            of_blocks = dz[:, first_block * padded : (first_block + len(rows)) * padded]
+            if call.parts:
+                _add_tiled_products(call, found[n], its, of_blocks, hidden, rows)
+            else:
+                for name, factor in its.items():
+                    _add_product(found[n], name, of_blocks, factor, hidden, rows)
 
 
-def _add_product(found: dict[str, Tensor], name: str, dz: Tensor, read: Tensor, hidden: int) -> None:
-    """found[name] (4H, K) += dz (N, 4P)^T read (N, K), without the pads."""
-    padded = dz.shape[1] // 4
-    if padded == hidden:
+def _add_product(
+    found: dict[str, Tensor], name: str, dz: Tensor, read: Tensor, hidden: int, rows: Sequence[int]
+) -> None:
+    """found[name] (blocks H, K) += dz (N, blocks P)^T read (N, K), without the pads; block i of dz is block rows[i]."""
+    blocks = len(rows)
+    padded = dz.shape[1] // blocks
+    if padded == hidden and list(rows) == list(range(blocks)):
         found[name] = torch.addmm(found[name], dz.t(), read) if name in found else torch.mm(dz.t(), read)
-    else:
-        if name not in found:
-            found[name] = dz.new_zeros((4 * hidden, read.shape[1]))
-        for q in range(4):
-            found[name][q * hidden : (q + 1) * hidden].addmm_(dz[:, q * padded : q * padded + hidden].t(), read)
+        return
+    if name not in found:
+        found[name] = dz.new_zeros((blocks * hidden, read.shape[1]))
+    for q, row in enumerate(rows):
+        found[name][row * hidden : (row + 1) * hidden].addmm_(dz[:, q * padded : q * padded + hidden].t(), read)
 
 
 def _add_tiled_products(
-    call: Call, found: dict[str, Tensor], factors: dict[str, Tensor], dz: Tensor, hidden: int
+    call: Call, found: dict[str, Tensor], factors: dict[str, Tensor], dz: Tensor, hidden: int, to: Sequence[int]
 ) -> None:
     """`_add_product` of one or two factors on the tile unit, at once."""
-    add = bool(found)
     reads = list(factors.values())
+    add = next(iter(factors)) in found
+    blocks = len(to)
     for name, read in factors.items():
         if not add:
-            found[name] = dz.new_empty((4 * hidden, read.shape[1]))
+            found[name] = dz.new_empty((blocks * hidden, read.shape[1]))
     rows, columns = dz.shape
     size = sum(-(-read.shape[1] // SIDE) * SIDE for read in reads)
     row = 2 * call.parts * (size + OUTER_BAND)
@@ -95,8 +107,9 @@ def _add_tiled_products(
         rows=rows,
         count=len(reads),
         hidden=hidden,
-        padded=columns // 4,
+        padded=columns // blocks,
         ldb=dz.stride(0),
+        blocks=blocks,
         parts=call.parts,
         threads=call.threads,
         chunk=chunk,
@@ -106,6 +119,7 @@ def _add_tiled_products(
         scratch=own.data_ptr(),
         scratch_size=own.stride(0),
     )
+    args.to[:blocks] = to
     for i, (name, read) in enumerate(factors.items()):
         args.m[i], args.lda[i], args.a[i], args.out[i] = (
             read.shape[1],
@@ -117,8 +131,13 @@ def _add_tiled_products(
 
 
 def vector_gradients(call: Call, node: int, sums: Tensor) -> dict[str, Tensor]:
-    """Of bias and norms, from the threads' padded sums (threads, 14 P)."""
-    hidden, padded = call.hidden[node], call.padded[node]
-    total = sums.sum(0).view(VECTORS, padded)[:, :hidden]
-    parts = {"bias": (0, 4), "gate_gain": (4, 8), "gate_shift": (8, 12), "cell_gain": (12, 13), "cell_shift": (13, 14)}
-    return {name: total[first:last].reshape(-1) for name, (first, last) in parts.items()}
+    """Of a node's vectors, from the threads' padded sums (threads, vector_blocks P)."""
+    kind, hidden, padded = call.kinds[node], call.hidden[node], call.padded[node]
+    total = sums.sum(0).view(kind.vector_blocks, padded)[:, :hidden]
+    found = {}
+    for field, places in kind.vectors.items():
+        in_order = places == tuple(range(places[0], places[0] + len(places)))
+        part = total[places[0] : places[0] + len(places)] if in_order else total[list(places)]
+        # Two fields of one place have one gradient, and must not share its memory.
+        found[field] = part.clone().reshape(-1)
+    return found

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from ctypes import POINTER, Structure, c_double, c_int64, c_uint32, c_void_p
+from ctypes import POINTER, Structure, c_double, c_int8, c_int64, c_uint32, c_void_p
 from functools import cache
 from pathlib import Path
 
@@ -17,16 +17,26 @@ from fastslow.compiling.build import BuildError, Unit, load
 from fastslow.compiling.openmp import share_openmp
 
 _CSRC = Path(__file__).parent / "csrc"
-ENGINE = Unit("native", "the native engine", lambda: sorted(_CSRC.iterdir()))
+ENGINE = Unit("native", "the native engine", lambda: sorted(path for path in _CSRC.rglob("*") if path.is_file()))
 
 
 class NodeArgs(Structure):
     """`fs_node`."""
 
     _fields_ = (
-        *((name, c_int64) for name in ("hidden", "padded", "inputs", "padded_inputs", "slot", "source", "norm")),
-        *((name, c_void_p) for name in ("w_x", "w_h", "bias", "gate_gain", "gate_shift", "cell_gain", "cell_shift")),
-        *((name, c_void_p) for name in ("forward_panels", "backward_panels", "forward_tiles", "backward_tiles")),
+        *(
+            (name, c_int64)
+            for name in ("hidden", "padded", "inputs", "padded_inputs", "slot", "source", "code", "norm")
+        ),
+        *((name, c_int64) for name in ("blocks", "x_first", "x_blocks", "h_first", "h_blocks")),
+        *((name, c_int8 * 4) for name in ("x_rows", "h_rows")),
+        ("forget_bias", c_double),
+        *((name, c_void_p) for name in ("w_x", "w_h")),
+        ("parameters", c_void_p * 8),
+        ("places", (c_int8 * 4) * 8),
+        *((name, c_void_p) for name in ("forward_panels", "backward_panels", "forward_panels_h", "backward_panels_h")),
+        *((name, c_void_p) for name in ("forward_tiles", "backward_tiles", "forward_tiles_h", "backward_tiles_h")),
+        ("vector_blocks", c_int64),
         *((name, c_void_p) for name in ("vectors", "z", "stats")),
         *((name, c_int64) for name in ("z_step", "stats_step")),
         ("read", c_void_p),
@@ -35,6 +45,8 @@ class NodeArgs(Structure):
         *((name, c_int64) for name in ("undropped_step", "undropped_ld")),
         *((name, c_void_p) for name in ("h_old", "c_old", "h_new", "c_new")),
         *((name, c_int64) for name in ("old_step", "new_step")),
+        ("emitted", c_void_p),
+        ("emitted_step", c_int64),
         *((name, c_void_p) for name in ("d_out", "d_parameters")),
         *((name, c_int64) for name in ("input_grad", "input_adds")),
     )
@@ -46,11 +58,11 @@ class WindowArgs(Structure):
     _fields_ = (
         *((name, c_int64) for name in ("steps", "rows", "nodes", "slots", "inputs", "output", "threads", "groups")),
         ("node", POINTER(NodeArgs)),
-        *((name, c_void_p) for name in ("x", "y", "lengths")),
+        *((name, c_void_p) for name in ("x", "y", "lengths", "resets")),
         *((name, c_int64) for name in ("random", "zoneout", "drop")),
         *((name, c_uint32) for name in ("key_low", "key_high", "first_step", "first_row")),
         *((name, c_uint32) for name in ("drop_threshold", "threshold_h", "threshold_c", "unused")),
-        *((name, c_double) for name in ("drop_scale", "rate_h", "rate_c", "forget_bias")),
+        *((name, c_double) for name in ("drop_scale", "rate_h", "rate_c")),
         ("scratch", c_void_p),
         *((name, c_int64) for name in ("scratch_size", "parts")),
         ("split", c_void_p),
@@ -67,7 +79,9 @@ class OuterArgs(Structure):
     """`fs_outer`."""
 
     _fields_ = (
-        *((name, c_int64) for name in ("rows", "count", "hidden", "padded", "ldb", "parts", "threads", "chunk", "add")),
+        *((name, c_int64) for name in ("rows", "count", "hidden", "padded", "ldb", "blocks")),
+        ("to", c_int8 * 8),
+        *((name, c_int64) for name in ("parts", "threads", "chunk", "add")),
         *((name, c_int64 * 2) for name in ("m", "lda")),
         *((name, c_void_p * 2) for name in ("a", "out")),
         *((name, c_void_p) for name in ("b", "sums", "scratch")),
@@ -79,10 +93,14 @@ class StepNodeArgs(Structure):
     """`fs_step_node`."""
 
     _fields_ = (
-        *((name, c_int64) for name in ("hidden", "padded", "inputs", "slot", "source", "norm")),
+        *((name, c_int64) for name in ("hidden", "padded", "inputs", "slot", "source", "norm", "code", "blocks")),
+        *((name, c_int64) for name in ("vector_blocks", "x_blocks", "h_blocks", "joint")),
+        *((name, c_int8 * 4) for name in ("x_places", "h_places")),
+        ("forget_bias", c_double),
         *((name, c_void_p) for name in ("w_x", "w_h", "scale_x", "scale_h")),
         *((name, c_int64) for name in ("ld_x", "ld_h")),
-        *((name, c_void_p) for name in ("bias", "gate_gain", "gate_shift", "cell_gain", "cell_shift")),
+        ("parameters", c_void_p * 8),
+        ("places", (c_int8 * 4) * 8),
     )
 
 
@@ -92,7 +110,7 @@ class StepArgs(Structure):
     _fields_ = (
         *((name, c_int64) for name in ("steps", "rows", "nodes", "slots", "inputs", "output", "threads")),
         *((name, c_int64) for name in ("int8", "zoneout")),
-        *((name, c_double) for name in ("rate_h", "rate_c", "forget_bias")),
+        *((name, c_double) for name in ("rate_h", "rate_c")),
         ("node", POINTER(StepNodeArgs)),
         *((name, c_void_p) for name in ("scratch", "x", "y")),
         *((name, POINTER(c_void_p)) for name in ("state_in", "state_out")),

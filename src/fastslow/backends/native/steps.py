@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from fastslow.backends.base import Rates
+from fastslow.backends.native.arguments import place_vectors
 from fastslow.backends.native.library import Library, StepArgs, StepNodeArgs, library
-from fastslow.cells.lstm import CellWeights
-from fastslow.wiring import FROM_INPUT, Wiring
+from fastslow.cells.kinds import kind_of
+from fastslow.wiring import FROM_INPUT, NO_INPUT, Wiring
 
 STREAMED_ROWS = 4
 """Up to so many rows a window is bound by reading the weights, which this path does in place and once a step."""
@@ -24,10 +25,9 @@ SHARED_FROM = 150_000
 """From so many weights a node, several threads share a step; fewer are read sooner than another thread has woken."""
 
 
-def contiguous(weights: CellWeights) -> CellWeights:
+def contiguous(weights: Any) -> Any:
     """The same values, row-major."""
-    parts: list[Any] = [None if part is None else part.contiguous() for part in weights]
-    return CellWeights(*parts)
+    return type(weights)(*(None if part is None else part.contiguous() for part in weights))
 
 
 def streams(rows: int, steps: int) -> bool:
@@ -78,7 +78,7 @@ class Steps:
     def __init__(
         self,
         wiring: Wiring,
-        weights: Sequence[CellWeights],
+        weights: Sequence[Any],
         rates: Rates,
         rows: int,
         inputs: int,
@@ -97,11 +97,16 @@ class Steps:
         nodes = (StepNodeArgs * len(weights))()
         for n, (node, w) in enumerate(zip(nodes, weights, strict=True)):
             node.hidden, node.padded = w.hidden_size, -(-w.hidden_size // lanes) * lanes
+            kind = kind_of(w)
             node.slot, node.source, node.norm = slot_of[n], sources[n], w.layer_norm
-            node.inputs = node.ld_x = 0 if w.w_x is None else w.w_x.shape[1]
+            node.code, node.blocks, node.joint = kind.code, kind.blocks, kind.joint
+            node.forget_bias = rates.forget_bias if kind.forget_bias else 0.0
+            node.x_blocks, node.h_blocks = len(kind.rows_x), len(kind.rows_h)
+            node.x_places[: node.x_blocks], node.h_places[: node.h_blocks] = kind.rows_x, kind.rows_h
+            node.w_x, node.w_h = None if w.w_x is None else w.w_x.data_ptr(), w.w_h.data_ptr()
+            place_vectors(node, kind, w)
+            node.inputs = node.ld_x = 0 if w.w_x is None or sources[n] == NO_INPUT else w.w_x.shape[1]
             node.ld_h = w.hidden_size
-            for name, tensor in zip(CellWeights._fields, w, strict=True):
-                setattr(node, name, None if tensor is None else tensor.data_ptr())
             if quantized is not None:
                 q_x, q_h = quantized[n]
                 node.w_h, node.ld_h, node.scale_h = q_h.addresses()
@@ -111,6 +116,8 @@ class Steps:
                 raise ValueError(f"node {wiring.nodes[n].name!r} has an input but no weights for it")
         self._nodes = nodes
         slots = len(wiring.slots)
+        kinds = [kind_of(weights[slot_of.index(slot)]) for slot in range(slots)]
+        self._leaves = [2 * slot + leaf for slot, kind in enumerate(kinds) for leaf in range(kind.leaves)]
         self._states = (ctypes.c_void_p * (2 * slots))(), (ctypes.c_void_p * (2 * slots))()
         self._args = StepArgs(
             steps=1,
@@ -123,7 +130,6 @@ class Steps:
             zoneout=0 if rates.zoneout_h == rates.zoneout_c == 0 else 2,
             rate_h=rates.zoneout_h,
             rate_c=rates.zoneout_c,
-            forget_bias=rates.forget_bias,
             node=nodes,
             state_in=self._states[0],
             state_out=self._states[1],
@@ -143,7 +149,7 @@ class Steps:
         self._lock = threading.Lock()  # one call at a time: the scratch is shared
 
     def __call__(self, steps: int, x: int, y: int, states_in: list[int], states_out: list[int]) -> None:
-        """Run `steps` steps: x (T, B, X), y (T, B, H), h and c of every slot in turn (B, H), all as addresses.
+        """Run `steps` steps: x (T, B, X), y (T, B, H), the leaves of every slot's state (B, H), all as addresses.
 
         With ends: x (T, B) int64 in 0..V-1, y (T, B, V).
         """
@@ -155,5 +161,7 @@ class Steps:
             else:
                 args.tokens, args.logits = x, y
             args.threads = min(self._most_threads, torch.get_num_threads())
-            self._states[0][:], self._states[1][:] = states_in, states_out  # type: ignore[assignment]
+            for addresses, given in zip(self._states, (states_in, states_out), strict=True):
+                for i, address in zip(self._leaves, given, strict=True):
+                    addresses[i] = address
             self._function(self._byref)

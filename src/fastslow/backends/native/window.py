@@ -14,18 +14,19 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastslow.backends.flat import flat_states
-from fastslow.backends.native.arguments import VECTORS, Arguments, Gates, Memory, gate_shapes, state_shapes
+from fastslow.backends.native.arguments import Arguments, Gates, Memory, gate_shapes, state_shapes
 from fastslow.backends.native.call import Call, compiled, describe, outline
 from fastslow.backends.native.gradients import Wanted, matrix_gradients, vector_gradients
 from fastslow.backends.native.memory import Lease, cut, flat_size, lent
 from fastslow.backends.native.steps import Steps, contiguous, streams
 from fastslow.backends.program import Request
-from fastslow.cells.lstm import CellWeights
+from fastslow.state import state_tensors
 
 CHUNKS = 8
 """The backward takes an eighth of a window at a time, for the sake of memory,"""
@@ -57,9 +58,9 @@ def forward(request: Request, keep: bool) -> tuple[Tensor, list[Tensor], list[Te
             node.z_step = node.stats_step = 0
             if node.dropped:
                 node.read_step = 0
-    for slot, pair in enumerate(states):
+    for slot, state in enumerate(states):
         last = call.members(slot)[-1]
-        for old, given in zip((memory.h[last], memory.c[last]), pair, strict=True):
+        for old, given in zip((memory.h[last], memory.c[last]), state_tensors(state), strict=False):
             old[0, :, : given.shape[1]] = given
             old[0, :, given.shape[1] :] = 0
     y = x.new_empty((call.steps, call.rows, call.hidden[call.wiring.output_index]))
@@ -70,7 +71,8 @@ def forward(request: Request, keep: bool) -> tuple[Tensor, list[Tensor], list[Te
     final = []
     for slot in range(len(states)):
         last = call.members(slot)[-1]
-        final += [part[-1, :, : call.hidden[last]].clone() for part in memory.new(last)]
+        leaves = memory.new(last)[: len(call.letters(slot))]
+        final += [part[-1, :, : call.hidden[last]].clone() for part in leaves]
     return y, final, held
 
 
@@ -126,7 +128,7 @@ def backward(
 
 def run_backward(
     call: Call,
-    weights: Sequence[CellWeights],
+    weights: Sequence[Any],
     x: Tensor,
     memory: Memory,
     d_y: Tensor | None,
@@ -143,14 +145,15 @@ def run_backward(
     widest_input = max(call.pad(size) for size in call.read)
     held = Lease(
         [
-            *((call.rows, size) for size in slots for _ in "hc"),
+            *((call.rows, size if x in call.letters(slot) else 0) for slot, size in enumerate(slots) for x in "hc"),
             *((call.rows, size) for size in call.padded),
-            *((call.threads, VECTORS * size) for size in call.padded),
+            *((call.threads, size) for size in call.vectors),
             (call.rows, widest_input),
         ],
         call.dtype,
     )
-    d_states = held.tensors[: 2 * len(slots)]
+    both = held.tensors[: 2 * len(slots)]  # of h and c of every slot in turn
+    d_states = [both[2 * slot + leaf] for slot in range(len(slots)) for leaf in range(len(call.letters(slot)))]
     for tensor, given in zip(d_states, d_final, strict=True):
         tensor.zero_()
         if given is not None:
@@ -162,16 +165,16 @@ def run_backward(
         node.d_parameters = sums[n].data_ptr()
     window = args.window
     window.gather, window.gather_ld = held.tensors[-1].data_ptr(), widest_input
-    pointers = [(ctypes.c_void_p * len(slots))(*(t.data_ptr() for t in d_states[part::2])) for part in (0, 1)]
+    pointers = [(ctypes.c_void_p * len(slots))(*(t.data_ptr() or None for t in both[part::2])) for part in (0, 1)]
     window.d_h, window.d_c = pointers
     window.d_y, window.d_x = None if d_y is None else d_y.data_ptr(), None if d_x is None else d_x.data_ptr()
 
     backward = compiled().backward[call.dtype]
     matrices: list[dict[str, Tensor]] = [{} for _ in range(count)]
     if saved is not None:
-        own = CHUNK_BYTES // (call.dtype.itemsize * call.rows * 4 * sum(call.padded))
+        own = CHUNK_BYTES // (call.dtype.itemsize * call.rows * sum(call.blocks))
         length, piece = min(call.steps, max(-(-call.steps // CHUNKS), own)), max(1, own // 64)
-        room = Lease([(length, call.rows, 4 * size) for size in call.padded], call.dtype)
+        room = Lease([(length, call.rows, size) for size in call.blocks], call.dtype)
         for last in range(call.steps, 0, -length):
             first = max(0, last - length)
             gates = saved.part(room.tensors, first, last)
@@ -200,18 +203,17 @@ def run_backward(
     d_weights: list[list[Tensor | None]] = []
     for n in range(count):
         found = {**matrices[n], **vector_gradients(call, n, sums[n])}
-        fields = zip(CellWeights._fields, wanted.weights[n], strict=True)
+        fields = zip(weights[n]._fields, wanted.weights[n], strict=True)
         d_weights.append([found.get(name) if want else None for name, want in fields])
     d_initial: list[Tensor | None] = [None] * len(d_states)
     if wanted.state:
-        for i, tensor in enumerate(d_states):
-            d_initial[i] = tensor[:, : call.hidden[call.members(i // 2)[-1]]].clone()
+        owners = [slot for slot in range(len(slots)) for _ in call.letters(slot)]
+        for i, (slot, tensor) in enumerate(zip(owners, d_states, strict=True)):
+            d_initial[i] = tensor[:, : call.hidden[call.members(slot)[-1]]].clone()
     return d_x, d_initial, d_weights
 
 
-def _run_streamed(
-    request: Request, weights: Sequence[CellWeights], x: Tensor
-) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+def _run_streamed(request: Request, weights: Sequence[Any], x: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     assert request.states is not None
     steps, rows, inputs = x.shape
     call = Steps(request.wiring, weights, request.rates, rows, inputs)

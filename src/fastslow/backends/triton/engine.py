@@ -31,6 +31,8 @@ from fastslow.noise import Noise
 from fastslow.wiring import FROM_INPUT, Wiring
 
 NAME = "triton"
+CELLS = ("lstm",)
+"""The cells that it has kernels for."""
 LARGEST = 8192
 """Largest H: a row must fit the registers of one program."""
 MEMORY = ("matrix", "matrix_x", "x", "operand", "z", "c", "stats", "c0")
@@ -49,6 +51,9 @@ def refusal(problem: Problem) -> str | None:
     kind = _kind(problem.autocast)
     if kind not in (torch.float32, torch.bfloat16):
         return f"its products are float32 or bfloat16, and autocast asks for {kind}"
+    others = sorted(set(problem.kinds) - set(CELLS))
+    if others:
+        return f"its kernels are those of the layer-normalised LSTM, and these cells are {', '.join(others)}"
     if max(problem.hidden_sizes) > LARGEST:
         return f"hidden sizes go up to {LARGEST}; got {max(problem.hidden_sizes)}"
     if problem.device.type == "cuda":

@@ -44,6 +44,10 @@ output's, and those of the nodes that read it - and leaves (dh, dc) for the node
 times its dropout goes to the node it read: into dh[slot] at once, where that node is the next one in its slot to be
 walked, else into a sum that waits for it.
 
+A row that starts anew at a step has its slots' states overwritten with zeros before it, and on the way back the
+gradients of those states after it. What the last node of a slot wrote is then kept once more, where the output or
+another node reads it.
+
 How it is laid out
 ------------------
 Forward saves z, h_t and c_t of every node and step, 6 H numbers; everything else is a few elementwise operations away.
@@ -60,6 +64,7 @@ so that a step itself is the serial chain alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -72,7 +77,6 @@ from fastslow.backends.window.backward import backward as backward_pass
 from fastslow.backends.window.forward import forward as forward_pass
 from fastslow.backends.window.masks import Masks
 from fastslow.backends.window.plan import BLOCK_NUMBERS, Plan, Saved, Window, plan
-from fastslow.cells.lstm import CellWeights
 from fastslow.noise import Noise
 from fastslow.wiring import Wiring
 
@@ -96,7 +100,7 @@ def options(device: str = "cpu", *, recompute: bool = False) -> tuple[tuple[str,
 
 def run(
     wiring: Wiring,
-    weights: Sequence[CellWeights],
+    weights: Sequence[Any],
     x: Tensor,
     state: States,
     noise: Noise | None,
@@ -123,9 +127,12 @@ def _window(request: Request) -> tuple[Window, Tensor]:
     if lengths is not None:
         running = (torch.arange(x.shape[0]).unsqueeze(1) < lengths.cpu()).unsqueeze(-1).to(x.device)
         x = x.masked_fill(~running, 0)  # whatever the padding holds meets factors of 0, which would keep a NaN
+    resets = None if request.resets is None else request.resets.unsqueeze(-1)
+    if resets is not None and running is not None:
+        resets = resets & running
     masks = Masks(request.wiring, request.weights, x, request.noise, request.rates, running)
     recompute = bool(request.program.options["recompute"])
-    return Window(plan(request.wiring), masks, request.rates.forget_bias, recompute), x
+    return Window(plan(request.wiring), masks, request.rates.forget_bias, recompute, resets), x
 
 
 def forward(request: Request, keep: bool) -> tuple[Tensor, list[Tensor], list[Tensor]]:
@@ -138,9 +145,17 @@ def forward(request: Request, keep: bool) -> tuple[Tensor, list[Tensor], list[Te
 def memory(request: Request) -> list[tuple[tuple[int, ...], torch.dtype]]:
     order: Plan = plan(request.wiring)
     steps, rows, _ = request.x.shape
-    states = [(steps + (n in order.last), rows, size) for n, size in enumerate(request.hidden)]
-    gates = [] if request.program.options["recompute"] else [(steps, rows, 4, size) for size in request.hidden]
-    return [(shape, request.x.dtype) for shape in (*states, *states, *gates)]
+    kinds = request.program.flat.nodes
+    h = [(steps + (n in order.last), rows, size) for n, size in enumerate(request.hidden)]
+    c = [
+        (length, rows, size if "c" in kind.letters else 0) for (length, rows, size), kind in zip(h, kinds, strict=True)
+    ]
+    again = order.emitted if request.resets is not None else ()
+    emitted = [(steps, rows, request.hidden[n]) for n in again]
+    gates: list[tuple[int, ...]] = []
+    if not request.program.options["recompute"]:
+        gates = [(steps, rows, kind.blocks, size) for kind, size in zip(kinds, request.hidden, strict=True)]
+    return [(shape, request.x.dtype) for shape in (*h, *c, *emitted, *gates)]
 
 
 def backward(
@@ -151,7 +166,7 @@ def backward(
     needs: Sequence[bool],
 ) -> list[Tensor]:
     window, x = _window(request)
-    saved = Saved.of(window, [x, *(field for node in request.weights for field in node), *memory])
+    saved = Saved.of(window, x, request.weights, memory)
     leaves = 1 + len(d_final)
     given = iter(needs[leaves:])
     fields = [field is not None and next(given) for node in request.weights for field in node]

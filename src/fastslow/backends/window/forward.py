@@ -3,89 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from fastslow.backends.window.cells import CELLS
 from fastslow.backends.window.masks import Share
+from fastslow.backends.window.node import Node
 from fastslow.backends.window.plan import History, Saved, States, Window, block_steps, ranges, span_steps
 from fastslow.backends.window.workspace import Workspace, workspace
-from fastslow.cells.lstm import NORM_EPSILON, CellWeights
-from fastslow.state import LSTMState
+from fastslow.state import state_tensors
 from fastslow.wiring import FROM_INPUT
 
 FEW_STEPS = 8
 """Below this many steps the matrices are used as they lie: transposing them first would cost more than it saves."""
 
 
-class Cell:
-    """One node's parameters as the loop uses them, and its scratch."""
-
-    def __init__(self, weights: CellWeights, forget_bias: float, transpose: bool) -> None:
-        H = self.size = weights.hidden_size
-        like = weights.w_h
-
-        def operand(matrix: Tensor) -> Tensor:
-            return matrix.t().contiguous() if transpose else matrix.t()
-
-        self.w_x = None if weights.w_x is None else operand(weights.w_x)  # (X, 4H)
-        self.w_h = operand(weights.w_h)  # (H, 4H)
-        self.bias = weights.bias
-        forget = like.new_zeros(4, H)
-        forget[1] = forget_bias
-        self.norm: tuple[Tensor, Tensor] | None = None
-        """Gain and shift of the gates, (4, H), the forget gate's constant in its shift."""
-        if weights.gate_gain is not None and weights.gate_shift is not None:
-            self.norm = weights.gate_gain.reshape(4, H), weights.gate_shift.reshape(4, H) + forget
-        elif forget_bias != 0:
-            self.bias = forget.view(-1) if self.bias is None else forget.view(-1) + self.bias
-        self.cell_gain, self.cell_shift = weights.cell_gain, weights.cell_shift
-
-    def prepare(self, room: Workspace, n: int, rows: int) -> None:
-        """Take the scratch of node n."""
-        self.gates = room.take(("gates", n), rows, 4, self.size)
-        self.i, self.f, self.y_g, self.o = self.gates.unbind(1)
-        self.g, self.new_h, self.new_c = (room.take((name, n), rows, self.size) for name in ("g", "h'", "c'"))
-        self.x = None if self.w_x is None else room.take(("x", n), rows, self.w_x.shape[0])
-
-    def affine(self, matrix: Tensor, value: Tensor, out: Tensor) -> None:
-        """out (N, 4H) = value (N, .) matrix + bias"""
-        if self.bias is None:
-            torch.mm(value, matrix, out=out)
-        else:
-            torch.addmm(self.bias, value, matrix, out=out)
-
-    def step(self, z: Tensor, h: Tensor, c: Tensor, share_h: Share, share_c: Share, h_t: Tensor, c_t: Tensor) -> None:
-        """z (B, 4, H) and the state (h, c) that is read -> (h_t, c_t), written in place."""
-        y = self.gates
-        if self.norm is None:
-            torch.tanh(z[:, 2], out=self.g)
-            torch.sigmoid(z, out=y)
-        else:
-            normed, _, _ = torch.native_layer_norm(z, (self.size,), None, None, NORM_EPSILON)
-            gain, shift = self.norm
-            torch.addcmul(shift, normed, gain, out=y)
-            torch.tanh(self.y_g, out=self.g)
-            y.sigmoid_()
-        new_c = c_t if share_c is None else self.new_c
-        torch.mul(self.i, self.g, out=new_c)
-        new_c.addcmul_(self.f, c)
-        if self.norm is None:
-            u = torch.tanh(new_c, out=self.g)
-        else:
-            n = torch.native_layer_norm(new_c, (self.size,), self.cell_gain, self.cell_shift, NORM_EPSILON)[0]
-            u = n.tanh_()
-        if share_c is not None:
-            torch.lerp(c, new_c, share_c, out=c_t)
-        if share_h is None:
-            torch.mul(self.o, u, out=h_t)
-        else:
-            torch.mul(self.o, u, out=self.new_h)
-            torch.lerp(h, self.new_h, share_h, out=h_t)
-
-
 def forward(
-    window: Window, weights: tuple[CellWeights, ...], x: Tensor, state: States, *, save: bool
+    window: Window, weights: tuple[Any, ...], x: Tensor, state: States, *, save: bool
 ) -> tuple[Tensor, States, Saved]:
     """y (T, B, H of the output), the states after the window, and what backward needs if `save`."""
     with workspace(window.kind(weights, x), x.dtype, x.device) as room:
@@ -93,13 +29,13 @@ def forward(
 
 
 def _forward(
-    window: Window, weights: tuple[CellWeights, ...], x: Tensor, state: States, save: bool, room: Workspace
+    window: Window, weights: tuple[Any, ...], x: Tensor, state: States, save: bool, room: Workspace
 ) -> tuple[Tensor, States, Saved]:
     plan, masks, wiring = window.plan, window.masks, window.plan.wiring
     steps, rows, _ = x.shape
-    nodes = [Cell(w, window.forget_bias, transpose=steps >= FEW_STEPS) for w in weights]
-    for n, node in enumerate(nodes):
-        node.prepare(room, n, rows)
+    nodes = [Node(w, window.forget_bias, transpose=steps >= FEW_STEPS) for w in weights]
+    cells = [CELLS[node.kind.code].Forward(node, room, n, rows) for n, node in enumerate(nodes)]
+    read = [None if node.w_x is None else room.take(("x", n), rows, node.w_x.shape[0]) for n, node in enumerate(nodes)]
     block = block_steps(steps, rows, [node.size for node in nodes], x.device.type)
     span = span_steps(steps, rows, block)
     save_z = save and not window.recompute
@@ -114,16 +50,19 @@ def _forward(
     for n, node in enumerate(nodes):
         kept = steps + (n in plan.last) if save else None
         h.append(new("h", n, kept, node.size))
-        c.append(new("c", n, kept, node.size))
+        c.append(new("c", n, kept, node.size if "c" in node.kind.letters else 0))
         ahead = plan.source[n] == FROM_INPUT
         z.append(
-            new("z", n, steps, 4, node.size)
+            new("z", n, steps, node.blocks, node.size)
             if save_z
-            else room.take(("z", n), span if ahead else 1, rows, 4, node.size)
+            else room.take(("z", n), span if ahead else 1, rows, node.blocks, node.size)
         )
-    for last, pair in zip(plan.last, state, strict=True):
-        h[last][0], c[last][0] = pair
+    for last, given in zip(plan.last, state, strict=True):
+        for held, leaf in zip((h[last], c[last]), state_tensors(given), strict=False):
+            held[0] = leaf
     hs, cs = History.of(plan, h), History.of(plan, c)
+    emitted = {n: new("emitted", n, steps if save else None, nodes[n].size) for n in window.emitted}
+    firsts = [n for n in plan.nodes if plan.before[n] is None]
     y = x.new_empty(steps, rows, nodes[plan.output].size)
 
     for s0, s1 in ranges(0, steps, span):
@@ -132,7 +71,7 @@ def _forward(
                 factor = masks.dropout(wiring.input_site(n), s0, s1, room)
                 value = x[s0:s1] if factor is None else factor.mul_(x[s0:s1])
                 into = z[n][s0:s1] if save_z else z[n][: s1 - s0]
-                node.affine(node.w_x, value.view(-1, x.shape[2]), into.view(-1, 4 * node.size))
+                node.affine(into.view(-1, node.blocks * node.size), value.view(-1, x.shape[2]), None)
         first = s0 if save else 0
         for t0, t1 in ranges(s0, s1, block):
             k = t1 - t0
@@ -161,31 +100,43 @@ def _forward(
                     cs.out[n][at].unbind(0),
                 )
                 views.append(list(zip(*parts, strict=True)))
-            for now in zip(*views, strict=True):
+            copies = {n: kept[at].unbind(0) for n, kept in emitted.items()}
+            for t, (anew, *now) in enumerate(zip(window.anew(t0, t1), *views, strict=True)):
+                if anew is not None:
+                    for n in firsts:
+                        for state_read in now[n][3:5]:
+                            state_read.masked_fill_(anew, 0)
                 for n, node in enumerate(nodes):
                     z4, z2, factor, h_read, c_read, share_h, share_c, h_out, c_out = now[n]
                     source = plan.source[n]
                     if source == FROM_INPUT:
-                        z2.addmm_(h_read, node.w_h)
-                    elif node.w_x is None:
-                        node.affine(node.w_h, h_read, z2)
+                        node.add_h(z2, h_read)
                     else:
-                        value = now[source][7]
-                        node.affine(node.w_x, value if factor is None else torch.mul(value, factor, out=node.x), z2)
-                        z2.addmm_(h_read, node.w_h)
-                    node.step(z4, h_read, c_read, share_h, share_c, h_out, c_out)
+                        reads = None if node.w_x is None or source < 0 else now[source][7]
+                        if reads is not None and factor is not None:
+                            reads = torch.mul(reads, factor, out=read[n])
+                        node.affine(z2, reads, h_read)
+                    cells[n].step(z4, h_read, c_read, share_h, share_c, h_out, c_out)
+                    if n in copies:
+                        copies[n][t].copy_(h_out)
             factor = output_factor(window, t0, t1, room)
+            value = emitted.get(plan.output, hs.out[plan.output])[at]
             if factor is None:
-                y[t0:t1] = hs.out[plan.output][at]
+                y[t0:t1] = value
             else:
-                torch.mul(hs.out[plan.output][at], factor, out=y[t0:t1])
+                torch.mul(value, factor, out=y[t0:t1])
         if not save:
             for last in plan.last:
                 for held in (h[last], c[last]):
                     held[0] = held[s1 - s0]
     end = steps if save else 0
-    finals = tuple(LSTMState(h[last][end].clone(), c[last][end].clone()) for last in plan.last)
-    return y, finals, Saved(x, weights, tuple(h), tuple(c), tuple(z) if save_z else ())
+    finals = []
+    for last in plan.last:
+        leaves = [held[last][end].clone() for held, _ in zip((h, c), nodes[last].kind.letters, strict=False)]
+        made = nodes[last].kind.state
+        finals.append(leaves[0] if made is None else made(*leaves))
+    saved_z = tuple(z) if save_z else ()
+    return y, tuple(finals), Saved(x, weights, tuple(h), tuple(c), saved_z, tuple(emitted.values()))
 
 
 def output_factor(window: Window, t0: int, t1: int, room: Workspace) -> Tensor | None:

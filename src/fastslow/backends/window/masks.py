@@ -9,14 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from fastslow.backends.base import Rates
 from fastslow.backends.window.workspace import Workspace
-from fastslow.cells.lstm import CellWeights
 from fastslow.noise import GOLDEN, MULTIPLIER_1, MULTIPLIER_2, Noise, dropout_threshold, row_words, zoneout_threshold
 from fastslow.wiring import Wiring
 
@@ -37,7 +36,7 @@ class Masks:
     def __init__(
         self,
         wiring: Wiring,
-        weights: Sequence[CellWeights],
+        weights: Sequence[Any],
         x: Tensor,
         noise: Noise | None,
         rates: Rates,

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 from torch import Tensor
 
 from fastslow.backends.window.masks import Masks
-from fastslow.cells.lstm import CellWeights
-from fastslow.state import LSTMState
 from fastslow.wiring import Wiring
 
-States = tuple[LSTMState, ...]
+States = tuple[Any, ...]
 
 SPAN_ROWS = 96, 2048
 """Least and most rows of a span; between them an eighth of the window, so that scratch stays small beside what is
@@ -45,6 +44,11 @@ class Plan:
     def nodes(self) -> range:
         return range(len(self.slot))
 
+    @property
+    def emitted(self) -> tuple[int, ...]:
+        """With resets: nodes whose h is read after a later step may have overwritten it with zeros."""
+        return tuple(n for n in self.last if n == self.output or n in self.source)
+
 
 @lru_cache(maxsize=64)
 def plan(wiring: Wiring) -> Plan:
@@ -67,25 +71,27 @@ class Window:
     masks: Masks
     forget_bias: float
     recompute: bool
+    resets: Tensor | None = None
+    """(T, B, 1) bool: where a row's state starts anew; None: nowhere."""
 
-    def sorted(self, leaves: Sequence[Tensor | None]) -> tuple[Tensor, States, tuple[CellWeights, ...]]:
-        """x, the states and the weights of `leaves`, in which they lie in this order."""
-        slots, nodes = len(self.plan.last), len(self.plan.slot)
-        x, *rest = leaves
-        assert x is not None
-        state = tuple(LSTMState(*rest[2 * s : 2 * s + 2]) for s in range(slots))  # type: ignore[arg-type]
-        return x, state, cells(rest[2 * slots :], nodes)
+    @property
+    def emitted(self) -> tuple[int, ...]:
+        return self.plan.emitted if self.resets is not None else ()
 
-    def kind(self, weights: Sequence[CellWeights], x: Tensor) -> Hashable:
+    def anew(self, t0: int, t1: int) -> Sequence[Tensor | None]:
+        """One entry a step of t0 .. t1 - 1: the rows that start anew (B, 1), None where none is known to."""
+        if self.resets is None:
+            return [None] * (t1 - t0)
+        steps = self.resets[t0:t1]
+        if steps.device.type != "cpu":  # to look would wait for the device
+            return steps.unbind(0)
+        some = steps.flatten(1).any(1).tolist()
+        return [step if anew else None for step, anew in zip(steps.unbind(0), some, strict=True)]
+
+    def kind(self, weights: Sequence[Any], x: Tensor) -> Hashable:
         """What windows that can use each other's scratch agree in, one direction after the other."""
-        sizes = tuple(w.hidden_size for w in weights)
-        return self.plan, self.recompute, sizes, tuple(x.shape)
-
-
-def cells(fields: Sequence[Tensor | None], nodes: int) -> tuple[CellWeights, ...]:
-    """The weights of `nodes` cells from their fields in one row."""
-    each = len(CellWeights._fields)
-    return tuple(CellWeights(*fields[n * each : (n + 1) * each]) for n in range(nodes))  # type: ignore[arg-type]
+        sizes = tuple((type(w), w.hidden_size) for w in weights)
+        return self.plan, self.recompute, self.resets is None, sizes, tuple(x.shape)
 
 
 @dataclass(frozen=True)
@@ -94,29 +100,30 @@ class Saved:
     the state before the window, and are one longer. z is empty under `recompute`."""
 
     x: Tensor
-    weights: tuple[CellWeights, ...]
+    weights: tuple[Any, ...]
     h: tuple[Tensor, ...]
     c: tuple[Tensor, ...]
     z: tuple[Tensor, ...]
+    emitted: tuple[Tensor, ...] = ()
+    """(T, B, H) of the nodes of `Window.emitted`."""
 
     def tensors(self) -> tuple[Tensor, ...]:
-        return (*self.h, *self.c, *self.z)
+        return (*self.h, *self.c, *self.emitted, *self.z)
 
     @staticmethod
-    def of(window: Window, saved: Sequence[Tensor | None]) -> Saved:
-        """The reverse of `(x, *fields of weights, *tensors())`."""
-        nodes = len(window.plan.slot)
-        first = 1 + nodes * len(CellWeights._fields)
-        rest: Sequence[Tensor] = saved[first:]  # type: ignore[assignment]
-        x = saved[0]
-        assert x is not None
-        h, c, z = rest[:nodes], rest[nodes : 2 * nodes], rest[2 * nodes :]
-        return Saved(x, cells(saved[1:first], nodes), tuple(h), tuple(c), tuple(z))
+    def of(window: Window, x: Tensor, weights: tuple[Any, ...], tensors: Sequence[Tensor]) -> Saved:
+        """The reverse of `tensors()`."""
+        nodes, count = len(window.plan.slot), len(window.emitted)
+        h, c, rest = tensors[:nodes], tensors[nodes : 2 * nodes], tensors[2 * nodes :]
+        return Saved(x, weights, tuple(h), tuple(c), tuple(rest[count:]), tuple(rest[:count]))
 
 
 @dataclass(frozen=True)
 class History:
-    """Views of what the nodes wrote, (T, B, H) each: `out[n]` by node n, `read[n]` what node n reads."""
+    """Views of what the nodes wrote, (T, B, H) each: `out[n]` by node n, `read[n]` what node n reads.
+
+    Where rows start anew `read` has their zeros, and so has `out` of a slot's last node.
+    """
 
     out: tuple[Tensor, ...]
     read: tuple[Tensor, ...]

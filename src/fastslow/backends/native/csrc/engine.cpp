@@ -8,11 +8,13 @@ extern "C" {
 
 #define FS_PUBLIC __attribute__((visibility("default")))
 
-// The gradients of a node's matrices on the tile unit, only where fs_tiles() says so: out[o] (4 hidden, m[o]) (+)= b^T a[o],
-// the sum over rows of what the node read, a[o] (rows, lda[o]), m[o] numbers a row, and b (rows, ldb), the gradients of its
-// products, 4 gates of `padded` numbers, which are taken into bfloat16 once for all a's.
+// The gradients of a node's matrices on the tile unit, only where fs_tiles() says so: out[o] (blocks hidden, m[o]) (+)=
+// b^T a[o], the sum over rows of what the node read, a[o] (rows, lda[o]), m[o] numbers a row, and b (rows, ldb), the gradients
+// of its products, blocks of `padded` numbers, which are taken into bfloat16 once for all a's. Block i of b is block
+// to[i] of out's rows.
 struct fs_outer {
-    std::int64_t rows, count, hidden, padded, ldb;
+    std::int64_t rows, count, hidden, padded, ldb, blocks;
+    std::int8_t to[8];
     std::int64_t parts;    // float32 as that many bfloat16
     std::int64_t threads;
     std::int64_t chunk;    // rows at a time, a multiple of 32
@@ -21,7 +23,7 @@ struct fs_outer {
     const float* a[2];
     float* out[2];
     const float* b;
-    float* sums;    // (4 padded rounded up to 32, the m's rounded up to 32 each): scratch
+    float* sums;    // (blocks padded rounded up to 32, the m's rounded up to 32 each): scratch
     char* scratch;  // (threads, scratch_size) bytes: scratch
     std::int64_t scratch_size;
 };
@@ -33,7 +35,7 @@ namespace {
 
 struct Outer {
     const fs_outer& o;
-    i64 vectors() const { return 4 * o.padded / amx::SIDE; }
+    i64 vectors() const { return o.blocks * o.padded / amx::SIDE; }
     i64 side(i64 index) const { return amx::round_up(o.m[index], 2 * amx::SIDE); }
     i64 sides() const { return side(0) + (o.count > 1 ? side(1) : 0); }
 
@@ -44,7 +46,7 @@ struct Outer {
         amx::with_parts(o.parts, [&](auto parts) {
             amx::u16* left = reinterpret_cast<amx::u16*>(o.scratch + thread * o.scratch_size);
             amx::u16* right = left + sides() * o.chunk * parts.value;
-            amx::outer<parts.value>(o.rows, o.chunk, columns, static_cast<int>(o.count), o.b, o.ldb, 4 * o.padded, o.sums,
+            amx::outer<parts.value>(o.rows, o.chunk, columns, static_cast<int>(o.count), o.b, o.ldb, o.blocks * o.padded, o.sums,
                                     2 * pairs.first, last, left, right);
         });
     }
@@ -55,7 +57,7 @@ struct Outer {
         const Range mine = share(vectors(), thread, threads);
         float turned[S * S];
         for (i64 v = mine.first; v < mine.last; v++) {
-            const i64 gate = v * S / o.padded, unit = v * S % o.padded, units = o.hidden - unit < S ? o.hidden - unit : S;
+            const i64 gate = o.to[v * S / o.padded], unit = v * S % o.padded, units = o.hidden - unit < S ? o.hidden - unit : S;
             const float* from = o.sums + v / 2 * 2 * S * sides() + v % 2 * S;
             for (i64 part = 0; part < o.count; from += side(part) * 2 * S, part++)
                 for (i64 c = 0, m = o.m[part]; c < m; c += S) {

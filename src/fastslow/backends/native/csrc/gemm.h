@@ -130,22 +130,33 @@ void product(i64 rows, const Operand<T>* operands, int count, const T* packed, i
 
 // ---------------------------------------------------------------- packing
 
-// Panels first .. last-1 of (w_x | w_h)^T: k runs over the inputs of x, then of h; columns are the 4 gates, each padded
-// to `padded` with zeros. w_x (4 hidden, inputs), w_h (4 hidden, hidden), row-major.
+// A matrix as a product reads it: w (blocks of `hidden` rows, k), row-major; block b of what the product makes is block
+// rows[b] of its rows.
 template <class T>
-void pack_forward(const T* w_x, i64 inputs, const T* w_h, i64 hidden, i64 padded, T* packed, i64 first, i64 last) {
+struct Matrix {
+    const T* w;
+    i64 k;
+    const std::int8_t* rows;
+};
+
+// Panels first .. last-1 of (m_0 | m_1 ..)^T: k runs over the columns of one matrix after the other; columns are `blocks`
+// blocks, each padded to `padded` with zeros.
+template <class T>
+void pack_forward(const Matrix<T>* matrices, int count, i64 blocks, i64 hidden, i64 padded, T* packed, i64 first, i64 last) {
     constexpr int W = Simd<T>::W;
-    const i64 gate = padded / W, vectors = 4 * gate, depth = inputs + hidden;
+    const i64 block = padded / W, vectors = blocks * block;
+    i64 depth = 0;
+    for (int m = 0; m < count; m++) depth += matrices[m].k;
     for (i64 p = first; p < last; p++) {
         const i64 width = vectors - p * PANEL < PANEL ? vectors - p * PANEL : PANEL;
         T* panel = packed + p * PANEL * W * depth;
         for (i64 v = 0; v < width; v++) {
-            const i64 column = p * PANEL + v, unit = column % gate * W, row = column / gate * hidden + unit;
+            const i64 column = p * PANEL + v, unit = column % block * W;
             const i64 lanes = hidden - unit < W ? (hidden - unit < 0 ? 0 : hidden - unit) : W;
             T* out = panel + v * W;
-            for (int part = 0; part < 2; part++) {
-                const i64 k = part == 0 ? inputs : hidden;
-                const T* w = (part == 0 ? w_x : w_h) + row * k;
+            for (int m = 0; m < count; m++) {
+                const i64 k = matrices[m].k;
+                const T* w = matrices[m].w + (matrices[m].rows[column / block] * hidden + unit) * k;
                 if (lanes == W) {
                     for (i64 i = 0; i < k; i++, out += width * W)
                         for (int lane = 0; lane < W; lane++) out[lane] = w[lane * k + i];
@@ -160,30 +171,30 @@ void pack_forward(const T* w_x, i64 inputs, const T* w_h, i64 hidden, i64 padded
     }
 }
 
-// Panels first .. last-1 of (w_x | w_h): k runs over the 4 gates, each padded with zeros; columns are the inputs of x,
-// padded to `padded_inputs` (0 to leave them out), then those of h, padded to `padded`.
+// Panels first .. last-1 of (m_0 | m_1 ..): k runs over `blocks` blocks, each padded with zeros; columns are those of one
+// matrix after the other, each padded to a whole number of vectors.
 template <class T>
-void pack_backward(const T* w_x, i64 inputs, i64 padded_inputs, const T* w_h, i64 hidden, i64 padded, T* packed, i64 first,
-                   i64 last) {
+void pack_backward(const Matrix<T>* matrices, int count, i64 blocks, i64 hidden, i64 padded, T* packed, i64 first, i64 last) {
     constexpr int W = Simd<T>::W;
-    const i64 split = padded_inputs / W, vectors = split + padded / W, depth = 4 * padded;
+    i64 vectors = 0;
+    for (int m = 0; m < count; m++) vectors += (matrices[m].k + W - 1) / W;
+    const i64 depth = blocks * padded;
     for (i64 p = first; p < last; p++) {
         const i64 width = vectors - p * PANEL < PANEL ? vectors - p * PANEL : PANEL;
         T* panel = packed + p * PANEL * W * depth;
         for (i64 v = 0; v < width; v++) {
-            const i64 column = p * PANEL + v;
-            const bool of_x = column < split;
-            const T* w = of_x ? w_x : w_h;
-            const i64 ld = of_x ? inputs : hidden, c0 = (of_x ? column : column - split) * W;
-            const i64 lanes = ld - c0 < W ? ld - c0 : W;
+            i64 column = p * PANEL + v;
+            const Matrix<T>* m = matrices;
+            for (; column >= (m->k + W - 1) / W; m++) column -= (m->k + W - 1) / W;
+            const i64 ld = m->k, c0 = column * W, lanes = ld - c0 < W ? ld - c0 : W;
             T* out = panel + v * W;
             for (i64 k = 0; k < depth; k++, out += width * W) {
-                const i64 gate = k / padded, unit = k % padded;
+                const i64 unit = k % padded;
                 if (unit >= hidden) {
                     for (int lane = 0; lane < W; lane++) out[lane] = 0;
                     continue;
                 }
-                const T* row = w + (gate * hidden + unit) * ld + c0;
+                const T* row = m->w + (m->rows[k / padded] * hidden + unit) * ld + c0;
                 if (lanes == W) {
                     store(out, load(row));
                 } else {

@@ -6,31 +6,36 @@
 #pragma once
 #include <cmath>
 
-#include "cell.h"
+#include "cells.h"
+#include "denormals.h"
 #include "threads.h"
 
 extern "C" {
 
 // One node. The weights are the caller's, of the engine's type; or int8 with one scale a row and matrix, rows padded
-// with zeros to `ld_x` and `ld_h` numbers.
+// with zeros to `ld_x` and `ld_h` numbers. Block b of the rows of w_x adds to block x_places[b] of z, of w_h to h_places[b].
 struct fs_step_node {
-    std::int64_t hidden, padded, inputs, slot, source, norm;
-    const void *w_x, *w_h;              // (4H, inputs), (4H, H); or int8 (4H, ld_x), (4H, ld_h)
-    const float *scale_x, *scale_h;     // (4H) each for int8, else null
+    std::int64_t hidden, padded, inputs, slot, source, norm, code, blocks, vector_blocks;
+    std::int64_t x_blocks, h_blocks, joint;  // joint: the blocks of both matrices have the same places
+    std::int8_t x_places[4], h_places[4];
+    double forget_bias;
+    const void *w_x, *w_h;              // (x_blocks H, inputs), (h_blocks H, H); or int8 (., ld_x), (., ld_h)
+    const float *scale_x, *scale_h;     // one a row for int8, else null
     std::int64_t ld_x, ld_h;
-    const void *bias, *gate_gain, *gate_shift, *cell_gain, *cell_shift;  // (4H), (H); null: none
+    const void* parameters[8];          // vectors, null where there is none,
+    std::int8_t places[8][4];           // and where each block of H goes; -1 past the last
 };
 
 struct fs_step {
     std::int64_t steps, rows, nodes, slots, inputs, output, threads;
     std::int64_t int8;     // whether the weights are int8
     std::int64_t zoneout;  // 0 none, 2 expectation
-    double rate_h, rate_c, forget_bias;
+    double rate_h, rate_c;
     fs_step_node* node;
     void* scratch;  // fs_step_scratch(...) numbers, kept from call to call by the owner of this structure
     const void* x;  // (T, B, inputs)
     void* y;        // (T, B, H of the output)
-    const void** state_in;  // h and c of every slot in turn, (B, H) each
+    const void** state_in;  // h and c of every slot in turn, (B, H) each; c null of slots without one
     void** state_out;       // the same; may be the same memory
     // A language model's two ends, or null: rows of `embedding` (V, inputs) stand in for x, and `logits` for y.
     const std::int64_t* tokens;           // (T, B), each in 0 .. V-1
@@ -147,26 +152,29 @@ FS_INLINE void sum_all(const Vec<T>* v, T* totals) {
     for (int i = 0; i < N; i++) totals[i] = sum<T>(v[i]);
 }
 
-// Rows first .. first + B - 1 of a node's matrices times the activations of L lanes -> z[l][first - gate row ...].
-template <class T, class Q, int B, int L>
-FS_INLINE void rows_of(const fs_step_node& node, i64 first, const T* const* x, const T* const* h, T* const* z) {
+enum Part { OF_BOTH, OF_X, OF_H };
+
+// Rows first .. first + B - 1 of a node's matrices times the activations of L lanes -> z[l][0 .. B-1], added to if `add`.
+template <class T, class Q, int B, int L, Part PART>
+FS_INLINE void rows_of(const fs_step_node& node, i64 first, const T* const* x, const T* const* h, T* const* z, bool add) {
     Vec<T> acc[B][L] = {};
     const float *scale_x = node.scale_x, *scale_h = node.scale_h;
-    if (node.inputs) dots<T, Q, B, L>(acc, static_cast<const Q*>(node.w_x) + first * node.ld_x, node.ld_x, x, node.inputs);
-    if constexpr (sizeof(Q) == 1)
+    if (PART != OF_H && node.inputs)
+        dots<T, Q, B, L>(acc, static_cast<const Q*>(node.w_x) + first * node.ld_x, node.ld_x, x, node.inputs);
+    if constexpr (sizeof(Q) == 1 && PART == OF_BOTH)
         if (node.inputs)
 #pragma GCC unroll 16
             for (int b = 0; b < B; b++)
 #pragma GCC unroll 4
                 for (int l = 0; l < L; l++) acc[b][l] *= static_cast<T>(scale_x[first + b] / scale_h[first + b]);
-    dots<T, Q, B, L>(acc, static_cast<const Q*>(node.w_h) + first * node.ld_h, node.ld_h, h, node.hidden);
+    if (PART != OF_X) dots<T, Q, B, L>(acc, static_cast<const Q*>(node.w_h) + first * node.ld_h, node.ld_h, h, node.hidden);
     T totals[B * L];
     sum_all<T, B * L>(&acc[0][0], totals);
     for (int b = 0; b < B; b++)
         for (int l = 0; l < L; l++) {
             T total = totals[b * L + l];
-            if constexpr (sizeof(Q) == 1) total *= static_cast<T>(scale_h[first + b]);
-            z[l][b] = total;
+            if constexpr (sizeof(Q) == 1) total *= static_cast<T>((PART == OF_X ? scale_x : scale_h)[first + b]);
+            z[l][b] = PART == OF_H && add ? z[l][b] + total : total;
         }
 }
 
@@ -178,30 +186,32 @@ struct Steps {
 
     // Scratch: every node's padded parameters, h, c and z; then the threads' scratch. A slot's state between steps
     // is the h and c of its last node.
+    static i64 node_size(const fs_step& s, i64 n) {
+        return (s.node[n].vector_blocks + (2 + s.node[n].blocks) * s.rows) * s.node[n].padded;
+    }
     static i64 scratch_size(const fs_step& s) {
         i64 total = 0, widest = 0;
         for (i64 n = 0; n < s.nodes; n++) {
-            const i64 p = s.node[n].padded;
-            total += (Parameters<T>::SIZE + 6 * s.rows) * p;
-            widest = p > widest ? p : widest;
+            total += node_size(s, n);
+            widest = s.node[n].padded > widest ? s.node[n].padded : widest;
         }
         return total + s.threads * SCRATCH * widest + STATS;
     }
 
     struct Node {
-        T *vectors, *h, *c, *z;  // (14 P), (B, P), (B, P), (B, 4P)
+        T *vectors, *h, *c, *z;  // (vector_blocks P), (B, P), (B, P), (B, blocks P)
     };
     Node layout(i64 index) const {
         T* p = static_cast<T*>(s.scratch);
-        for (i64 n = 0; n < index; n++) p += (Parameters<T>::SIZE + 6 * s.rows) * s.node[n].padded;
+        for (i64 n = 0; n < index; n++) p += node_size(s, n);
         const i64 size = s.rows * s.node[index].padded;
-        T* at = p + Parameters<T>::SIZE * s.node[index].padded;
+        T* at = p + s.node[index].vector_blocks * s.node[index].padded;
         return {p, at, at + size, at + 2 * size};
     }
     T* thread_scratch(int thread) const {
         i64 widest = 0;
         for (i64 n = 0; n < s.nodes; n++) widest = s.node[n].padded > widest ? s.node[n].padded : widest;
-        T* end = layout(s.nodes - 1).vectors + (Parameters<T>::SIZE + 6 * s.rows) * s.node[s.nodes - 1].padded;
+        T* end = layout(s.nodes - 1).vectors + node_size(s, s.nodes - 1);
         return end + thread * SCRATCH * widest;
     }
 
@@ -237,13 +247,7 @@ struct Steps {
     void begin() const {
         for (i64 n = 0; n < s.nodes; n++) {
             const fs_step_node& node = s.node[n];
-            const Parameters<T> p(layout(n).vectors, node.padded);
-            pad(p.bias, node.bias, 4, node.hidden, node.padded);
-            if (!node.norm) continue;
-            pad(p.gate_gain, node.gate_gain, 4, node.hidden, node.padded);
-            pad(p.gate_shift, node.gate_shift, 4, node.hidden, node.padded);
-            pad(p.cell_gain, node.cell_gain, 1, node.hidden, node.padded);
-            pad(p.cell_shift, node.cell_shift, 1, node.hidden, node.padded);
+            lay_out<T>(layout(n).vectors, node.vector_blocks, node.hidden, node.padded, node.parameters, node.places);
         }
         for (i64 slot = 0; slot < s.slots; slot++) {
             const i64 last = last_of_slot(slot);
@@ -259,7 +263,8 @@ struct Steps {
             const Node own = layout(last);
             for (i64 r = 0; r < s.rows; r++) {
                 std::memcpy(static_cast<T*>(s.state_out[2 * slot]) + r * hidden, own.h + r * padded, sizeof(T) * hidden);
-                std::memcpy(static_cast<T*>(s.state_out[2 * slot + 1]) + r * hidden, own.c + r * padded, sizeof(T) * hidden);
+                if (s.state_out[2 * slot + 1])
+                    std::memcpy(static_cast<T*>(s.state_out[2 * slot + 1]) + r * hidden, own.c + r * padded, sizeof(T) * hidden);
             }
         }
     }
@@ -268,9 +273,13 @@ struct Steps {
         return s.tokens ? static_cast<const T*>(s.embedding) + s.tokens[at] * s.inputs : static_cast<const T*>(s.x) + at * s.inputs;
     }
 
-    template <class Q, int L>
-    void gates(i64 index, i64 t, i64 lane, i64 first, i64 last) const {
+    // A share of the rows of a node's matrices, or of one of them, for L lanes from `lane` on.
+    template <class Q, int L, Part PART>
+    void gates(i64 index, i64 t, i64 lane, int thread, int threads) const {
         const fs_step_node& node = s.node[index];
+        const i64 rows = (PART == OF_X ? node.x_blocks : node.h_blocks) * node.hidden;
+        const i64 first = rows * thread / threads, last = rows * (thread + 1) / threads;
+        const std::int8_t* places = PART == OF_X ? node.x_places : node.h_places;
         const T *x[L] = {}, *h[L];
         T *z[L], *h_old, *c_old;
         old_state(index, h_old, c_old);
@@ -280,46 +289,68 @@ struct Steps {
             if (source) x[l] = source + (lane + l) * s.node[node.source].padded;
             h[l] = h_old + (lane + l) * node.padded;
         }
-        T* out = layout(index).z + lane * 4 * node.padded;
-        // Rows first .. last - 1 of the 4H, in blocks that do not cross a gate's end.
+        const i64 width = node.blocks * node.padded;
+        T* out = layout(index).z + lane * width;
+        // In blocks of rows that do not cross a gate's end.
         for (i64 row = first; row < last;) {
             const i64 gate = row / node.hidden, gate_end = (gate + 1) * node.hidden;
             const i64 stop = gate_end < last ? gate_end : last;
+            const bool add = PART == OF_H && node.inputs && of_x(node, places[gate]);
+            T* to = out + places[gate] * node.padded - gate * node.hidden;
             for (; row + CHAINS / L <= stop; row += CHAINS / L) {
-                for (int l = 0; l < L; l++) z[l] = out + l * 4 * node.padded + gate * node.padded + row - gate * node.hidden;
-                rows_of<T, Q, CHAINS / L, L>(node, row, x, h, z);
+                for (int l = 0; l < L; l++) z[l] = to + l * width + row;
+                rows_of<T, Q, CHAINS / L, L, PART>(node, row, x, h, z, add);
             }
             for (; row < stop; row++) {
-                for (int l = 0; l < L; l++) z[l] = out + l * 4 * node.padded + gate * node.padded + row - gate * node.hidden;
-                rows_of<T, Q, 1, L>(node, row, x, h, z);
+                for (int l = 0; l < L; l++) z[l] = to + l * width + row;
+                rows_of<T, Q, 1, L, PART>(node, row, x, h, z, add);
             }
         }
     }
 
-    template <class Q>
-    void all_gates(i64 index, i64 t, i64 first, i64 last) const {
-        i64 lane = 0;
-        // Rows of activations that share one reading of the weights.
-        for (; lane + 4 <= s.rows; lane += 4) gates<Q, 4>(index, t, lane, first, last);
-        for (; lane + 2 <= s.rows; lane += 2) gates<Q, 2>(index, t, lane, first, last);
-        for (; lane < s.rows; lane++) gates<Q, 1>(index, t, lane, first, last);
+    static bool of_x(const fs_step_node& node, i64 place) {
+        for (i64 b = 0; b < node.x_blocks; b++)
+            if (node.x_places[b] == place) return true;
+        return false;
+    }
+    static bool of_h(const fs_step_node& node, i64 place) {
+        for (i64 b = 0; b < node.h_blocks; b++)
+            if (node.h_places[b] == place) return true;
+        return false;
     }
 
-    template <bool NORM, int ZONE>
+    template <class Q, int L>
+    void gates_of(i64 index, i64 t, i64 lane, int thread, int threads) const {
+        if (s.node[index].joint) return gates<Q, L, OF_BOTH>(index, t, lane, thread, threads);
+        // Blocks that both matrices add to have the same rows in each, so that one thread makes both sums.
+        if (s.node[index].inputs) gates<Q, L, OF_X>(index, t, lane, thread, threads);
+        gates<Q, L, OF_H>(index, t, lane, thread, threads);
+    }
+
+    template <class Q>
+    void all_gates(i64 index, i64 t, int thread, int threads) const {
+        i64 lane = 0;
+        // Rows of activations that share one reading of the weights.
+        for (; lane + 4 <= s.rows; lane += 4) gates_of<Q, 4>(index, t, lane, thread, threads);
+        for (; lane + 2 <= s.rows; lane += 2) gates_of<Q, 2>(index, t, lane, thread, threads);
+        for (; lane < s.rows; lane++) gates_of<Q, 1>(index, t, lane, thread, threads);
+    }
+
     void cells(i64 index, int thread, int threads) const {
         const fs_step_node& node = s.node[index];
         const Node own = layout(index);
-        const Cell<T> cell{node.hidden, node.padded, static_cast<T>(s.forget_bias), 0, 0, static_cast<T>(s.rate_h),
-                           static_cast<T>(s.rate_c), Parameters<T>(own.vectors, node.padded)};
+        const Cell<T> cell{node.hidden, node.padded, static_cast<T>(node.forget_bias), 0, 0, static_cast<T>(s.rate_h),
+                           static_cast<T>(s.rate_c), own.vectors};
+        const CellCode<T> code = cell_code<T>(node.code, node.norm, s.zoneout);
         T *h_old, *c_old, *scratch = thread_scratch(thread), stats[STATS];
         old_state(index, h_old, c_old);
         for (i64 r = thread; r < s.rows; r += threads) {
             const i64 at = r * node.padded;
-            T* z = own.z + 4 * at;
-            for (int q = 0; q < 4; q++)
-                for (i64 u = node.hidden; u < node.padded; u++) z[q * node.padded + u] = 0;
+            T* z = own.z + node.blocks * at;
+            for (i64 q = 0; q < node.blocks; q++)
+                for (i64 u = !node.inputs && !of_h(node, q) ? 0 : node.hidden; u < node.padded; u++) z[q * node.padded + u] = 0;
             const ForwardRow<T> row{z, stats, h_old + at, c_old + at, own.h + at, own.c + at, {0, 0}};
-            cell_forward<T, NORM, ZONE>(cell, &row, 1, scratch);
+            code.forward(cell, &row, 1, scratch);
         }
     }
 
@@ -365,13 +396,9 @@ struct Steps {
         barrier.wait();
         for (i64 t = 0; t < s.steps; t++) {
             for (i64 n = 0; n < s.nodes; n++) {
-                const i64 rows = 4 * s.node[n].hidden, first = rows * thread / threads, last = rows * (thread + 1) / threads;
-                s.int8 ? all_gates<std::int8_t>(n, t, first, last) : all_gates<T>(n, t, first, last);
+                s.int8 ? all_gates<std::int8_t>(n, t, thread, threads) : all_gates<T>(n, t, thread, threads);
                 barrier.wait();
-                if (s.node[n].norm)
-                    s.zoneout ? cells<true, EXPECTATION>(n, thread, threads) : cells<true, NONE>(n, thread, threads);
-                else
-                    s.zoneout ? cells<false, EXPECTATION>(n, thread, threads) : cells<false, NONE>(n, thread, threads);
+                cells(n, thread, threads);
                 barrier.wait();
             }
             // Nobody writes the output's h again before the barrier that follows the next step's first products.
@@ -390,6 +417,7 @@ void run_steps(const fs_step& s) {
     Steps<T> steps{s, {}, {0}};
     parallel(
         [](void* p, int thread, int threads) {
+            const FlushDenormals flush;
             Steps<T>& steps = *static_cast<Steps<T>*>(p);
             int fresh = 0;
             if (steps.state.compare_exchange_strong(fresh, 1)) {

@@ -4,10 +4,12 @@
 // groups never wait for each other. Where there are more threads than blocks worth having, the members of a group share
 // each product's panels and each step's rows, with a barrier between.
 #pragma once
+#include <initializer_list>
 #include <type_traits>
 
 #include "amx.h"
-#include "cell.h"
+#include "cells.h"
+#include "denormals.h"
 #include "gemm.h"
 #include "threads.h"
 
@@ -15,18 +17,28 @@ extern "C" {
 
 // One node. Arrays of T steps have a stride in numbers from step to step, 0 where every step uses the same memory.
 // Padded sizes are multiples of the vector width. "saved": owner is the window's memory, alive until its backward.
+//
+// z has `blocks` blocks of P numbers. The product with what the node reads adds to the x_blocks of them from x_first on,
+// that with h to the h_blocks from h_first on. Where these are the same (joint) one product of both makes them.
 struct fs_node {
     std::int64_t hidden, padded;         // H and its padded size P
     std::int64_t inputs, padded_inputs;  // size of what it reads, 0 if nothing
     std::int64_t slot, source;           // source: node, -1 the input x, -2 nothing
-    std::int64_t norm;
-    const void *w_x, *w_h, *bias;  // (4H, inputs), (4H, H), (4H) or null: the caller's parameters, row-major
-    const void *gate_gain, *gate_shift, *cell_gain, *cell_shift;
-    void* forward_panels;   // (inputs + H, 4P): scratch of a forward call
-    void* backward_panels;  // (4P, padded_inputs or 0 + P): scratch of a backward call
+    std::int64_t code, norm;             // `Kind.code`; whether it has norms
+    std::int64_t blocks, x_first, x_blocks, h_first, h_blocks;
+    std::int8_t x_rows[4], h_rows[4];    // for each of those blocks the block of rows of the matrix that makes it
+    double forget_bias;
+    const void *w_x, *w_h;        // (x_blocks H, inputs), (h_blocks H, H): the caller's parameters, row-major
+    const void* parameters[8];    // the caller's vectors, null where there is none,
+    std::int8_t places[8][4];     // and where each block of H goes among `vectors`; -1 past the last
+    void* forward_panels;   // (inputs + H, blocks P), or (inputs, x_blocks P): scratch of a forward call
+    void* backward_panels;  // (blocks P, padded_inputs or 0 + P), or (x_blocks P, padded_inputs): scratch of a backward call
+    void *forward_panels_h, *backward_panels_h;  // of h alone, where the products are apart: (H, h_blocks P), (h_blocks P, P)
     void *forward_tiles, *backward_tiles;  // the panels as amx.h packs them: scratch of a call; null where `parts` is 0
-    void* vectors;          // (14 P): scratch, the parameters padded
-    void* z;                // (T, B, 4P): saved; normalised gates, which backward replaces by gradients of the products
+    void *forward_tiles_h, *backward_tiles_h;
+    std::int64_t vector_blocks;
+    void* vectors;          // (vector_blocks P): scratch, the parameters padded
+    void* z;                // (T, B, blocks P): saved; normalised blocks, which backward replaces by gradients of the products
     void* stats;            // (T, B, 8): saved
     std::int64_t z_step, stats_step;
     const void* read;  // (T, B, inputs), row stride read_ld: what the product reads: x, the source's h, or `dropped`
@@ -34,11 +46,13 @@ struct fs_node {
     void* dropped;             // (T, B, inputs), or null without dropout: saved; the input after dropout
     const void* undropped;     // (T, B, inputs), row stride undropped_ld: what `dropped` is drawn from
     std::int64_t undropped_step, undropped_ld;
-    const void *h_old, *c_old;  // (T, B, P): saved; the slot's state that the node reads
+    const void *h_old, *c_old;  // (T, B, P): saved; the slot's state that the node reads; c null of cells without one
     void *h_new, *c_new;        // (T, B, P): saved; the state that it writes
     std::int64_t old_step, new_step;
+    void* emitted;  // (T, B, P): saved; h_new once more, where resets may clear it before others have read it; or null
+    std::int64_t emitted_step;
     void* d_out;              // (B, P), or null if no node reads this one: scratch; gradient of its output at this step
-    void* d_parameters;       // (threads, 14 P): out; gradients of the padded vectors, zeroed by the call
+    void* d_parameters;       // (threads, vector_blocks P): out; gradients of the padded vectors, zeroed by the call
     std::int64_t input_grad;  // whether backward needs the gradient of what it reads
     std::int64_t input_adds;  // whether a later node has written that gradient already
 };
@@ -51,12 +65,13 @@ struct fs_window {
     const void* x;              // (T, B, inputs)
     void* y;                    // (T, B, H of the output), contiguous
     const std::int64_t* lengths;  // (B) or null
+    const std::uint8_t* resets;   // (T, B) or null: where a row's state is zeros before the step
     std::int64_t random;        // whether masks are drawn
     std::int64_t zoneout;       // 0 none, 1 random, 2 expectation
     std::int64_t drop;          // whether inputs and y are dropped out
     std::uint32_t key_low, key_high, first_step, first_row;
     std::uint32_t drop_threshold, threshold_h, threshold_c, unused;
-    double drop_scale, rate_h, rate_c, forget_bias;
+    double drop_scale, rate_h, rate_c;
     void* scratch;  // (threads, scratch_size): scratch of a call
     std::int64_t scratch_size;
     std::int64_t parts;       // 0: products by gemm.h; 1 to 3: on the tile unit, float32 as that many bfloat16
@@ -65,7 +80,7 @@ struct fs_window {
     void* gather;  // (B, gather_ld): scratch of backward; gradient of a node's input before dropout's factor
     std::int64_t gather_ld;
     void** d_h;  // one (B, P) a slot: in: gradients of the final state; out: of the initial state
-    void** d_c;
+    void** d_c;  // null for a slot without c
     const void* d_y;  // (T, B, H of the output) or null
     void* d_x;        // (T, B, inputs) or null: out
     std::int64_t first, last;  // the steps this call runs
@@ -119,6 +134,13 @@ struct Window {
     }
     bool stopped(i64 t, i64 row) const { return w.lengths && w.lengths[row] <= t; }
 
+    bool anew(i64 t, i64 row) const { return w.resets[t * w.rows + row] && !stopped(t, row); }
+    bool any_anew(i64 t, Range rows) const {
+        for (i64 r = rows.first; w.resets && r < rows.last; r++)
+            if (anew(t, r)) return true;
+        return false;
+    }
+
     // The last step at which any row of a range still runs, plus one.
     i64 end(Range rows) const {
         if (!w.lengths) return w.steps;
@@ -130,12 +152,24 @@ struct Window {
     Cell<T> cell(const fs_node& node) const {
         return {node.hidden,
                 node.padded,
-                static_cast<T>(w.forget_bias),
+                static_cast<T>(node.forget_bias),
                 w.threshold_h,
                 w.threshold_c,
                 static_cast<T>(w.rate_h),
                 static_cast<T>(w.rate_c),
-                Parameters<T>(at<T>(node.vectors, 0), node.padded)};
+                at<T>(node.vectors, 0)};
+    }
+
+    static bool joint(const fs_node& node) { return node.x_first == node.h_first && node.x_blocks == node.h_blocks; }
+
+    // A row of an array that may not be there.
+    static T* row(void* base, i64 offset) { return base ? at<T>(base, offset) : nullptr; }
+    static const T* row(const void* base, i64 offset) { return base ? at<T>(base, offset) : nullptr; }
+    static void copy(T* to, const T* from, i64 n) {
+        if (to && to != from) std::memcpy(to, from, sizeof(T) * n);
+    }
+    static void clear(void* base, i64 offset, i64 n) {
+        if (base) std::memset(at<T>(base, offset), 0, sizeof(T) * n);
     }
 
     // ------------------------------------------------------------ products
@@ -192,57 +226,82 @@ struct Window {
         }
     }
 
-    template <bool NORM, int ZONE>
     void cells_forward(const fs_node& node, i64 index, i64 t, const Place& place) const {
         const Cell<T> cell = this->cell(node);
+        const CellCode<T> code = cell_code<T>(node.code, node.norm, w.zoneout);
         const i64 n = node.padded;
         T* scratch = at<T>(w.scratch, place.thread * w.scratch_size);
         const Range rows = place.my_rows();
         ForwardRow<T> block[BLOCK];
         int count = 0;
         for (i64 r = rows.first; r < rows.last; r++) {
-            const T *h_old = at<T>(node.h_old, t * node.old_step + r * n), *c_old = at<T>(node.c_old, t * node.old_step + r * n);
-            T *h_new = at<T>(node.h_new, t * node.new_step + r * n), *c_new = at<T>(node.c_new, t * node.new_step + r * n);
+            const i64 old_at = t * node.old_step + r * n, new_at = t * node.new_step + r * n;
+            const T *h_old = row(node.h_old, old_at), *c_old = row(node.c_old, old_at);
+            T *h_new = row(node.h_new, new_at), *c_new = row(node.c_new, new_at);
             if (!stopped(t, r)) {
-                block[count++] = {at<T>(node.z, t * node.z_step + r * 4 * n), at<T>(node.stats, t * node.stats_step + r * STATS),
+                block[count++] = {at<T>(node.z, t * node.z_step + r * node.blocks * n),
+                                  at<T>(node.stats, t * node.stats_step + r * STATS),
                                   h_old, c_old, w.replay ? nullptr : h_new, c_new,
-                                  ZONE == RANDOM ? words(t, 2 * index + 1, r) : RowWords{0, 0}};
-            } else if (!w.replay && h_new != h_old) {
-                std::memcpy(h_new, h_old, sizeof(T) * n);
-                std::memcpy(c_new, c_old, sizeof(T) * n);
+                                  w.zoneout == RANDOM ? words(t, 2 * index + 1, r) : RowWords{0, 0}};
+            } else if (!w.replay) {
+                copy(h_new, h_old, n);
+                copy(c_new, c_old, n);
             }
-            if (count == BLOCK) cell_forward<T, NORM, ZONE>(cell, block, count, scratch), count = 0;
+            if (count == BLOCK) code.forward(cell, block, count, scratch), count = 0;
         }
-        if (count) cell_forward<T, NORM, ZONE>(cell, block, count, scratch);
+        if (count) code.forward(cell, block, count, scratch);
+    }
+
+    // z = the products of what the node reads and of h.
+    void products_forward(const fs_node& node, i64 t, const Place& place) const {
+        const i64 rows = place.rows.last - place.rows.first, r0 = place.rows.first, ld = node.blocks * node.padded;
+        const i64 block = node.padded / W;
+        const Operand<T> x{row(node.read, t * node.read_step + r0 * node.read_ld), node.read_ld, node.inputs};
+        const Operand<T> h{at<T>(node.h_old, t * node.old_step + r0 * node.padded), node.padded, node.hidden};
+        T* z = at<T>(node.z, t * node.z_step + r0 * ld);
+        if (joint(node)) {
+            const Operand<T> both[2] = {x, h};
+            const bool reads = node.inputs > 0;
+            const Target<T> target{z, ld, false, node.blocks * block, nullptr, 0, false};
+            multiply(rows, reads ? both : &h, 1 + reads, node.forward_panels, node.forward_tiles, node.blocks * block, target, place);
+            return;
+        }
+        if (node.inputs) {
+            const Target<T> target{z + node.x_first * node.padded, ld, false, node.x_blocks * block, nullptr, 0, false};
+            multiply(rows, &x, 1, node.forward_panels, node.forward_tiles, node.x_blocks * block, target, place);
+            place.barrier->wait();  // the other product adds to what this one made
+        } else if (place.member == 0) {
+            for (i64 r = 0; r < rows; r++) std::memset(z + r * ld + node.x_first * node.padded, 0, sizeof(T) * node.x_blocks * node.padded);
+        }
+        if (!node.inputs) place.barrier->wait();
+        const i64 shared = (node.x_first + node.x_blocks - node.h_first) * block;  // blocks of both: the first of h's
+        T* to = z + node.h_first * node.padded;
+        const Target<T> target{to, ld, true, shared, to + shared * W, ld, false};
+        multiply(rows, &h, 1, node.forward_panels_h, node.forward_tiles_h, node.h_blocks * block, target, place);
     }
 
     void step_forward(const fs_node& node, i64 index, i64 t, const Place& place) const {
         if (node.dropped) {
             const Range rows = place.my_rows();
-            for (i64 r = rows.first; r < rows.last; r++)
-                drop(at<T>(node.undropped, t * node.undropped_step + r * node.undropped_ld),
-                     at<T>(node.dropped, t * node.read_step + r * node.read_ld), node.inputs, words(t, 2 * index, r));
+            for (i64 r = rows.first; r < rows.last; r++) {
+                const T* from = at<T>(node.undropped, t * node.undropped_step + r * node.undropped_ld);
+                T* to = at<T>(node.dropped, t * node.read_step + r * node.read_ld);
+                drop(from, to, node.inputs, words(t, 2 * index, r));
+            }
             place.barrier->wait();
         }
-        const i64 rows = place.rows.last - place.rows.first, vectors = 4 * node.padded / W, r0 = place.rows.first;
-        Operand<T> operands[2];
-        int count = 0;
-        if (node.inputs)
-            operands[count++] = {at<T>(node.read, t * node.read_step + r0 * node.read_ld), node.read_ld, node.inputs};
-        operands[count++] = {at<T>(node.h_old, t * node.old_step + r0 * node.padded), node.padded, node.hidden};
-        T* z = at<T>(node.z, t * node.z_step + r0 * 4 * node.padded);
-        const Target<T> target{z, 4 * node.padded, false, vectors, nullptr, 0, false};
-        multiply(rows, operands, count, node.forward_panels, node.forward_tiles, vectors, target, place);
+        products_forward(node, t, place);
         place.barrier->wait();
-        if (node.norm)
-            w.zoneout == RANDOM        ? cells_forward<true, RANDOM>(node, index, t, place)
-            : w.zoneout == EXPECTATION ? cells_forward<true, EXPECTATION>(node, index, t, place)
-                                       : cells_forward<true, NONE>(node, index, t, place);
-        else
-            w.zoneout == RANDOM        ? cells_forward<false, RANDOM>(node, index, t, place)
-            : w.zoneout == EXPECTATION ? cells_forward<false, EXPECTATION>(node, index, t, place)
-                                       : cells_forward<false, NONE>(node, index, t, place);
+        cells_forward(node, index, t, place);
+        if (node.emitted && !w.replay) emit(node, t, place);
         place.barrier->wait();
+    }
+
+    void emit(const fs_node& node, i64 t, const Place& place) const {
+        const Range rows = place.my_rows();
+        const i64 n = node.padded;
+        std::memcpy(at<T>(node.emitted, t * node.emitted_step + rows.first * n),
+                    at<T>(node.h_new, t * node.new_step + rows.first * n), sizeof(T) * (rows.last - rows.first) * n);
     }
 
     void write_output(i64 t, const Place& place) const {
@@ -260,6 +319,24 @@ struct Window {
         }
     }
 
+    // Zeros before step t in the states of the rows that start anew: where the first node of every slot reads them, which
+    // is where the last one wrote them a step ago. Other nodes that read its h read `emitted`.
+    void reset_forward(i64 t, const Place& place) const {
+        if (w.replay || !any_anew(t, place.rows)) return;
+        const Range rows = place.my_rows();
+        for (i64 n = 0; n < w.nodes; n++) {
+            const fs_node& node = w.node[n];
+            bool first = true;
+            for (i64 before = 0; before < n; before++) first = first && w.node[before].slot != node.slot;
+            if (!first) continue;
+            for (i64 r = rows.first; r < rows.last; r++)
+                if (anew(t, r))
+                    for (const void* state : {node.h_old, node.c_old})
+                        clear(const_cast<void*>(state), t * node.old_step + r * node.padded, node.padded);
+        }
+        place.barrier->wait();
+    }
+
     // Past the end of every row of a place: states stay, inputs and outputs are zero.
     void idle_forward(i64 t, const Place& place) const {
         const Range rows = place.my_rows();
@@ -269,43 +346,42 @@ struct Window {
                 for (i64 r = rows.first; r < rows.last; r++)
                     std::memset(at<T>(node.dropped, t * node.read_step + r * node.read_ld), 0, sizeof(T) * node.inputs);
             if (w.replay) continue;
-            const i64 size = sizeof(T) * (rows.last - rows.first) * node.padded, r = rows.first * node.padded;
-            const T *h_old = at<T>(node.h_old, t * node.old_step + r), *c_old = at<T>(node.c_old, t * node.old_step + r);
-            T *h_new = at<T>(node.h_new, t * node.new_step + r), *c_new = at<T>(node.c_new, t * node.new_step + r);
-            if (h_old != h_new) {
-                std::memcpy(h_new, h_old, size);
-                std::memcpy(c_new, c_old, size);
-            }
+            const i64 size = (rows.last - rows.first) * node.padded, r = rows.first * node.padded;
+            const i64 old_at = t * node.old_step + r, new_at = t * node.new_step + r;
+            copy(row(node.h_new, new_at), row(node.h_old, old_at), size);
+            copy(row(node.c_new, new_at), row(node.c_old, old_at), size);
+            if (node.emitted) emit(node, t, place);
         }
     }
 
     void forward(const Place& place) const {
         const i64 end = this->end(place.rows);
         for (i64 t = w.first; t < w.last; t++) {
-            if (t < end)
+            if (t < end) {
+                reset_forward(t, place);
                 for (i64 n = 0; n < w.nodes; n++) step_forward(w.node[n], n, t, place);
-            else
+            } else {
                 idle_forward(t, place);
+            }
             if (!w.replay) write_output(t, place);
         }
     }
 
     // ------------------------------------------------------------ backward
 
-    template <bool NORM, int ZONE>
     void cells_backward(const fs_node& node, i64 index, i64 t, const Place& place) const {
         const Cell<T> cell = this->cell(node);
+        const CellCode<T> code = cell_code<T>(node.code, node.norm, w.zoneout);
         const i64 n = node.padded;
         T* scratch = at<T>(w.scratch, place.thread * w.scratch_size);
-        const Parameters<T> sums(at<T>(node.d_parameters, place.thread * Parameters<T>::SIZE * n), n);
+        T* sums = at<T>(node.d_parameters, place.thread * node.vector_blocks * n);
         const Range rows = place.my_rows();
         BackwardRow<T> block[BLOCK];
         int count = 0;
         for (i64 r = rows.first; r < rows.last; r++) {
-            T *z = at<T>(node.z, t * node.z_step + r * 4 * n), *dh = at<T>(w.d_h[node.slot], r * n),
-              *dc = at<T>(w.d_c[node.slot], r * n);
+            T *z = at<T>(node.z, t * node.z_step + r * node.blocks * n), *dh = at<T>(w.d_h[node.slot], r * n);
             if (stopped(t, r)) {
-                std::memset(z, 0, sizeof(T) * 4 * n);
+                std::memset(z, 0, sizeof(T) * node.blocks * n);
                 continue;
             }
             if (node.d_out) {
@@ -317,15 +393,39 @@ struct Window {
                 if (w.drop) drop(d_y, scratch, node.hidden, words(t, 2 * w.nodes, r)), d_y = scratch;
                 for (i64 u = 0; u < node.hidden; u++) dh[u] += d_y[u];
             }
+            const i64 old_at = t * node.old_step + r * n;
             block[count++] = {z,
                               at<T>(static_cast<const void*>(node.stats), t * node.stats_step + r * STATS),
-                              at<T>(node.c_old, t * node.old_step + r * n),
+                              row(node.h_old, old_at),
+                              row(node.c_old, old_at),
                               dh,
-                              dc,
-                              ZONE == RANDOM ? words(t, 2 * index + 1, r) : RowWords{0, 0}};
-            if (count == BLOCK) cell_backward<T, NORM, ZONE>(cell, block, count, sums, scratch), count = 0;
+                              row(w.d_c[node.slot], r * n),
+                              w.zoneout == RANDOM ? words(t, 2 * index + 1, r) : RowWords{0, 0}};
+            if (count == BLOCK) code.backward(cell, block, count, sums, scratch), count = 0;
         }
-        if (count) cell_backward<T, NORM, ZONE>(cell, block, count, sums, scratch);
+        if (count) code.backward(cell, block, count, sums, scratch);
+    }
+
+    // From dz the gradients of what the node read, to `gather`, and of h.
+    void products_backward(const fs_node& node, i64 t, const Place& place) const {
+        const i64 rows = place.rows.last - place.rows.first, r0 = place.rows.first, ld = node.blocks * node.padded;
+        const T* dz = at<T>(static_cast<const void*>(node.z), t * node.z_step + r0 * ld);
+        T *gather = at<T>(w.gather, r0 * w.gather_ld), *d_h = at<T>(w.d_h[node.slot], r0 * node.padded);
+        const i64 of_x = node.input_grad ? node.padded_inputs / W : 0, of_h = node.padded / W;
+        if (joint(node)) {
+            const Operand<T> all{dz, ld, ld};
+            const Target<T> target{gather, w.gather_ld, false, of_x, d_h, node.padded, true};
+            multiply(rows, &all, 1, node.backward_panels, node.backward_tiles, of_x + of_h, target, place);
+            return;
+        }
+        if (of_x) {
+            const Operand<T> dz_x{dz + node.x_first * node.padded, ld, node.x_blocks * node.padded};
+            const Target<T> target{gather, w.gather_ld, false, of_x, nullptr, 0, false};
+            multiply(rows, &dz_x, 1, node.backward_panels, node.backward_tiles, of_x, target, place);
+        }
+        const Operand<T> dz_h{dz + node.h_first * node.padded, ld, node.h_blocks * node.padded};
+        const Target<T> target{d_h, node.padded, true, of_h, nullptr, 0, false};
+        multiply(rows, &dz_h, 1, node.backward_panels_h, node.backward_tiles_h, of_h, target, place);
     }
 
     // The gradient of what a node reads, from `gather` to its source's d_out or to d_x.
@@ -346,22 +446,9 @@ struct Window {
     }
 
     void step_backward(const fs_node& node, i64 index, i64 t, const Place& place) const {
-        if (node.norm)
-            w.zoneout == RANDOM        ? cells_backward<true, RANDOM>(node, index, t, place)
-            : w.zoneout == EXPECTATION ? cells_backward<true, EXPECTATION>(node, index, t, place)
-                                       : cells_backward<true, NONE>(node, index, t, place);
-        else
-            w.zoneout == RANDOM        ? cells_backward<false, RANDOM>(node, index, t, place)
-            : w.zoneout == EXPECTATION ? cells_backward<false, EXPECTATION>(node, index, t, place)
-                                       : cells_backward<false, NONE>(node, index, t, place);
+        cells_backward(node, index, t, place);
         place.barrier->wait();
-        const i64 rows = place.rows.last - place.rows.first, r0 = place.rows.first;
-        const i64 split = node.input_grad ? node.padded_inputs / W : 0, vectors = split + node.padded / W;
-        const Operand<T> dz{at<T>(static_cast<const void*>(node.z), t * node.z_step + r0 * 4 * node.padded), 4 * node.padded,
-                            4 * node.padded};
-        const Target<T> target{at<T>(w.gather, r0 * w.gather_ld),          w.gather_ld, false, split,
-                               at<T>(w.d_h[node.slot], r0 * node.padded), node.padded, true};
-        multiply(rows, &dz, 1, node.backward_panels, node.backward_tiles, vectors, target, place);
+        products_backward(node, t, place);
         place.barrier->wait();
         if (!node.input_grad) return;
         pass_input_gradient(node, index, t, place);
@@ -374,59 +461,91 @@ struct Window {
         const i64 count = rows.last - rows.first;
         for (i64 n = 0; n < w.nodes; n++) {
             const fs_node& node = w.node[n];
-            std::memset(at<T>(node.z, t * node.z_step + rows.first * 4 * node.padded), 0, sizeof(T) * count * 4 * node.padded);
+            const i64 size = node.blocks * node.padded;
+            std::memset(at<T>(node.z, t * node.z_step + rows.first * size), 0, sizeof(T) * count * size);
         }
         if (w.d_x) std::memset(at<T>(w.d_x, (t * w.rows + rows.first) * w.inputs), 0, sizeof(T) * count * w.inputs);
+    }
+
+    // No gradient passes to the steps before a new start. A row's gradients are read next by the thread that clears them.
+    void reset_backward(i64 t, const Place& place) const {
+        const Range rows = place.my_rows();
+        if (!any_anew(t, rows)) return;
+        for (i64 n = 0; n < w.nodes; n++) {
+            const fs_node& node = w.node[n];
+            for (i64 r = rows.first; r < rows.last; r++)
+                if (anew(t, r))
+                    for (void* grad : {w.d_h[node.slot], w.d_c[node.slot]}) clear(grad, r * node.padded, node.padded);
+        }
     }
 
     void backward(const Place& place) const {
         const i64 end = this->end(place.rows);
         for (i64 t = w.last - 1; t >= w.first; t--) {
-            if (t >= end)
+            if (t >= end) {
                 idle_backward(t, place);
-            else
+            } else {
                 for (i64 n = w.nodes - 1; n >= 0; n--) step_backward(w.node[n], n, t, place);
+                reset_backward(t, place);
+            }
         }
     }
 
     // ------------------------------------------------------------ preparation
 
-    void vectors(const fs_node& node) const {
-        const Parameters<T> p(at<T>(node.vectors, 0), node.padded);
-        auto copy = [&](T* to, const void* from, i64 blocks) {
-            std::memset(to, 0, sizeof(T) * blocks * node.padded);
-            if (!from) return;
-            for (i64 b = 0; b < blocks; b++)
-                std::memcpy(to + b * node.padded, at<T>(from, b * node.hidden), sizeof(T) * node.hidden);
-        };
-        copy(p.bias, node.bias, 4);
-        copy(p.gate_gain, node.gate_gain, 4);
-        copy(p.gate_shift, node.gate_shift, 4);
-        copy(p.cell_gain, node.cell_gain, 1);
-        copy(p.cell_shift, node.cell_shift, 1);
+    // The matrices of one product of a node, of x, of h or of both.
+    struct Factors {
+        Matrix<T> matrices[2];
+        int count;
+        i64 blocks;
+        void *forward_panels, *backward_panels, *forward_tiles, *backward_tiles;
+    };
+
+    static int factors(const fs_node& node, Factors* found) {
+        const Matrix<T> x{at<T>(node.w_x, 0), node.inputs, node.x_rows}, h{at<T>(node.w_h, 0), node.hidden, node.h_rows};
+        if (joint(node)) {
+            found[0] = {{x, h}, 2, node.blocks, node.forward_panels, node.backward_panels, node.forward_tiles, node.backward_tiles};
+            return 1;
+        }
+        found[0] = {{h, h}, 1, node.h_blocks, node.forward_panels_h, node.backward_panels_h, node.forward_tiles_h, node.backward_tiles_h};
+        found[1] = {{x, x}, 1, node.x_blocks, node.forward_panels, node.backward_panels, node.forward_tiles, node.backward_tiles};
+        return node.inputs ? 2 : 1;
     }
 
     void prepare(int thread, int threads, bool backward) const {
         for (i64 n = 0; n < w.nodes; n++) {
             const fs_node& node = w.node[n];
-            if (n % threads == thread) vectors(node);
-            const T *w_x = at<T>(node.w_x, 0), *w_h = at<T>(node.w_h, 0);
-            if (backward) {
-                const i64 padded_inputs = node.input_grad ? node.padded_inputs : 0;
-                const Range p = share(panels_of((padded_inputs + node.padded) / W), thread, threads);
-                pack_backward<T>(w_x, node.inputs, padded_inputs, w_h, node.hidden, node.padded,
-                                 at<T>(node.backward_panels, 0), p.first, p.last);
-                const i64 depth = 4 * node.padded;
-                pack_tiles(node.backward_panels, node.backward_tiles, (padded_inputs + node.padded) / W, &depth, 1, p);
-                const i64 size = Parameters<T>::SIZE * node.padded;
-                const Range sums = share(w.threads, thread, threads);
-                for (i64 i = sums.first; i < sums.last; i++) std::memset(at<T>(node.d_parameters, i * size), 0, sizeof(T) * size);
-            } else {
-                const Range p = share(panels_of(4 * node.padded / W), thread, threads);
-                pack_forward<T>(w_x, node.inputs, w_h, node.hidden, node.padded, at<T>(node.forward_panels, 0), p.first, p.last);
-                const i64 depths[2] = {node.inputs, node.hidden};
-                pack_tiles(node.forward_panels, node.forward_tiles, 4 * node.padded / W, depths, 2, p);
+            if (n % threads == thread)
+                lay_out<T>(at<T>(node.vectors, 0), node.vector_blocks, node.hidden, node.padded, node.parameters, node.places);
+            Factors found[2];
+            const int count = factors(node, found);
+            for (int f = 0; f < count; f++) {
+                Factors& product = found[f];
+                const Matrix<T>* matrices = product.matrices;
+                if (backward) {
+                    if (matrices[0].w == node.w_x && !node.input_grad) {  // x comes first
+                        if (product.count == 1) continue;
+                        matrices++, product.count--;
+                    }
+                    i64 vectors = 0, depth = product.blocks * node.padded;
+                    for (int m = 0; m < product.count; m++) vectors += (matrices[m].k + W - 1) / W;
+                    const Range p = share(panels_of(vectors), thread, threads);
+                    pack_backward<T>(matrices, product.count, product.blocks, node.hidden, node.padded,
+                                     at<T>(product.backward_panels, 0), p.first, p.last);
+                    pack_tiles(product.backward_panels, product.backward_tiles, vectors, &depth, 1, p);
+                } else {
+                    const i64 vectors = product.blocks * node.padded / W;
+                    const Range p = share(panels_of(vectors), thread, threads);
+                    pack_forward<T>(matrices, product.count, product.blocks, node.hidden, node.padded,
+                                    at<T>(product.forward_panels, 0), p.first, p.last);
+                    const i64 depths[2] = {matrices[0].k, matrices[1].k};
+                    pack_tiles(product.forward_panels, product.forward_tiles, vectors, depths, product.count, p);
+                }
             }
+            if (!backward) continue;
+            const i64 size = node.vector_blocks * node.padded;
+            const Range sums = share(w.threads, thread, threads);
+            for (i64 i = sums.first; i < sums.last; i++) std::memset(at<T>(node.d_parameters, i * size), 0, sizeof(T) * size);
         }
     }
 
@@ -465,7 +584,12 @@ struct Call {
 
     template <void (*BODY)(Call&, int, int)>
     static void run(Call& call, int threads) {
-        parallel([](void* p, int thread, int count) { BODY(*static_cast<Call*>(p), thread, count); }, &call, threads);
+        parallel(
+            [](void* p, int thread, int count) {
+                const FlushDenormals flush;
+                BODY(*static_cast<Call*>(p), thread, count);
+            },
+            &call, threads);
     }
     static void prepare(Call& call, int thread, int threads) { call.window.prepare(thread, threads, call.backward); }
     static void loop(Call& call, int thread, int threads) {
