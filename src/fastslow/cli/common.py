@@ -34,7 +34,7 @@ Run = Annotated[
     tyro.conf.arg(
         aliases=["-m"],
         metavar="RUN",
-        help_behavior_hint="(default: english, in the box; without it the newest in runs/)",
+        help_behavior_hint="(default: the bundled english; without it the newest in runs/)",
     ),
 ]
 Device = Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: a GPU if there is one)")]
@@ -63,7 +63,7 @@ def messages() -> Console:
 
 
 def note(message: str) -> None:
-    """A line for the reader that is no result, on stderr."""
+    """A message on stderr: results go to stdout."""
     print(f"fastslow: {message}", file=sys.stderr)
 
 
@@ -86,7 +86,7 @@ def find_device(name: str | None) -> torch.device:
         reason = str(error).strip().splitlines()[0].rstrip(".")[:160]
         raise OptionError(f"device {name!r} cannot be used: {reason}; try --device cpu") from error
     if device.type == "meta":
-        raise OptionError("device 'meta' holds no numbers; try --device cpu")
+        raise OptionError("device 'meta' holds no data; try --device cpu")
     return device
 
 
@@ -101,7 +101,7 @@ def check_backend(name: str) -> None:
 
 
 def load_model(name: str | None, device: str | None = None, backend: str = "auto") -> CharLM:
-    """The model called `name` (a run's folder, or one in the box), or `latest_model`. Raises FastslowError."""
+    """The model called `name` (a run's folder, or a bundled one), or `latest_model`. Raises FastslowError."""
     if name is None:
         name = latest_model()
     check_path(name)
@@ -112,18 +112,18 @@ def load_model(name: str | None, device: str | None = None, backend: str = "auto
     return CharLM.from_pretrained(name, device=where, backend=backend)
 
 
-# Two rules for a command that was given no model. What looks at what was trained (sample, evaluate) takes the newest
-# run here, and the model in the box where there is none. What works on files (score, compress) takes the model in the
-# box: a text scores the same, and an archive decodes, in whatever folder one stands.
+# Two rules for a command that was given no model. Commands about what was trained (sample, evaluate) take the newest
+# run here, and the bundled model if there is none. Commands about files (score, compress) take the bundled model: a
+# text scores the same, and an archive decodes, whatever the working directory.
 
 
 def latest_model(quiet: bool = False) -> str:
-    """The newest run's folder, else that of the model in the box; a note says which. Without both OptionError."""
+    """The newest run's folder, else that of the bundled model; a note says which. Without both OptionError."""
     return _boxed(quiet) if not _runs() and default_model() is not None else _newest(quiet)
 
 
 def model_for_files(quiet: bool = False) -> str:
-    """The folder of the model in the box, else the newest run's; a note says which. Without both OptionError."""
+    """The folder of the bundled model, else the newest run's; a note says which. Without both OptionError."""
     return _newest(quiet) if default_model() is None else _boxed(quiet)
 
 
@@ -138,7 +138,7 @@ def _boxed(quiet: bool) -> str:
     folder = default_model()
     assert folder is not None
     if not quiet:
-        note(f"model: {shown_name(folder)}, the one in the box ({weights_text(folder)})")
+        note(f"model: {shown_name(folder)}, the bundled one ({weights_text(folder)})")
     return str(folder)
 
 
@@ -151,7 +151,7 @@ def weights_text(folder: Path) -> str:
 
 
 def check_path(name: str) -> None:
-    """Raises OptionError for a missing folder, unless it can be a name on a model hub or of a model in the box."""
+    """Raises OptionError for a missing folder, unless it can be a name on a model hub or of a bundled model."""
     if packaged(name) is not None:
         return
     looks_local = name.startswith((".", "/", "~", f"{RUNS}/")) or name.endswith("/") or name.count("/") != 1
@@ -176,7 +176,7 @@ def _runs() -> list[Path]:
 
 def _known_runs() -> str:
     names = sorted(str(path.parent) for path in RUNS.glob("*/config.json"))
-    boxed = f"; in the box: {', '.join(packaged_models())}" if packaged_models() else ""
+    boxed = f"; bundled: {', '.join(packaged_models())}" if packaged_models() else ""
     if not names:
         return f"train one with `fastslow demo` or `fastslow train FILE`{boxed}"
     more = f" and {len(names) - 6} more" if len(names) > 6 else ""
@@ -196,7 +196,7 @@ def print_json(value: Any) -> None:
 
 
 def use_few_threads(lm: CharLM) -> None:
-    """One thread for one stream through a small network on a CPU: more would wait for each other most of the time."""
+    """One thread for one stream through a small network on a CPU: more would mostly wait for each other."""
     import torch
 
     if lm.device.type == "cpu" and lm.num_parameters < SMALL_MODEL:
