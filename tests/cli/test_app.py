@@ -141,7 +141,7 @@ def test_an_interruption(failing: Any, capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_a_reader_that_goes_away_is_no_error(model: Path, text: Path) -> None:
-    command = f"{sys.executable} -m fastslow score --model {model} {text} | head -n 1"
+    command = f"{sys.executable} -m fastslow score --predictor network --model {model} {text} | head -n 1"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, check=False)
     assert done.returncode == 141
     assert done.stderr == b""

@@ -13,6 +13,7 @@ from fastslow.models.make import exact_model
 from tests.cli.command import TEXT, TINY, error_of, output_of, save_model
 from tests.models.boxed import boxed_lm
 
+NETWORK = ("--predictor", "network")
 TOLD = "fastslow: model: english, the bundled model (4,620 weights)\n"
 
 
@@ -24,13 +25,13 @@ def ran(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[str
 
 
 def test_score_takes_it_wherever_it_runs(box: Path, text: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out, err = ran(capsys, "score", text, "--json")
+    out, err = ran(capsys, "score", text, "--json", *NETWORK)
     assert err == TOLD
-    assert json.loads(out) == json.loads(output_of(capsys, "score", text, "--json", "--model", "english"))
+    assert json.loads(out) == json.loads(output_of(capsys, "score", text, "--json", *NETWORK, "--model", "english"))
     save_model(Path("runs/new"))
-    assert ran(capsys, "score", text, "--json") == (out, TOLD)
-    assert ran(capsys, "score", text, "--json", "--model", "english") == (out, "")
-    assert ran(capsys, "score", text, "--json", "--model", "runs/new")[0] != out
+    assert ran(capsys, "score", text, "--json", *NETWORK) == (out, TOLD)
+    assert ran(capsys, "score", text, "--json", *NETWORK, "--model", "english") == (out, "")
+    assert ran(capsys, "score", text, "--json", *NETWORK, "--model", "runs/new")[0] != out
 
 
 def test_the_page_calls_it_by_its_name(box: Path, text: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -112,7 +113,7 @@ def test_info(box: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_errors_name_it(box: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "in the box: english" in error_of(capsys, "sample", "englis")
+    assert "bundled: english" in error_of(capsys, "sample", "englis")
     save_model(Path("runs/new"))
     assert error_of(capsys, "sample", "englis").endswith("there are runs/new; bundled: english")
 

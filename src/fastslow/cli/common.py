@@ -63,7 +63,7 @@ def messages() -> Console:
 
 
 def note(message: str) -> None:
-    """A line for the reader that is no result, on stderr."""
+    """A message on stderr: results go to stdout."""
     print(f"fastslow: {message}", file=sys.stderr)
 
 
@@ -196,7 +196,7 @@ def print_json(value: Any) -> None:
 
 
 def use_few_threads(lm: CharLM) -> None:
-    """One thread for one stream through a small network on a CPU: more would wait for each other most of the time."""
+    """One thread for one stream through a small network on a CPU: more would mostly wait for each other."""
     import torch
 
     if lm.device.type == "cpu" and lm.num_parameters < SMALL_MODEL:

@@ -15,15 +15,18 @@ Nothing here knows of a model.
 from __future__ import annotations
 
 from fastslow.data.alphabet import Alphabet
+from fastslow.data.encodings import Normalised, normalise
 from fastslow.data.streams import Streams, Window, random_offset, rank_columns
 from fastslow.data.text import Splits, Text, open_splits, open_text, split_fractions
 
 __all__ = [
     "Alphabet",
+    "Normalised",
     "Splits",
     "Streams",
     "Text",
     "Window",
+    "normalise",
     "open_splits",
     "open_text",
     "random_offset",
