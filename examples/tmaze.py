@@ -115,7 +115,7 @@ def learn(agent: Agent, seed: int, args: argparse.Namespace) -> list[float]:
 
 def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    sizes = {"length": 10, "envs": 32, "window": 32, "updates": 300, "size": 24, "seed": 1, "seeds": 3}
+    sizes = {"length": 6, "envs": 32, "window": 20, "updates": 200, "size": 24, "seed": 1, "seeds": 3}
     for name, default in {**sizes, "lr": 1e-2, "entropy": 0.02}.items():
         parser.add_argument(f"--{name}", type=type(default), default=default, help=f"default {default}")
     parser.add_argument("--figure", metavar="FILE", help="draw the learning curves")
