@@ -42,14 +42,14 @@ def small_demo(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_demo_shows_what_it_promises(capsys: pytest.CaptureFixture[str]) -> None:
     told = output_of(capsys, "demo")
     test = TEXT[int(0.95 * len(TEXT)) :]
-    assert f"On the last {len(test)} bytes, which it has not seen:" in told
+    assert f"On the last {len(test)} bytes, which the model has not seen:" in told
     for name, size in (("xz -9", len(lzma.compress(test, preset=9))), ("bzip2 -9", len(bz2.compress(test, 9)))):
         row = next(line for line in told.splitlines() if line.startswith(name))
         assert row.split()[2:] == [f"{8 * size / len(test):.3f}", str(size), "bytes"]
     result = json.loads(Path("runs/demo/result.json").read_text())
     row = next(line for line in told.splitlines() if line.startswith("this model"))
     assert row.split()[2] == f"{result['test']['bpc']:.3f}"
-    assert "It writes, after 'def ':\ndef " in told
+    assert "A sample, after 'def ':\ndef " in told
     assert "retrun [line.strip()" in told
     assert "The run is saved in runs/demo" in told
     assert "fastslow sample runs/demo" in told
@@ -57,7 +57,7 @@ def test_the_demo_shows_what_it_promises(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_the_model_in_the_box_reads_a_sentence(box: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = output_of(capsys, "demo", "--out", "d").splitlines()
-    at = told.index("The model in the box, english (4,620 weights), reads a sentence (--say has yours):")
+    at = told.index("The bundled model, english (4,620 weights), reads a sentence (--say for your own):")
     assert told[at + 2].endswith(demo_command.SENTENCE)
     assert any(character.isdigit() or character == "#" for character in told[at + 3])  # random weights: all surprises
     mine = output_of(capsys, "demo", "--out", "d", "--say", "né so").splitlines()
@@ -66,7 +66,7 @@ def test_the_model_in_the_box_reads_a_sentence(box: Path, capsys: pytest.Capture
 
 
 def test_without_a_box_no_sentence_is_read(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "in the box" not in output_of(capsys, "demo", "--out", "d")
+    assert "bundled model" not in output_of(capsys, "demo", "--out", "d")
     assert error_of(capsys, "demo", "--say", "A sentence.", "--out", "e") == (
         "--say needs the bundled model, and this installation has none"
     )
@@ -120,6 +120,6 @@ def test_an_interrupted_demo_says_how_to_go_on(
     monkeypatch.setattr(progress, "TrainingView", Impatient)
     assert main(["demo"]) == 130
     told = capsys.readouterr().err
-    assert told == "fastslow: stopped after update 5, saved in runs/demo; `fastslow demo` goes on\n"
+    assert told == "fastslow: stopped after update 5, saved in runs/demo; `fastslow demo` continues\n"
     assert main(["demo", "--out", "d"]) == 130
-    assert "`fastslow demo --out d` goes on" in capsys.readouterr().err
+    assert "`fastslow demo --out d` continues" in capsys.readouterr().err

@@ -102,13 +102,13 @@ def test_evaluate_takes_its_name(box: Path, text: Path, capsys: pytest.CaptureFi
 
 def test_info(box: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = output_of(capsys, "info", "english")
-    assert told.startswith("english\nin the box, 0.0 MB as integers of 16 bits; archives name it ")
+    assert told.startswith("english\nbundled, 0.0 MB as integers of 16 bits; archives name it ")
     assert f"model card: {box / 'README.md'}" in told
     found = json.loads(output_of(capsys, "info", "english", "--json"))
     assert found["in_the_box"]["archive_id"] == exact_model(boxed_lm()).id.hex()
     assert found["in_the_box"]["bytes"] == sum(path.stat().st_size for path in box.iterdir())
     assert found["parameters"] == 4620
-    assert "in the box: english (4,620 weights)" in output_of(capsys, "info")
+    assert "bundled models: english (4,620 weights)" in output_of(capsys, "info")
     assert json.loads(output_of(capsys, "info", "--json"))["in_the_box"] == ["english"]
 
 
@@ -142,7 +142,7 @@ def test_without_a_box_all_is_as_before(text: Path, capsys: pytest.CaptureFixtur
     assert wanted in capsys.readouterr().err
     assert "there is no run english" in error_of(capsys, "sample", "english")
     assert "unknown preset 'english'" in error_of(capsys, "info", "english")
-    assert "in the box: no model" in output_of(capsys, "info")
+    assert "bundled models: none" in output_of(capsys, "info")
     output_of(capsys, "train", text, *TINY, "--max-updates", 3)
     assert ran(capsys, "score", text, "--top", "1")[1].startswith(
         "fastslow: no model was named: using the newest run, runs/"

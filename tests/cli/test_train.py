@@ -38,7 +38,7 @@ def test_a_run_goes_on_with_its_own_options(text: Path, capsys: pytest.CaptureFi
     steady = [*TINY, "--max-updates", "20", "--no-anneal-by-time"]
     output_of(capsys, "train", text, *steady, "--out", "whole", "--max-time", "1h")
     told = output_of(capsys, "train", text, *steady, "--max-time", "0.000001s")
-    assert "the time is over; go on with `fastslow train --resume --out runs/tables`" in told
+    assert "the time limit is reached; continue with `fastslow train --resume --out runs/tables`" in told
     assert json.loads(json.dumps(read_record(RUN).to_json()))["train"]["max_time"] == 1e-6
     # Without any option but the one that is to change; by the text's name and by the folder's.
     told = output_of(capsys, "train", text, "--resume", "--max-time", "1h")
@@ -252,6 +252,6 @@ def test_an_interrupted_run_says_how_to_go_on(text: Path, elsewhere: Path) -> No
     assert run.returncode == 130
     last = rest.splitlines()[-1]
     assert last.startswith("fastslow: stopped after update ")
-    assert last.endswith("saved in runs/tables; go on with `fastslow train --resume --out runs/tables`")
+    assert last.endswith("saved in runs/tables; continue with `fastslow train --resume --out runs/tables`")
     assert "Traceback" not in rest
     assert "run saved in runs/tables" in output

@@ -202,7 +202,7 @@ def test_what_half_written_files_lie_around_is_not_read_and_removed(
 MISSING = {
     "run.json": ("resume", NO_RUN),
     "config.json": ("sample", NO_MODEL),
-    "checkpoint.safetensors": ("resume", "cannot go on: it has its best weights but no checkpoint.safetensors"),
+    "checkpoint.safetensors": ("resume", "cannot be resumed: it has its best weights but no checkpoint.safetensors"),
     "model.safetensors": ("sample", NO_WEIGHTS),
     "metrics.jsonl": ("", ""),
 }
@@ -230,7 +230,7 @@ def test_a_complete_run_without_its_checkpoint_is_not_made_again(undisturbed: Pa
     shutil.copytree(undisturbed, out)
     (out / "checkpoint.safetensors").unlink()
     before = {path.name: path.read_bytes() for path in out.iterdir() if path.name not in ("run.json", ".lock")}
-    with pytest.raises(ModelError, match=r"cannot go on: .*; use them as they are, or start the run again in another"):
+    with pytest.raises(ModelError, match=r"cannot be resumed: .*; use them as they are, or start the run again in another"):
         resume(out)
     assert before == {path.name: path.read_bytes() for path in out.iterdir() if path.name not in ("run.json", ".lock")}
 

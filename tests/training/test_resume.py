@@ -428,7 +428,7 @@ def test_resume_by_folder(tmp_path: Path, undisturbed: Path) -> None:
     assert [session["command"] for session in read_record(out).sessions] == ["a b", "c d", None]
     with pytest.raises(ConfigError, match="no such field"):
         resume(out, changes={"speed": 3})
-    with pytest.raises(RunError, match="handed over in Python"):
+    with pytest.raises(RunError, match="passed in Python"):
         resume(undisturbed)
 
 

@@ -84,7 +84,7 @@ def _replaced(value: Any, fields: dict[str, Any]) -> Any:
 
 def _field_parameters(value: Any) -> list[inspect.Parameter]:
     """A parameter for each field of a dataclass, with its value as the default."""
-    hints, told = get_type_hints(type(value)), field_help(type(value))
+    hints, helps = get_type_hints(type(value)), field_help(type(value))
     kind = inspect.Parameter.KEYWORD_ONLY
     return [
         inspect.Parameter(
@@ -94,7 +94,7 @@ def _field_parameters(value: Any) -> list[inspect.Parameter]:
             annotation=Annotated[
                 hints[field.name],
                 tyro.conf.arg(
-                    help=told.get(field.name, ""),
+                    help=helps.get(field.name, ""),
                     metavar=_METAVARS.get(hints[field.name]),
                     help_behavior_hint=_DEFAULTS.get(repr(getattr(value, field.name))),
                 ),
@@ -112,19 +112,19 @@ _METAVARS: dict[Any, str] = {int: "N", int | None: "N", float: "X", float | None
 
 def field_help(kind: type) -> dict[str, str]:
     """What a class's docstring says of its fields, in paragraphs that begin `name: ` or `name, other: `."""
-    told: dict[str, str] = {}
+    helps: dict[str, str] = {}
     names: list[str] = []
     for line in inspect.cleandoc(kind.__doc__ or "").splitlines():
         match = re.match(r"([a-z]\w*(?:, [a-z]\w*)*): (.*)", line)
         if match:
             names = match[1].split(", ")
-            told.update(dict.fromkeys(names, match[2]))
+            helps.update(dict.fromkeys(names, match[2]))
         elif line.startswith(" "):
             for name in names:
-                told[name] += " " + line.strip()
+                helps[name] += " " + line.strip()
         else:
             names = []
-    return told
+    return helps
 
 
 def _sentence(box: str) -> str:

@@ -160,8 +160,8 @@ def _compare(console: Console, text: Text, test: Evaluation) -> None:
     best = min(bits for _, bits, _ in rows)
     table = Table("", "bits per character", "", box=None, pad_edge=False)
     table.columns[1].justify = "right"
-    for name, bits, told in rows:
-        table.add_row(name, f"{bits:.3f}", told, style="bold" if bits == best else "")
+    for name, bits, what in rows:
+        table.add_row(name, f"{bits:.3f}", what, style="bold" if bits == best else "")
     console.print(f"On the last {len(data):,} bytes, which the model has not seen:")
     console.print(table)
     console.print(f"({test.protocol}; the compressors get the same bytes and nothing else)", soft_wrap=True)

@@ -55,16 +55,16 @@ def info(
     """
     where = find_device(device)
     if name is None:
-        told = _installation(where)
-        print_json(told) if json else _print_installation(told)
+        facts = _installation(where)
+        print_json(facts) if json else _print_installation(facts)
         return
     if name not in PRESETS and (os.sep in name or Path(name).exists() or packaged(name) is not None):
         config, recipe, about = _of_run(name)
     else:
         preset = find_preset(name)
         config, recipe, about = preset_config(preset), preset.train, {"preset": name, "summary": preset.summary}
-    told = {**about, **describe_model(config, recipe, where)}
-    print_json(told) if json else _print_model(told)
+    facts = {**about, **describe_model(config, recipe, where)}
+    print_json(facts) if json else _print_model(facts)
 
 
 def preset_config(preset: Preset) -> LMConfig:
@@ -110,7 +110,7 @@ def describe_model(config: LMConfig, recipe: TrainConfig | None, device: torch.d
 
     lm = CharLM(config, device="meta")
     sizes = {name: tuple(value.shape) for name, value in lm.named_parameters()}
-    told: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "parameters": lm.num_parameters,
         "bytes_fp32": 4 * lm.num_parameters,
         "network": config.options_json(),
@@ -120,10 +120,10 @@ def describe_model(config: LMConfig, recipe: TrainConfig | None, device: torch.d
         "streaming_engine": _engine(lm, device, 1, 1, training=False),
     }
     if recipe is not None:
-        told["recipe"] = recipe.to_json()
-        told["training_engine"] = _engine(lm, device, recipe.window, recipe.batch, training=True)
-        told["training_bytes"] = _training_bytes(lm, recipe)
-    return told
+        facts["recipe"] = recipe.to_json()
+        facts["training_engine"] = _engine(lm, device, recipe.window, recipe.batch, training=True)
+        facts["training_bytes"] = _training_bytes(lm, recipe)
+    return facts
 
 
 def _wiring(lm: CharLM) -> list[dict[str, Any]]:
@@ -220,64 +220,66 @@ def _sizes(model: ModelOptions) -> str:
     return f"{model.architecture}-{model.depth}, {model.hidden_size}"
 
 
-def _print_installation(told: dict[str, Any]) -> None:
+def _print_installation(facts: dict[str, Any]) -> None:
     console = output()
-    machine = told["machine"]
-    print(", ".join(f"{name} {version}" for name, version in told["versions"].items()))
+    machine = facts["machine"]
+    print(", ".join(f"{name} {version}" for name, version in facts["versions"].items()))
     cores, threads = plural(machine["cores"] or 1, "core"), plural(machine["threads"], "thread")
     print(f"{machine['processor']}, {cores}, {threads}; {machine['system']}")
-    print(f"GPUs: {', '.join(told['gpus']) or 'none'}; default device {told['device']}")
-    print(f"\nengines, fastest first, for training the demo preset on {told['device']}:")
-    for name, state in told["engines"].items():
+    print(f"GPUs: {', '.join(facts['gpus']) or 'none'}; default device {facts['device']}")
+    print(f"\nengines, fastest first, for training the demo preset on {facts['device']}:")
+    for name, state in facts["engines"].items():
         print(f"  {name:<10} {state}")
     print()
     table = Table("preset", "parameters", "network", "corpus", box=None, pad_edge=False)
     table.columns[1].justify = "right"
-    for name, preset in told["presets"].items():
+    for name, preset in facts["presets"].items():
         table.add_row(name, f"{preset['parameters']:,}", preset["network"], preset["corpus"])
     console.print(table)
     boxed = [f"{name} ({weights_text(folder)})" for name, folder in packaged_models().items()]
     print(f"\nbundled models: {', '.join(boxed) or 'none'}")
-    print(f"runs: {', '.join(told['runs']) or 'none in runs/ yet'}")
+    print(f"runs: {', '.join(facts['runs']) or 'none in runs/ yet'}")
 
 
-def _print_model(told: dict[str, Any]) -> None:
-    if "summary" in told:
-        print(f"{told['preset']}: {told['summary']}")
+def _print_model(facts: dict[str, Any]) -> None:
+    if "summary" in facts:
+        print(f"{facts['preset']}: {facts['summary']}")
     else:
-        print(told.get("run") or told.get("model"))
-    if "in_the_box" in told:
-        box = told["in_the_box"]
+        print(facts.get("run") or facts.get("model"))
+    if "in_the_box" in facts:
+        box = facts["in_the_box"]
         print(f"bundled, {_megabytes(box['bytes'])} as integers of 16 bits; archives name it {box['archive_id'][:16]}")
         print(f"model card: {box['card']}")
-    _print_run(told)
-    print(f"\n{told['parameters']:,} parameters, {_megabytes(told['bytes_fp32'])} in fp32; {told['alphabet']} symbols")
-    rates = {name: told["network"][name] for name in ("dropout", "zoneout_h", "zoneout_c")}
+    _print_run(facts)
+    print(
+        f"\n{facts['parameters']:,} parameters, {_megabytes(facts['bytes_fp32'])} in fp32; {facts['alphabet']} symbols"
+    )
+    rates = {name: facts["network"][name] for name in ("dropout", "zoneout_h", "zoneout_c")}
     shown = [f"{name} {value:g}" for name, value in rates.items() if value]
-    print(f"embedding {told['network']['embedding_size']}" + "".join(f", {rate}" for rate in shown))
+    print(f"embedding {facts['network']['embedding_size']}" + "".join(f", {rate}" for rate in shown))
     print("\none step, in order:")
     table = Table("cell", "state", "size", "reads", "parameters", box=None, pad_edge=False)
     for column in (2, 4):
         table.columns[column].justify = "right"
-    for node in told["wiring"]:
+    for node in facts["wiring"]:
         table.add_row(
             node["cell"], node["state"], str(node["size"]), node["reads"] or "nothing", f"{node['parameters']:,}"
         )
     output().print(table)
-    if "recipe" in told:
-        _print_recipe(told)
-    _print_engine("one step at a time", told["streaming_engine"])
+    if "recipe" in facts:
+        _print_recipe(facts)
+    _print_engine("one step at a time", facts["streaming_engine"])
 
 
-def _print_run(told: dict[str, Any]) -> None:
-    if "data" not in told:
+def _print_run(facts: dict[str, Any]) -> None:
+    if "data" not in facts:
         return
-    if told.get("started"):
-        print(f"started {told['started']}" + (f" by `{told['command']}`" if told.get("command") else ""))
-    for part, text in told["data"].items():
+    if facts.get("started"):
+        print(f"started {facts['started']}" + (f" by `{facts['command']}`" if facts.get("command") else ""))
+    for part, text in facts["data"].items():
         if text:
             print(f"  {part:<6} {text['bytes']:,} bytes of {text['name']}")
-    result = told["result"]
+    result = facts["result"]
     if result is None:
         print("not finished: `fastslow train --resume --out DIR` continues it")
         return
@@ -289,8 +291,8 @@ def _print_run(told: dict[str, Any]) -> None:
     )
 
 
-def _print_recipe(told: dict[str, Any]) -> None:
-    recipe, memory = told["recipe"], told["training_bytes"]
+def _print_recipe(facts: dict[str, Any]) -> None:
+    recipe, memory = facts["recipe"], facts["training_bytes"]
     ends = [plural(recipe["epochs"], "epoch")]
     if recipe["max_updates"] is not None:
         ends.append(plural(recipe["max_updates"], "update"))
@@ -304,12 +306,12 @@ def _print_recipe(told: dict[str, Any]) -> None:
         f"memory: {_megabytes(memory['weights_gradients_adam'])} for weights, gradients and optimizer state, "
         f"at least {_megabytes(memory['window'])} for a window"
     )
-    _print_engine("training", told["training_engine"])
+    _print_engine("training", facts["training_engine"])
 
 
-def _print_engine(what: str, told: dict[str, Any]) -> None:
-    print(f"engine, {what} on {told['device']}: {told['engine']}")
-    for name, reason in told["refused"].items():
+def _print_engine(what: str, facts: dict[str, Any]) -> None:
+    print(f"engine, {what} on {facts['device']}: {facts['engine']}")
+    for name, reason in facts["refused"].items():
         print(f"  not {name}: {reason}")
 
 

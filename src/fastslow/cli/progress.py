@@ -34,7 +34,7 @@ class TrainingView:
                 SpinnerColumn(),
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=None),
-                TextColumn("{task.fields[told]}"),
+                TextColumn("{task.fields[text]}"),
                 _Left(),
                 console=self._console,
                 expand=True,
@@ -80,10 +80,10 @@ class TrainingView:
         self._say(f"{event.parameters:,} parameters on {event.device}, engine {engine}; {texts}")
         self._say(f"run folder {event.out}" + (f", continuing after update {event.update:,}" if event.update else ""))
         if self._bar is not None:
-            self._training = self._bar.add_task("train", total=1.0, told="", left=None)
+            self._training = self._bar.add_task("train", total=1.0, text="", left=None)
 
     def _updated(self, event: Updated) -> None:
-        told = (
+        text = (
             f"update {event.update:,}/{event.total_updates:,}  epoch {event.epoch:.2f}  "
             f"BPC {event.bpc:.3f}{self._valid}  {speed(event.characters_per_second)}"
         )
@@ -91,17 +91,17 @@ class TrainingView:
             # As far as time goes, which may end the run before its updates are done.
             spent, left = time.monotonic() - self._begun, event.seconds_left
             part = spent / (spent + left) if left is not None and spent + left > 0 else 0.0
-            self._bar.update(self._training, completed=part, told=told, left=left)
+            self._bar.update(self._training, completed=part, text=text, left=left)
         elif self._bar is None and time.monotonic() - self._line_at >= SECONDS_BETWEEN_LINES:
             self._line_at = time.monotonic()
-            self._say(f"{told}  {duration(event.seconds_left)} left")
+            self._say(f"{text}  {duration(event.seconds_left)} left")
 
     def _evaluating(self, event: Evaluating) -> None:
         if self._bar is None:
             return
         name = "validate" if event.part == "valid" else "test"
         if self._evaluation is None:
-            self._evaluation = self._bar.add_task(name, total=event.total, told="", left=None)
+            self._evaluation = self._bar.add_task(name, total=event.total, text="", left=None)
         self._bar.update(self._evaluation, completed=event.done, total=event.total)
         if event.done >= event.total:
             self._close_evaluation()
@@ -143,7 +143,7 @@ class CountingView:
             self._bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),
-                TextColumn("{task.fields[told]}"),
+                TextColumn("{task.fields[text]}"),
                 console=self._console,
                 transient=True,
                 refresh_per_second=5,
@@ -162,18 +162,18 @@ class CountingView:
         if self._bar is None:
             return
         if self._task is None:
-            self._task = self._bar.add_task(self._description, total=total, told="")
+            self._task = self._bar.add_task(self._description, total=total, text="")
         if description is not None and description != self._description:
             self._description, self._begun = description, time.monotonic()
-            self._bar.reset(self._task, description=description, told="")
+            self._bar.reset(self._task, description=description, text="")
         seconds = time.monotonic() - self._begun
         rate = done / seconds if seconds > 0 else 0.0
-        told = f"{done:,}" + (f" of {total:,}" if total else "") + f" {self._unit}"
+        text = f"{done:,}" + (f" of {total:,}" if total else "") + f" {self._unit}"
         if rate > 0:
-            told += f", {rate:,.0f} per second"
+            text += f", {rate:,.0f} per second"
             if total:
-                told += f", {duration((total - done) / rate)} left"
-        self._bar.update(self._task, completed=done, total=total, told=told)
+                text += f", {duration((total - done) / rate)} left"
+        self._bar.update(self._task, completed=done, total=total, text=text)
 
 
 def duration(seconds: float | None) -> str:
