@@ -126,7 +126,9 @@ def test_no_two_folders_of_a_package_import_each_other_by_any_way() -> None:
             others = (o for o in imported(path) if o in inside)
             imports[own] |= {room(other, package) for other in others} - {own}
         found |= circles(imports)
-    new = [sorted(names) for names in found if not names <= KNOWN_CIRCLE]
+    # Of files alone the test above tells.
+    with_folders = (names for names in found if not all(name.endswith(".py") for name in names))
+    new = [sorted(names) for names in with_folders if not names <= KNOWN_CIRCLE]
     assert not new, f"circles: {new}"
 
 
