@@ -34,9 +34,8 @@ def given(case: Case, name: str, inputs: Inputs, keep: bool) -> tuple[Any, ...]:
     noise = inputs.noises[0]
     fields = [field for field in flat_weights(weights) if field is not None]
     key, first_step, first_row = (None, 0, 0) if noise is None else noise
-    return (
-        program, inputs.xs[0], flat_states(inputs.state), fields, key, inputs.lengths, None, first_step, first_row, keep,
-    )  # fmt: skip
+    states = flat_states(inputs.state)
+    return program, inputs.xs[0], states, fields, key, inputs.lengths, None, first_step, first_row, keep
 
 
 def backward_arguments(case: Case, name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, ...]:
@@ -102,7 +101,7 @@ def test_opcheck_of_a_step() -> None:
 def test_results_are_row_major_and_share_no_memory(name: str) -> None:
     for case in (CASES["fs2"], CASES["fs2-odd"]):
         args = backward_arguments(case, name)
-        _, x, weights, *rest = args
+        _, x, weights, *_ = args
         forward = detached(arguments(case, name))
         y, final, memory = overload(name)(*forward)
         gradients = overload(f"{name}_backward")(*args)
@@ -179,7 +178,7 @@ def test_autocast_leaves_types_to_the_engine() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_vmap_of_an_operator_is_refused(name: str) -> None:
     program, x, *rest = detached(arguments(CASES["fs2"], name))
-    with pytest.raises(RuntimeError, match="has no rule for torch.func.vmap: call the layer"):
+    with pytest.raises(RuntimeError, match=r"has no rule for torch\.func\.vmap: call the layer"):
         torch.func.vmap(lambda x: overload(name)(program, x, *rest)[0])(x.unsqueeze(0))
 
 
@@ -207,8 +206,7 @@ def test_gradients_of_gradients(case: Case, name: str) -> None:
         y, final, _ = overload(name)(program, x, tensors[: len(states)], tensors[len(states) :], *rest)
         return (y, *final)
 
-    leaves = [x[:1], *states, *weights]
-    leaves = [leaf.detach().requires_grad_() for leaf in leaves]
+    leaves = [leaf.detach().clone().requires_grad_() for leaf in (x[:1], *states, *weights)]
     assert torch.autograd.gradgradcheck(function, leaves, fast_mode=True, atol=1e-5)
 
 

@@ -12,7 +12,13 @@ import pytest
 from fastslow.backends.native.library import library
 from tests.layers.looked_at import CASES
 
-SLOW = ("compiled_with_any_sizes", "compiled_by_inductor", "ahead_of_time_inductor")
+SLOW = (
+    "compiled_by_inductor",
+    "ahead_of_time_inductor",
+    "data_parallel_compiled",
+    "spawned",
+)
+"""A compiler at work, or another interpreter: each takes many seconds."""
 pytestmark = [
     pytest.mark.skipif(isinstance(library(), str), reason=f"no native library: {library()}"),
     pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),

@@ -87,6 +87,8 @@ def call(
     given = [field.contiguous() for field in flat_weights(weights) if field is not None]
     leaves = flat_states(states)
     keep = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *leaves, *given))
+    if keep and not torch.compiler.is_compiling():  # a state may come from inference mode, which autograd cannot save
+        leaves = [leaf.clone() if leaf.is_inference() else leaf for leaf in leaves]
     key, first_step, first_row = (None, 0, 0) if noise is None else noise
     y, final, _ = getattr(torch.ops.fastslow, name).default(
         program, x.contiguous(), leaves, given, key, lengths, resets, first_step, first_row, keep

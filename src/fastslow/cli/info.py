@@ -183,14 +183,14 @@ def _problem(lm: CharLM, device: torch.device, steps: int, rows: int, *, trainin
 def _installation(device: torch.device) -> dict[str, Any]:
     import torch
 
-    from fastslow.backends import ENGINES, engine
+    from fastslow.backends import ENGINES, objection
     from fastslow.lm import CharLM, parameter_count
     from fastslow.training.folder import machine, versions
 
     preset = PRESETS["demo"]
     lm = CharLM(preset_config(preset), device="meta")
     problem = _problem(lm, device, preset.train.window, preset.train.batch, training=True)
-    refusals = {name: engine(name).refusal(problem) for name in ENGINES}
+    refusals = {name: objection(name, problem) for name in ENGINES}
     engines = {name: "runs" if reason is None else f"no: {reason}" for name, reason in refusals.items()}
     presets = {
         name: {

@@ -332,7 +332,7 @@ class WiredRNN(Pretrained):
     def backend_for(self, x: Tensor | PackedSequence) -> Choice:
         """The engine that would run `x` now, and why no faster one would."""
         steps, _, _ = to_steps(x, self.input_size, self.batch_first, None)
-        return choose(self._problem(steps, self.weights()), self.backend)
+        return choose(self._problem(steps), self.backend)
 
     def _window(
         self, x: Tensor, state: Any, batched: bool, lengths: Tensor | None, resets: Tensor | None = None
@@ -410,7 +410,8 @@ class WiredRNN(Pretrained):
                         f"on {weight.device}: move the layer to the device of x, and give all of it one type"
                     )
 
-    def _problem(self, x: Tensor, weights: Sequence[Any]) -> Problem:
+    def _problem(self, x: Tensor, weights: Sequence[Any] | None = None) -> Problem:
+        weights = self.weights() if weights is None else weights
         device = x.device
         autocast = device.type != "meta" and torch.is_autocast_enabled(device.type)
         return Problem(
