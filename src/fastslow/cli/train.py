@@ -50,6 +50,9 @@ def train(
     alphabet: Annotated[
         Literal["bytes", "text"] | None, tyro.conf.arg(metavar="{bytes,text}", help_behavior_hint="")
     ] = None,
+    documents: Annotated[
+        Literal["files", "lines"] | None, tyro.conf.arg(metavar="{files,lines}", help_behavior_hint="")
+    ] = None,
     device: Annotated[
         str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: a GPU if there is one)")
     ] = None,
@@ -76,6 +79,7 @@ def train(
         corpus: train on a public corpus instead of files: ptb, enwik8, text8, or stdlib
         protocol: of the corpus; ptb has raw (the paper's) and char
         alphabet: all 256 bytes (default for files), or the symbols of the training text (default for corpora)
+        documents: each file, or each line, is a document of its own, read from a zero state
         device: where to compute, such as cpu or cuda:1; when resumed, the run's
         backend: the engine, or auto; when resumed, the run's
         json: print the result as JSON
@@ -90,14 +94,16 @@ def train(
         folder = out or _default_out(texts, preset, corpus)
         record = read_record(folder)
         source = (
-            record.source if not (texts or corpus) else _source(texts, preset, valid, test, corpus, protocol, alphabet)
+            record.source
+            if not (texts or corpus)
+            else _source(texts, preset, valid, test, corpus, protocol, alphabet, documents)
         )
         if source is None:
             raise OptionError(f"{folder} was trained on a text that was handed over in Python: resume it there")
         model, recipe = model or record.model, recipe or record.train
         where, engine = device or record.device, backend or record.backend
     else:
-        source = _source(texts, preset, valid, test, corpus, protocol, alphabet)
+        source = _source(texts, preset, valid, test, corpus, protocol, alphabet, documents)
         folder = out or _default_out(texts, preset, corpus)
         model, recipe = model or started.model, recipe or started.train
         where, engine = device or "auto", backend or "auto"
@@ -184,11 +190,18 @@ def _source(
     corpus: str | None,
     protocol: str | None,
     alphabet: Literal["bytes", "text"] | None,
+    documents: Literal["files", "lines"] | None = None,
 ) -> DataSource:
     """Files where there are any, else the corpus that was named, else the preset's."""
     if texts:
         return DataSource(
-            texts=tuple(texts), valid=valid, test=test, corpus=corpus, protocol=protocol, alphabet=alphabet or "bytes"
+            texts=tuple(texts),
+            valid=valid,
+            test=test,
+            corpus=corpus,
+            protocol=protocol,
+            alphabet=alphabet or "bytes",
+            documents=documents,
         )
     if corpus is None:
         if preset is None:
@@ -199,7 +212,8 @@ def _source(
             raise OptionError("--valid and --test need files to train on")
         found = find_preset(preset)
         corpus, alphabet = found.corpus, alphabet or _alphabet(found.alphabet)
-    return DataSource(valid=valid, test=test, corpus=corpus, protocol=protocol, alphabet=alphabet or "text")
+    alphabet = alphabet or "text"
+    return DataSource(valid=valid, test=test, corpus=corpus, protocol=protocol, alphabet=alphabet, documents=documents)
 
 
 def _alphabet(name: str) -> Literal["bytes", "text"]:
@@ -245,6 +259,8 @@ def prepare(arguments: list[str]) -> tuple[list[str], dict[str, Any]]:
     wanted = _value(arguments, "--architecture")
     if wanted in ("stacked", "sequential") and model.architecture == "fs-lstm":
         model = replace(model, architecture="stacked" if wanted == "stacked" else "sequential", slow_size=None)
+    if _value(arguments, "--cell") == "gru" and model.cell == "lstm":
+        model = replace(model, cell="gru", zoneout_c=0.0)  # it has no c
     return arguments, {"model": model, "recipe": recipe}
 
 

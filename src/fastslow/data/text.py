@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastslow.data.alphabet import UInt8Array, as_bytes_array
 from fastslow.errors import DataError, os_reason
@@ -32,11 +33,13 @@ class Text:
 
     ``data``: ``uint8`` (N,), read-only; a ``np.memmap`` when it is one file on the disk.  ``name`` is what
     messages and run records call it.  ``paths`` are the files it came from, none for a text made in memory.
+    ``starts``: where each of its files begins.
     """
 
     data: UInt8Array
     name: str
     paths: tuple[Path, ...] = ()
+    starts: tuple[int, ...] = (0,)
 
     @classmethod
     def of(cls, data: bytes | bytearray | memoryview | UInt8Array, name: str) -> Text:
@@ -48,7 +51,15 @@ class Text:
 
     def part(self, start: int, stop: int, name: str) -> Text:
         """The bytes from ``start`` to ``stop`` as a text of its own, without a copy."""
-        return Text(self.data[start:stop], name, self.paths)
+        return Text(
+            self.data[start:stop], name, self.paths, tuple(at - start for at in self.starts if start <= at < stop)
+        )
+
+    def documents(self, kind: str) -> NDArray[np.int64]:
+        """Where its documents begin, in order: its files, by ``kind`` "files", or its lines, by "lines"."""
+        if kind == "files":
+            return np.unique(np.asarray(self.starts, dtype=np.int64))
+        return np.flatnonzero(self.data[:-1] == 0x0A) + 1
 
     @cached_property
     def sha256(self) -> str:
@@ -119,7 +130,8 @@ def open_text(
     if len(data) < min_bytes:
         count = f"{len(data):,} byte{'s' * (len(data) > 1)}"
         raise DataError(f"{name} is too short: it has {count}, and at least {min_bytes:,} are needed")
-    return Text(data, name, tuple(Path(p) for p in names if p != STDIN))
+    starts = tuple(int(at) for at in np.cumsum([0, *(len(part) for part in parts[:-1])]))
+    return Text(data, name, tuple(Path(p) for p in names if p != STDIN), starts)
 
 
 def _open_one(path: str, stdin: bool) -> UInt8Array:

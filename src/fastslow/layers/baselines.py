@@ -105,7 +105,8 @@ class SequentialLSTM(WiredLSTM):
         self.hidden_size, self.num_cells = hidden_size, num_cells
 
     def _public(self, state: States) -> LSTMState:
-        return state[0]
+        only: LSTMState = state[0]
+        return only
 
     def _slots(self, state: Any) -> Sequence[Any]:
         if not isinstance(state, tuple | list) or len(state) != 2:

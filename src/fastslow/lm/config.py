@@ -16,6 +16,7 @@ MAX_SIZE = 1 << 16
 MAX_DEPTH = 256
 
 Architecture = Literal["fs-lstm", "stacked", "sequential"]
+Cell = Literal["lstm", "gru"]
 
 
 class ConfigError(FastslowError, ValueError):
@@ -32,7 +33,8 @@ class ModelOptions:
     slow_size: the slow size of an fs-lstm (default: hidden_size); the others have none.
     depth: fast cells of an fs-lstm (2 or more), layers of a stack, cells of a sequence.
     dropout, zoneout_h, zoneout_c: drop probabilities.
-    layer_norm, forget_bias: of the cell.
+    layer_norm, forget_bias: of the cell; a GRU has no forget_bias.
+    cell: "lstm" (`LayerNormLSTMCell`), or "gru" (`LayerNormGRUCell`), which has no c and so no zoneout_c.
 
     Raises ConfigError for a value out of bounds.
     """
@@ -47,8 +49,11 @@ class ModelOptions:
     zoneout_c: float = 0.0
     layer_norm: bool = True
     forget_bias: float = 1.0
+    cell: Cell = "lstm"
 
     def __post_init__(self) -> None:
+        if self.cell not in get_args(Cell):
+            raise ConfigError(f"cell must be one of {', '.join(get_args(Cell))}; got {str(self.cell)[:40]!r}")
         if self.architecture not in get_args(Architecture):
             known = ", ".join(get_args(Architecture))
             raise ConfigError(f"architecture must be one of {known}; got {str(self.architecture)[:40]!r}")
@@ -64,6 +69,10 @@ class ModelOptions:
         for name in ("dropout", "zoneout_h", "zoneout_c"):
             self._check_float(name, 0.0, 1.0)
         self._check_float("forget_bias", -100.0, 100.0)
+        if self.cell == "gru" and self.zoneout_c > 0:
+            raise ConfigError(
+                f"zoneout_c must be 0 with cell gru, which has no c; got {self.zoneout_c:g}: use zoneout_h"
+            )
         if not isinstance(self.layer_norm, bool):
             raise ConfigError(f"layer_norm must be true or false; got {str(self.layer_norm)[:40]!r}")
 
@@ -79,12 +88,16 @@ class ModelOptions:
         object.__setattr__(self, name, float(value))
 
     def options_json(self) -> dict[str, Any]:
-        """The options as a JSON object."""
-        return {field.name: getattr(self, field.name) for field in fields(ModelOptions)}
+        """The options as a JSON object. An LSTM goes without saying, as in files of versions that had no other cell."""
+        found = {field.name: getattr(self, field.name) for field in fields(ModelOptions)}
+        if self.cell == "lstm":
+            del found["cell"]
+        return found
 
     @classmethod
     def from_options_json(cls, value: Mapping[str, Any], where: str = "the model's options") -> ModelOptions:
         """The options that `options_json` wrote. Raises ConfigError for anything else."""
+        value = {"cell": "lstm", **value}
         check_fields(value, (field.name for field in fields(ModelOptions)), where, ConfigError)
         return ModelOptions(**value)
 
@@ -124,6 +137,7 @@ class LMConfig(ModelOptions):
         if value.get("format") != FORMAT:
             raise ConfigError(f"{where} is not that of a fastslow language model: its format is not {FORMAT!r}")
         check_version(value, FORMAT_VERSION, where, ConfigError)
+        value = {"cell": "lstm", **value}
         names = [field.name for field in fields(cls)]
         check_fields(value, ["format", "format_version", *names], where, ConfigError)
         try:

@@ -41,7 +41,9 @@ class GraphedUpdater(Updater):
             self._objective, self.optimizer, device, clip=config.clip, reduction=self.reduction, recorder=recorder
         )
 
-    def step(self, inputs: Tensor, targets: Tensor, state: Any, rate: float) -> Step:
+    def step(self, inputs: Tensor, targets: Tensor, state: Any, rate: float, resets: Tensor | None = None) -> Step:
+        if resets is not None:
+            raise ValueError("recorded updates have no resets")
         if state is None:
             state = self.lm.initial_state(inputs.shape[1])
         return Step(*self.recorded.step(inputs, targets, state=state, rate=rate))

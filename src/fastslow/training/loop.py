@@ -217,6 +217,10 @@ def _prepare(
         resume = (Path(out) / RUN_FILE).is_file()
     resume = resume or _was_begun_by(ranks, out)
     splits = data if isinstance(data, Splits) else data.open()
+    if source is not None and source.documents and _device(device).startswith("cuda"):
+        raise ConfigError(
+            "documents need states that start anew inside an update, and a GPU's are recorded without: use cpu"
+        )
     record = RunRecord(model, config, source, splits.describe(), backend, _device(device))
     on, rows = ranks.device(record.device), rows_at_once(config.batch, config.accumulate, ranks.size)
     _check_recipe(config, splits, record.device)
@@ -366,6 +370,8 @@ class Run:
         # Made on the CPU, so that a seed means the same weights everywhere.
         self.lm = CharLM(lm_config, backend=record.backend).to(self.device)
         self.symbols = lm_config.alphabet.encode(splits.train.data, name=splits.train.name)
+        self.documents = None if record.source is None else record.source.documents
+        self.starts = None if self.documents is None else splits.train.documents(self.documents)
         self.updater: Updating = make_updater(self.lm, self.config, ranks)
         self.average = self._average()
         self.position = Position()
@@ -525,6 +531,7 @@ class Run:
             jitter=config.jitter,
             seed=(config.seed, epoch, 1),
             columns=self.columns,
+            starts=self.starts,
         )
 
     # ------------------------------------------------------------------ the loop
@@ -620,7 +627,8 @@ class Run:
         if config.reset and self.state is not None:
             rows = random_resets(config.seed, p.update, config.batch, config.reset)
             self.state = reset_rows(self.state, torch.from_numpy(rows)[self.columns])
-        step = self.updater.step(self._sent(window.inputs), self._sent(window.targets), self.state, rate)
+        resets = None if window.resets is None else self._sent(window.resets)
+        step = self.updater.step(self._sent(window.inputs), self._sent(window.targets), self.state, rate, resets)
         self.state = step.state
         p.update += 1
         p.window += 1
@@ -736,7 +744,8 @@ class Run:
             self.tell(Evaluating(part, done, total))
 
         sharing = self.ranks if self.ranks.size > 1 else None
-        return evaluate(self.lm, text, streams=min(streams, len(text) - 1), on_window=on_window, sharing=sharing)
+        streams = min(streams, len(text) - 1)
+        return evaluate(self.lm, text, streams=streams, on_window=on_window, sharing=sharing, documents=self.documents)
 
     def _validate(self) -> None:
         """Validate; keep the weights if they are the best so far. Without a validation text the latest are the best."""
