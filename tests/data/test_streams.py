@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from fastslow.data.streams import Streams, Window, random_offset, random_resets, rank_columns
-from fastslow.data.text import open_text
+from fastslow.data.text import Text, open_text
 from fastslow.errors import DataError
 
 sizes = st.integers(2, 250)
@@ -253,3 +253,32 @@ def test_rank_columns_refuses_ranks_without_streams() -> None:
         rank_columns(3, 0, 4)
     with pytest.raises(ValueError, match="rank"):
         rank_columns(8, 2, 2)
+
+
+def test_documents_begin_where_they_are_said_to() -> None:
+    """A reset stands where the first symbol of a document is the target, in every cut, and past no end."""
+    text = np.frombuffer(b"one\ntwo\n\nthree\nfour", dtype=np.uint8)
+    starts = Text.of(text, "x").documents("lines")
+    assert starts.tolist() == [4, 8, 9, 15]
+    for cut in (
+        Streams.evaluation(text, 3, 4, starts=starts),
+        Streams.evaluation(text, 1, 100, starts=starts),
+        Streams.training(text, 2, 3, starts=starts),
+    ):
+        for window in cut:
+            assert window.resets is not None
+            mask = window.mask()
+            scored = window.resets if mask is None else window.resets & mask
+            assert torch.equal(scored, window.resets)
+            newline = window.inputs == 10
+            assert torch.equal(window.resets, newline if mask is None else newline & mask)
+    assert all(window.resets is None for window in Streams.evaluation(text, 3, 4))
+    assert not Streams.evaluation(text, 3, 4, starts=starts[:0])[0].resets.any()  # type: ignore[union-attr]
+
+
+def test_files_are_documents(tmp_path: Path) -> None:
+    for name, content in (("a", b"abc"), ("b", b""), ("c", b"de"), ("d", b"fghij")):
+        (tmp_path / name).write_bytes(content)
+    text = open_text([tmp_path / name for name in "abcd"])
+    assert text.documents("files").tolist() == [0, 3, 5]
+    assert text.part(2, 9, "part").documents("files").tolist() == [1, 3]

@@ -84,3 +84,17 @@ def test_a_missing_field_is_named() -> None:
 def test_an_alphabet_is_needed() -> None:
     with pytest.raises(ConfigError, match="alphabet must be an Alphabet; got bytes"):
         OPTIONS.with_alphabet(b"abc")  # type: ignore[arg-type]
+
+
+def test_a_cell_goes_without_saying_where_it_is_an_lstm() -> None:
+    """Files of versions without other cells read the same, and a GRU's are read back."""
+    old = LMConfig(alphabet=Alphabet.bytes()).to_json()
+    assert "cell" not in old
+    assert LMConfig.from_json(old).cell == "lstm"
+    gru = LMConfig(alphabet=Alphabet.bytes(), cell="gru", zoneout_h=0.1)
+    assert gru.to_json()["cell"] == "gru"
+    assert LMConfig.from_json(gru.to_json()) == gru
+    with pytest.raises(ConfigError, match="zoneout_c must be 0 with cell gru"):
+        ModelOptions(cell="gru", zoneout_c=0.1)
+    with pytest.raises(ConfigError, match="cell must be one of lstm, gru; got 'mgu'"):
+        ModelOptions(cell="mgu")  # type: ignore[arg-type]

@@ -47,6 +47,10 @@ def evaluate(
     protocol: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None,
     streams: Annotated[int, tyro.conf.arg(metavar="N")] = 1,
     warm: Annotated[int, tyro.conf.arg(metavar="N")] = 0,
+    documents: Annotated[
+        Literal["files", "lines", "none"] | None,
+        tyro.conf.arg(metavar="{files,lines,none}", help_behavior_hint="(default: as the run was trained)"),
+    ] = None,
     dynamic: Flag = False,
     rate: Annotated[float | None, tyro.conf.arg(metavar="X", help_behavior_hint="(default: tuned)")] = None,
     decay: Annotated[float | None, tyro.conf.arg(metavar="X", help_behavior_hint="(default: tuned)")] = None,
@@ -73,6 +77,7 @@ def evaluate(
         protocol: of a corpus that has several (see `fastslow data list`), by default the paper's
         streams: split the text into N streams that run side by side: faster, and slightly worse as each starts cold
         warm: symbols that each stream reads before its own, unscored
+        documents: each file, or each line, begins from a zero state; none: the text is one document
         dynamic: dynamic evaluation: update the weights on each segment after it was scored (Krause et al. 2018)
         rate: learning rate of --dynamic; by default tuned once, with --decay, on the run's validation text
         decay: of --dynamic, towards the trained weights
@@ -99,6 +104,8 @@ def evaluate(
         raise OptionError("--fit-temperature needs fixed weights, and --dynamic changes them: give only one of them")
     if dynamic and (streams, warm) != (1, 0):
         raise OptionError("--dynamic reads the text in one stream: leave out --streams and --warm")
+    if dynamic and documents not in (None, "none"):
+        raise OptionError("--dynamic reads the text as one document: leave out --documents")
 
     from fastslow.evaluation.compare import compare, load_nats, save_nats
 
@@ -121,7 +128,8 @@ def evaluate(
         result = measure_dynamic(models, runs, text, rate=rate, decay=decay, segment=segment, per_symbol=kept)
     else:
         streams = min(streams, max(1, len(text) - 1))
-        result = measure(models, text, streams=streams, warm=warm, per_symbol=kept)
+        each = _documents(runs[0], documents)
+        result = measure(models, text, streams=streams, warm=warm, per_symbol=kept, documents=each)
     tempered = None
     if other_text is not None:
         tempered = measure_tempered(models, text, other_text, streams=streams, warm=warm)
@@ -169,14 +177,33 @@ def per_byte(result: Evaluation, text: Text) -> float:
 
 
 def measure(
-    models: Sequence[CharLM], text: Text, *, streams: int = 1, warm: int = 0, per_symbol: bool = False
+    models: Sequence[CharLM],
+    text: Text,
+    *,
+    streams: int = 1,
+    warm: int = 0,
+    per_symbol: bool = False,
+    documents: Literal["files", "lines"] | None = None,
 ) -> Evaluation:
     """`evaluation.evaluate` with its progress on a terminal."""
     from fastslow.cli.progress import CountingView
     from fastslow.evaluation import evaluate as run
 
     with CountingView("evaluate") as view:
-        return run(models, text, streams=streams, warm=warm, per_symbol=per_symbol, on_window=view)
+        return run(models, text, streams=streams, warm=warm, per_symbol=per_symbol, on_window=view, documents=documents)
+
+
+def _documents(run: str | Path, asked: Literal["files", "lines", "none"] | None) -> Literal["files", "lines"] | None:
+    """What a text's documents are: as asked, else as the run was trained."""
+    if asked is not None:
+        return None if asked == "none" else asked
+    from fastslow.training.folder import RunError, read_record
+
+    try:
+        source = read_record(Path(run)).source
+    except (FastslowError, RunError):
+        return None  # a model alone, without the run that made it
+    return None if source is None else source.documents
 
 
 @dataclass(frozen=True)

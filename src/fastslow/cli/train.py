@@ -52,6 +52,9 @@ def train(
         Literal["bytes", "text"] | None, tyro.conf.arg(metavar="{bytes,text}", help_behavior_hint="")
     ] = None,
     raw: Flag = False,
+    documents: Annotated[
+        Literal["files", "lines"] | None, tyro.conf.arg(metavar="{files,lines}", help_behavior_hint="")
+    ] = None,
     device: Annotated[
         str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: a GPU if there is one)")
     ] = None,
@@ -80,6 +83,7 @@ def train(
         protocol: of a corpus that has several (see `fastslow data list`), by default the paper's
         alphabet: all 256 bytes (default for files), or the symbols of the training text (default for corpora)
         raw: take the bytes of the files as they are: keep CRs, byte-order marks and UTF-16
+        documents: each file, or each line, is a document of its own, read from a zero state
         device: the device, such as cpu or cuda:1; when resumed, the run's
         backend: the engine, or auto; when resumed, the run's
         json: print the result as JSON
@@ -105,6 +109,7 @@ def train(
                 protocol,
                 alphabet,
                 raw or (record.source is not None and record.source.raw),
+                documents or (None if record.source is None else record.source.documents),
             )
         )
         if source is None:
@@ -112,7 +117,7 @@ def train(
         model, recipe = model or record.model, recipe or record.train
         where, engine = device or record.device, backend or record.backend
     else:
-        source = _source(texts, preset, valid, test, corpus, protocol, alphabet, raw)
+        source = _source(texts, preset, valid, test, corpus, protocol, alphabet, raw, documents)
         folder = out or _default_out(texts, preset, corpus)
         model, recipe = model or started.model, recipe or started.train
         where, engine = device or "auto", backend or "auto"
@@ -202,6 +207,7 @@ def _source(
     protocol: str | None,
     alphabet: Literal["bytes", "text"] | None,
     raw: bool,
+    documents: Literal["files", "lines"] | None,
 ) -> DataSource:
     """Files where there are any, else the corpus that was named, else the preset's."""
     if texts:
@@ -213,6 +219,7 @@ def _source(
             protocol=protocol,
             alphabet=alphabet or "bytes",
             raw=raw,
+            documents=documents,
         )
     if corpus is None:
         if preset is None:
@@ -223,7 +230,8 @@ def _source(
             raise OptionError("--valid and --test need files to train on")
         found = find_preset(preset)
         corpus, alphabet = found.corpus, alphabet or _alphabet(found.alphabet)
-    return DataSource(valid=valid, test=test, corpus=corpus, protocol=protocol, alphabet=alphabet or "text")
+    alphabet = alphabet or "text"
+    return DataSource(valid=valid, test=test, corpus=corpus, protocol=protocol, alphabet=alphabet, documents=documents)
 
 
 def _alphabet(name: str) -> Literal["bytes", "text"]:
@@ -269,6 +277,8 @@ def prepare(arguments: list[str]) -> tuple[list[str], dict[str, Any]]:
     wanted = _value(arguments, "--architecture")
     if wanted in ("stacked", "sequential") and model.architecture == "fs-lstm":
         model = replace(model, architecture="stacked" if wanted == "stacked" else "sequential", slow_size=None)
+    if _value(arguments, "--cell") == "gru" and model.cell == "lstm":
+        model = replace(model, cell="gru", zoneout_c=0.0)  # it has no c
     return arguments, {"model": model, "recipe": recipe}
 
 

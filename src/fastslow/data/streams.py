@@ -34,7 +34,9 @@ class Window:
 
     ``inputs``, ``targets``: (T, B) ``int64`` on the CPU; ``targets[t]`` is the symbol that follows ``inputs[t]``.
     ``lengths``: (B,) ``int64``, the steps each stream really has, from 0 to T, or ``None`` when all have T; past
-    them inputs and targets are 0 and must not be scored.  ``index`` counts windows from 0, ``start`` is the steps
+    them inputs and targets are 0 and must not be scored.  ``resets``: (T, B) ``bool``, true where the target is the
+    first symbol of a document, which is predicted from a zero state and the symbol before; ``None`` without documents.
+    ``index`` counts windows from 0, ``start`` is the steps
     every stream has done before this window.
     """
 
@@ -43,6 +45,7 @@ class Window:
     lengths: Tensor | None
     index: int
     start: int
+    resets: Tensor | None = None
 
     @property
     def steps(self) -> int:
@@ -82,6 +85,7 @@ class Streams:
         steps: int,
         columns: slice,
         shifts: NDArray[np.int64] | None = None,
+        starts: NDArray[np.int64] | None = None,
     ) -> None:
         self._symbols = symbols
         self._all_first = first  # (B,) where each stream's first input stands in the text
@@ -91,6 +95,7 @@ class Streams:
         self._steps = steps
         self._columns = columns
         self._window = window
+        self._starts = starts  # in order, where documents begin in the text; None: it is one
         self._shifts = shifts  # (windows + 1,) how much later each window begins than its number says
 
     @classmethod
@@ -105,6 +110,7 @@ class Streams:
         jitter: int = 0,
         seed: Sequence[int] = (0,),
         columns: slice | None = None,
+        starts: NDArray[np.int64] | None = None,
     ) -> Streams:
         """The cut for training: B streams of equal length; the targets that do not fill all of them are left out.
 
@@ -112,7 +118,8 @@ class Streams:
         ``"drop"``, as the authors do, or ``"keep"``.  ``offset`` leaves out that many symbols at the start of the
         text, for all streams together; a new one each pass (:func:`random_offset`) moves the windows' edges.
         ``jitter`` moves each edge between two windows, for all streams together, by up to that many steps either way,
-        drawn by ``seed``: as many windows, of lengths around ``window``.
+        drawn by ``seed``: as many windows, of lengths around ``window``.  ``starts``: where documents begin in the
+        text, in order; windows then have ``resets``.
 
         Raises :class:`~fastslow.errors.DataError` when the text is too short for a single window, ``ValueError``
         for senseless settings.
@@ -140,10 +147,18 @@ class Streams:
         if jitter:
             shifts = np.zeros(steps // window + 1, dtype=np.int64)  # the first and the last edge stay
             shifts[1:-1] = np.random.default_rng(seed).integers(-jitter, jitter + 1, size=len(shifts) - 2)
-        return cls(text, first, counts, window, steps, _checked_columns(columns, batch), shifts)
+        return cls(text, first, counts, window, steps, _checked_columns(columns, batch), shifts, starts)
 
     @classmethod
-    def evaluation(cls, symbols: UInt8Array, batch: int, window: int, *, columns: slice | None = None) -> Streams:
+    def evaluation(
+        cls,
+        symbols: UInt8Array,
+        batch: int,
+        window: int,
+        *,
+        columns: slice | None = None,
+        starts: NDArray[np.int64] | None = None,
+    ) -> Streams:
         """The cut for evaluation: every symbol but the first is a target exactly once.
 
         ``symbols``: ``uint8`` (N,).  The streams differ in length by one target at most; their ends are marked by
@@ -163,7 +178,7 @@ class Streams:
         counts = np.full(batch, short, dtype=np.int64)
         counts[:longer] += 1
         first = np.cumsum(counts) - counts
-        return cls(text, first, counts, window, int(counts[0]), _checked_columns(columns, batch))
+        return cls(text, first, counts, window, int(counts[0]), _checked_columns(columns, batch), None, starts)
 
     @property
     def window(self) -> int:
@@ -220,13 +235,14 @@ class Streams:
         if not full:
             # The cell past a stream's last target may lie past the end of the text: read any symbol, then blank it.
             np.minimum(at, len(self._symbols) - 1, out=at)
+        resets = None if self._starts is None else torch.from_numpy(_among(at[1:], self._starts))
         block = torch.from_numpy(self._symbols[at].astype(np.int64))
         inputs, targets = block[:-1], block[1:]
         if full:
-            return Window(inputs, targets, None, index, start)
+            return Window(inputs, targets, None, index, start, resets)
         ends = torch.from_numpy(lengths)
         keep = torch.arange(steps).unsqueeze(1) < ends
-        return Window(inputs * keep, targets * keep, ends, index, start)
+        return Window(inputs * keep, targets * keep, ends, index, start, None if resets is None else resets & keep)
 
     def windows(self, start: int = 0) -> Iterator[Window]:
         """The windows in order, from number ``start`` on; none when that is past the last.
@@ -240,6 +256,14 @@ class Streams:
 
     def __iter__(self) -> Iterator[Window]:
         return self.windows()
+
+
+def _among(values: NDArray[np.int64], among: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which of the values are in `among`, which is in order."""
+    if len(among) == 0:
+        return np.zeros(values.shape, dtype=np.bool_)
+    found: NDArray[np.bool_] = among[np.minimum(np.searchsorted(among, values), len(among) - 1)] == values
+    return found
 
 
 def random_offset(seed: int, epoch: int, limit: int) -> int:

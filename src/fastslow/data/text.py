@@ -35,12 +35,14 @@ class Text:
     ``data``: ``uint8`` (N,), read-only; a ``np.memmap`` when it is one file on the disk.  ``name`` is what
     messages and run records call it.  ``paths`` are the files it came from, none for a text made in memory.
     ``normalised`` says how the file was written, where it is one file whose line ends or encoding were changed.
+    ``starts``: where each of its files begins.
     """
 
     data: UInt8Array
     name: str
     paths: tuple[Path, ...] = ()
     normalised: Normalised | None = None
+    starts: tuple[int, ...] = (0,)
 
     @classmethod
     def of(cls, data: bytes | bytearray | memoryview | UInt8Array, name: str) -> Text:
@@ -68,7 +70,18 @@ class Text:
 
     def part(self, start: int, stop: int, name: str) -> Text:
         """The bytes from ``start`` to ``stop`` as a text of its own, without a copy."""
-        return Text(self.data[start:stop], name, self.paths)
+        return Text(
+            self.data[start:stop],
+            name,
+            self.paths,
+            starts=tuple(at - start for at in self.starts if start <= at < stop),
+        )
+
+    def documents(self, kind: str) -> NDArray[np.int64]:
+        """Where its documents begin, in order: its files, by ``kind`` "files", or its lines, by "lines"."""
+        if kind == "files":
+            return np.unique(np.asarray(self.starts, dtype=np.int64))
+        return np.flatnonzero(self.data[:-1] == 0x0A) + 1
 
     @cached_property
     def sha256(self) -> str:
@@ -148,7 +161,8 @@ def open_text(
     if len(data) < min_bytes:
         count = f"{len(data):,} byte{'s' * (len(data) > 1)}"
         raise DataError(f"{name} is too short: it has {count}, and at least {min_bytes:,} are needed")
-    return Text(data, name, tuple(Path(p) for p in names if p != STDIN), normalised)
+    starts = tuple(int(at) for at in np.cumsum([0, *(len(part) for part in parts[:-1])]))
+    return Text(data, name, tuple(Path(p) for p in names if p != STDIN), normalised, starts)
 
 
 def _open_one(path: str, stdin: bool) -> UInt8Array:

@@ -19,14 +19,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastslow.data.alphabet import Buffer, UInt8Array, as_bytes_array
+from fastslow.data.alphabet import Buffer, UInt8Array
 from fastslow.data.corpora import char_protocol_mask
 from fastslow.data.streams import Streams
 from fastslow.data.text import Text
@@ -64,6 +64,7 @@ class Evaluation:
     models: how many models' probabilities were averaged.
     seconds: the time it took.
     char: the figure by PTB's char protocol, where the text is of that kind, else None.
+    documents: "files" or "lines", each of which began from a zero state; None: the text is one.
     symbol_nats: (symbols,) float32, the loss of each in the order of the text, or None where it was not asked for.
     """
 
@@ -75,6 +76,7 @@ class Evaluation:
     seconds: float
     char: CharProtocol | None = None
     symbol_nats: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
+    documents: str | None = None
 
     @property
     def bpc(self) -> float:
@@ -90,6 +92,8 @@ class Evaluation:
         else:
             start = f"after {self.warm:,} symbols read unscored" if self.warm else "from a zero state"
             parts.append(f"{self.streams:,} streams, each {start}")
+        if self.documents is not None:
+            parts.append(f"a zero state at the start of each {self.documents.removesuffix('s')}")
         if self.models > 1:
             parts.append(f"probabilities of {self.models} models averaged")
         return ", ".join(parts)
@@ -105,6 +109,7 @@ class Evaluation:
             "warm": self.warm,
             "models": self.models,
             "seconds": self.seconds,
+            **({} if self.documents is None else {"documents": self.documents}),
             "char_protocol": None if self.char is None else self.char.to_json(),
         }
 
@@ -119,6 +124,7 @@ class Evaluation:
             warm=int(value["warm"]),
             models=int(value["models"]),
             seconds=float(value["seconds"]),
+            documents=value.get("documents"),
             char=None if char is None else CharProtocol(float(char["nats"]), int(char["symbols"])),
         )
 
@@ -138,8 +144,9 @@ class Sharing(Protocol):
 class Scorer(Protocol):
     """Computes the losses of a window; `CharLM.token_nats` is one."""
 
-    def __call__(self, inputs: Tensor, targets: Tensor, state: Any) -> TokenNats:
-        """inputs, targets: (T, B) int64 on the model's device; state of the window before, or None for zeros."""
+    def __call__(self, inputs: Tensor, targets: Tensor, state: Any, *, resets: Tensor | None = None) -> TokenNats:
+        """inputs, targets: (T, B) int64 on the model's device; state of the window before, or None for zeros; resets:
+        (T, B) bool, where rows begin anew from a zero state."""
         ...
 
 
@@ -154,6 +161,7 @@ def evaluate(
     on_window: Callable[[int, int], None] | None = None,
     sharing: Sharing | None = None,
     scorers: Sequence[Scorer] | None = None,
+    documents: Literal["files", "lines"] | None = None,
 ) -> Evaluation:
     """The loss of one model, or of several whose probabilities are averaged, on a text.
 
@@ -168,6 +176,8 @@ def evaluate(
         sharing: processes that all make this call with equal models and share out the streams: each gets the whole
             result. They call `on_window` equally often. Not with `per_symbol`.
         scorers: how the losses of each model are computed, by default by its `token_nats`.
+        documents: each file of the text, or each line, begins from a zero state. Its first symbol is predicted from the
+            symbol before it alone.
 
     Raises AlphabetError for a symbol the models do not know, with its offset; DataError for a text that is too short;
     ModelError for models whose alphabets differ or that predict no numbers.
@@ -175,7 +185,8 @@ def evaluate(
     started = time.perf_counter()
     members = [models] if isinstance(models, CharLM) else list(models)
     check_members(members)
-    data, name = (text.data, text.name) if isinstance(text, Text) else (as_bytes_array(text), "the text")
+    text = text if isinstance(text, Text) else Text.of(text, "the text")
+    data, name = text.data, text.name
     if len(data) < 2:
         raise DataError(
             f"{name} is too short: it has {len(data)} bytes, and a score needs one to read and one to predict"
@@ -188,8 +199,9 @@ def evaluate(
     symbols = members[0].alphabet.encode(data, name=name)
     window = window or max(1, min(512, CELLS_PER_WINDOW // streams))
     columns = slice(0, streams) if sharing is None else sharing.columns(streams)
-    cut = Streams.evaluation(symbols, streams, window, columns=columns)
-    warm = min(warm, cut.targets // streams) if streams > 1 else 0
+    starts = None if documents is None else text.documents(documents)
+    cut = Streams.evaluation(symbols, streams, window, columns=columns, starts=starts)
+    warm = min(warm, cut.targets // streams) if streams > 1 and documents is None else 0
 
     total = torch.zeros((), dtype=torch.float64, device=members[0].device)
     first: Tensor | None = None
@@ -204,7 +216,8 @@ def evaluate(
                 part = cut[index]
                 losses = []
                 for i, (lm, score) in enumerate(zip(members, scorers, strict=True)):
-                    scored = score(part.inputs.to(lm.device), part.targets.to(lm.device), states[i])
+                    resets = None if part.resets is None else part.resets.to(lm.device)
+                    scored = score(part.inputs.to(lm.device), part.targets.to(lm.device), states[i], resets=resets)
                     states[i] = scored.state
                     losses.append(scored.nats.to(total.device))
                 nats = losses[0] if len(losses) == 1 else averaged(losses)
@@ -234,6 +247,7 @@ def evaluate(
         seconds=time.perf_counter() - started,
         char=char_protocol(data, nats_total, first_nats),
         symbol_nats=_in_text_order(kept, masks) if per_symbol else None,
+        documents=documents,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -105,8 +105,8 @@ class SequentialLSTM(WiredLSTM):
         self.hidden_size, self.num_cells = hidden_size, num_cells
 
     def _public(self, state: States) -> LSTMState:
-        (only,) = state
-        return cast(LSTMState, only)
+        only: LSTMState = state[0]
+        return only
 
     def _slots(self, state: Any) -> Sequence[Any]:
         if not isinstance(state, tuple | list) or len(state) != 2:

@@ -16,6 +16,7 @@ MAX_SIZE = 1 << 16
 MAX_DEPTH = 256
 
 Architecture = Literal["fs-lstm", "stacked", "sequential"]
+Cell = Literal["lstm", "gru"]
 
 
 class ConfigError(FastslowError, ValueError):
@@ -34,7 +35,8 @@ class ModelOptions:
     dropout: probability of dropping a unit of a cell's input or of the output.
     zoneout_h, zoneout_c: probability that a unit of h, of c, keeps its old value.
     layer_norm: normalise gates and cell.
-    forget_bias: constant added to the forget gate.
+    forget_bias: constant added to an LSTM's forget gate.
+    cell: "lstm" (`LayerNormLSTMCell`), or "gru" (`LayerNormGRUCell`), which has no c and so no zoneout_c.
 
     Raises ConfigError for a value out of bounds.
     """
@@ -49,8 +51,11 @@ class ModelOptions:
     zoneout_c: float = 0.0
     layer_norm: bool = True
     forget_bias: float = 1.0
+    cell: Cell = "lstm"
 
     def __post_init__(self) -> None:
+        if self.cell not in get_args(Cell):
+            raise ConfigError(f"cell must be one of {', '.join(get_args(Cell))}; got {str(self.cell)[:40]!r}")
         if self.architecture not in get_args(Architecture):
             known = ", ".join(get_args(Architecture))
             raise ConfigError(f"architecture must be one of {known}; got {str(self.architecture)[:40]!r}")
@@ -66,6 +71,10 @@ class ModelOptions:
         for name in ("dropout", "zoneout_h", "zoneout_c"):
             self._check_float(name, 0.0, 1.0)
         self._check_float("forget_bias", -100.0, 100.0)
+        if self.cell == "gru" and self.zoneout_c > 0:
+            raise ConfigError(
+                f"zoneout_c must be 0 with cell gru, which has no c; got {self.zoneout_c:g}: use zoneout_h"
+            )
         if not isinstance(self.layer_norm, bool):
             raise ConfigError(f"layer_norm must be true or false; got {str(self.layer_norm)[:40]!r}")
 
@@ -81,12 +90,16 @@ class ModelOptions:
         object.__setattr__(self, name, float(value))
 
     def options_json(self) -> dict[str, Any]:
-        """The options as a JSON object."""
-        return {field.name: getattr(self, field.name) for field in fields(ModelOptions)}
+        """The options as a JSON object. An LSTM goes without saying, as in files of versions that had no other cell."""
+        found = {field.name: getattr(self, field.name) for field in fields(ModelOptions)}
+        if self.cell == "lstm":
+            del found["cell"]
+        return found
 
     @classmethod
     def from_options_json(cls, value: Mapping[str, Any], where: str = "the model's options") -> ModelOptions:
         """The options that `options_json` wrote. Raises ConfigError for anything else."""
+        value = {"cell": "lstm", **value}
         check_fields(value, (field.name for field in fields(ModelOptions)), where, ConfigError)
         return ModelOptions(**value)
 
@@ -126,6 +139,7 @@ class LMConfig(ModelOptions):
         if value.get("format") != FORMAT:
             raise ConfigError(f"{where} is not that of a fastslow language model: its format is not {FORMAT!r}")
         check_version(value, FORMAT_VERSION, where, ConfigError)
+        value = {"cell": "lstm", **value}
         names = [field.name for field in fields(cls)]
         check_fields(value, ["format", "format_version", *names], where, ConfigError)
         try:

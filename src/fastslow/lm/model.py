@@ -16,11 +16,10 @@ from fastslow import hub
 from fastslow.backends.streaming import Walk
 from fastslow.cells.module import orthogonal_
 from fastslow.data.alphabet import Alphabet
-from fastslow.layers import FSLSTM, SequentialLSTM, StackedLSTM, WiredLSTM
+from fastslow.layers import FSGRU, FSLSTM, SequentialGRU, SequentialLSTM, StackedGRU, StackedLSTM, WiredRNN
 from fastslow.lm import files
 from fastslow.lm.config import LMConfig
 from fastslow.lm.generation import stream
-from fastslow.state import FSState, LSTMState
 
 
 class TokenNats(NamedTuple):
@@ -42,11 +41,12 @@ class CharLM(nn.Module):
     """A character language model.
 
         e_t = embedding[token_t]                   (V, E), orthogonal
-        y_t, state = layer(e_t, state)             FS-LSTM, or a stacked or sequential LSTM
+        y_t, state = layer(e_t, state)             FS-LSTM, or a stacked or sequential LSTM; or of GRU cells
         logits_t = W y_t + b                       (V, H), orthogonal; b = 0 at the start
 
     Shape: `logits, state = lm(tokens, state=None)`, tokens (T, B) int64 in 0..V-1, logits (T, B, V); without B both
-    ways for one stream. state: as the layer's, zeros if None.
+    ways for one stream. state: as the layer's, zeros if None. `resets=` bool laid out as tokens: where true the state
+    is zeros before that step, as a document begins there.
 
     Parameters: `embedding.weight` (V, E), `layer.*`, `head.weight` (V, H), `head.bias` (V). `config` is the `LMConfig`,
     `alphabet` the one in it; `backend` names the layer's engine or leaves it to choose ("auto").
@@ -88,10 +88,11 @@ class CharLM(nn.Module):
 
     # ------------------------------------------------------------------ running
 
-    def forward(self, tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+    def forward(self, tokens: Tensor, state: Any = None, *, resets: Tensor | None = None) -> tuple[Tensor, Any]:
         if tokens.dim() not in (1, 2):
             raise ValueError(f"tokens must be (T, B) or (T,); got {tuple(tokens.shape)}")
-        y, state = self.layer(self.embedding(tokens), state)
+        given = {} if resets is None else {"resets": resets}
+        y, state = self.layer(self.embedding(tokens), state, **given)
         return self.head(y), state
 
     def step(self, tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
@@ -113,20 +114,16 @@ class CharLM(nn.Module):
 
     def initial_state(self, batch: int) -> Any:
         """The zero state of `batch` streams: what `state=None` stands for."""
-        weight = self.head.weight
-        slots = tuple(
-            LSTMState(*(weight.new_zeros(batch, size) for _ in "hc")) for size in self.layer.hidden_sizes.values()
-        )
-        if self.config.architecture == "fs-lstm":
-            return FSState(*slots)
-        return slots[0] if self.config.architecture == "sequential" else slots
+        return self.layer.initial_state(batch)
 
-    def token_nats(self, inputs: Tensor, targets: Tensor, state: Any = None, *, top: int = 0) -> TokenNats:
+    def token_nats(
+        self, inputs: Tensor, targets: Tensor, state: Any = None, *, top: int = 0, resets: Tensor | None = None
+    ) -> TokenNats:
         """The loss of each target, targets[t] following inputs[t], both (T, B) int64; and the `top` likeliest symbols.
 
         With autograd as `forward`; call it under `torch.inference_mode()` to score.
         """
-        logits, state = self(inputs, state)
+        logits, state = self(inputs, state) if resets is None else self(inputs, state, resets=resets)
         logits = logits.float() if logits.dtype != torch.float64 else logits
         nats = F.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="none").view(targets.shape)
         if top < 1:
@@ -296,19 +293,21 @@ def weight_shapes(lm: CharLM) -> dict[str, tuple[int, ...]]:
     return {name: tuple(value.shape) for name, value in lm.state_dict().items()}
 
 
-def _layer(config: LMConfig, backend: str, device: torch.device | str | None, dtype: torch.dtype | None) -> WiredLSTM:
+def _layer(config: LMConfig, backend: str, device: torch.device | str | None, dtype: torch.dtype | None) -> WiredRNN:
     options: dict[str, Any] = {
         "dropout": config.dropout,
         "zoneout_h": config.zoneout_h,
-        "zoneout_c": config.zoneout_c,
         "layer_norm": config.layer_norm,
-        "forget_bias": config.forget_bias,
         "backend": backend,
         "device": device,
         "dtype": dtype,
     }
     embedding, hidden, depth = config.embedding_size, config.hidden_size, config.depth
+    if config.cell == "lstm":
+        options |= {"zoneout_c": config.zoneout_c, "forget_bias": config.forget_bias}
+    of_gru = config.cell == "gru"
     if config.architecture == "fs-lstm":
-        return FSLSTM(embedding, hidden, config.slow_size, depth, **options)
-    kind = StackedLSTM if config.architecture == "stacked" else SequentialLSTM
-    return kind(embedding, hidden, depth, **options)
+        return (FSGRU if of_gru else FSLSTM)(embedding, hidden, config.slow_size, depth, **options)
+    if config.architecture == "stacked":
+        return (StackedGRU if of_gru else StackedLSTM)(embedding, hidden, depth, **options)
+    return (SequentialGRU if of_gru else SequentialLSTM)(embedding, hidden, depth, **options)

@@ -41,7 +41,9 @@ class GraphedUpdater(Updater):
             self._objective, self.optimizer, device, clip=config.clip, reduction=self.reduction, recorder=recorder
         )
 
-    def step(self, inputs: Tensor, targets: Tensor, state: Any, rate: float) -> Step:
+    def step(self, inputs: Tensor, targets: Tensor, state: Any, rate: float, resets: Tensor | None = None) -> Step:
+        if resets is not None:
+            raise ValueError("recorded updates have no resets")
         if state is None:
             state = self.lm.initial_state(inputs.shape[1])
         return Step(*self.recorded.step(inputs, targets, state=state, rate=rate))
@@ -69,7 +71,9 @@ class RecordedScorer:
         self._recorded: dict[torch.dtype | None, Recorded] = {}
         """A recording for each type that autocast was on with, None for off."""
 
-    def __call__(self, inputs: Tensor, targets: Tensor, state: Any) -> TokenNats:
+    def __call__(self, inputs: Tensor, targets: Tensor, state: Any, *, resets: Tensor | None = None) -> TokenNats:
+        if resets is not None:
+            return self._lm.token_nats(inputs, targets, state, resets=resets)
         device = self._lm.device.type
         kind = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         if kind not in self._recorded:

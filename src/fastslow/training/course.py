@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fastslow.data.alphabet import UInt8Array
 from fastslow.data.streams import Streams, Window, random_offset
 from fastslow.storage import ModelError
@@ -16,16 +19,24 @@ class Course:
     """The windows of the training text in the order in which they are trained on, from a position.
 
     symbols: (N,) indices of the training text. columns: of the batch, this rank's. out: the run folder, for messages.
+    starts: where the documents of the text begin, each of which is read from a zero state; None: the text is one.
     `streams` are those of the epoch begun.
 
     Raises ModelError where the position is past the end of its epoch.
     """
 
     def __init__(
-        self, config: TrainConfig, symbols: UInt8Array, columns: slice, position: Position, watch: Watch, out: Path
+        self,
+        config: TrainConfig,
+        symbols: UInt8Array,
+        columns: slice,
+        position: Position,
+        watch: Watch,
+        out: Path,
+        starts: NDArray[np.int64] | None = None,
     ) -> None:
         self.config, self.symbols, self.columns = config, symbols, columns
-        self.position, self.watch = position, watch
+        self.position, self.watch, self.starts = position, watch, starts
         self.streams = self._streams(position.epoch)
         if position.window > len(self.streams):
             raise ModelError(
@@ -46,6 +57,7 @@ class Course:
             jitter=config.jitter,
             seed=(config.seed, epoch, 1),
             columns=self.columns,
+            starts=self.starts,
         )
 
     def window(self) -> Window:

@@ -81,7 +81,8 @@ class Learner:
         if config.reset and self.state is not None:
             rows = random_resets(config.seed, p.update, config.batch, config.reset)
             self.state = reset_rows(self.state, torch.from_numpy(rows)[self.columns])
-        step = self.updater.step(self._sent(window.inputs), self._sent(window.targets), self.state, rate)
+        resets = None if window.resets is None else self._sent(window.resets)
+        step = self.updater.step(self._sent(window.inputs), self._sent(window.targets), self.state, rate, resets)
         self.state = step.state
         p.update += 1
         p.window += 1

@@ -71,6 +71,10 @@ def prepare(
         resume = (Path(out) / RUN_FILE).is_file()
     resume = resume or _was_begun_by(ranks, out)
     splits = data if isinstance(data, Splits) else data.open()
+    if source is not None and source.documents and _device(device).startswith("cuda"):
+        raise ConfigError(
+            "documents need states that start anew inside an update, and a GPU's are recorded without: use cpu"
+        )
     record = RunRecord(model, config, source, splits.describe(), backend, _device(device))
     on, rows = ranks.device(record.device), rows_at_once(config.batch, config.accumulate, ranks.size)
     _check_recipe(config, splits, record.device)

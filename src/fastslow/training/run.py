@@ -152,11 +152,13 @@ def _run(asked: Asked, ranks: Ranks, device: torch.device, progress: Callback | 
         if stored is not None:
             learner.restore(stored, out)
         watch = Watch(ranks, signals, learner.position.elapsed)
-        course = Course(config, symbols, learner.columns, learner.position, watch, out)
+        documents = None if asked.record.source is None else asked.record.source.documents
+        starts = None if documents is None else text.documents(documents)
+        course = Course(config, symbols, learner.columns, learner.position, watch, out, starts)
         with Journal(ranks, out, learner.position, config, progress if ranks.leads else None) as journal:
             saver = Saver(out, learner, ranks, watch, journal, resumed=stored is not None)
             losses = Losses(course, watch, journal, device.type == "cpu", saver.diverged)
-            validation = Validation(asked.splits, learner, course, watch, journal, saver)
+            validation = Validation(asked.splits, documents, learner, course, watch, journal, saver)
             _begin(asked, ranks, learner, course, journal, saver)
             return Loop(out, learner, course, watch, losses, saver, validation).run()
 

@@ -18,6 +18,7 @@ from fastslow.storage import check_fields, is_finite_number
 
 STDLIB = "stdlib"
 AlphabetKind = Literal["bytes", "text"]
+Documents = Literal["files", "lines"]
 
 
 def corpus_names() -> tuple[str, ...]:
@@ -37,6 +38,8 @@ class DataSource:
     alphabet: "bytes" for all 256 values, "text" for those of the training text.
     raw: take the bytes of files as they are. Otherwise line ends, byte-order marks and UTF-16 are normalised
         (`data.encodings`); a corpus is always taken as it is.
+    documents: "files" or "lines" where each of these is a document of its own, read from a zero state; None: the text
+        is one.
 
     Raises ConfigError unless there are texts or a corpus, not both.
     """
@@ -50,12 +53,15 @@ class DataSource:
     data_dir: str | None = None
     alphabet: AlphabetKind = "bytes"
     raw: bool = False
+    documents: Documents | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "texts", tuple(os.fspath(text) for text in self.texts))
         object.__setattr__(self, "fractions", tuple(self.fractions))
         if self.alphabet not in get_args(AlphabetKind):
             raise ConfigError(f"alphabet must be bytes or text; got {str(self.alphabet)[:40]!r}")
+        if self.documents not in (None, *get_args(Documents)):
+            raise ConfigError(f"documents must be files or lines; got {str(self.documents)[:40]!r}")
         if len(self.fractions) != 3 or not all(is_finite_number(part) for part in self.fractions):
             raise ConfigError(f"fractions must be three numbers: train, valid, test; got {str(self.fractions)[:60]}")
         if self.corpus is None:
@@ -80,6 +86,8 @@ class DataSource:
     def to_json(self) -> dict[str, Any]:
         """A JSON object with absolute paths, so that it means the same from any folder."""
         value = asdict(self)
+        if self.documents is None:
+            del value["documents"]  # as versions without it wrote
         value["texts"] = [os.path.abspath(text) for text in self.texts]
         value["fractions"] = list(self.fractions)
         for name in ("valid", "test", "data_dir"):
@@ -90,7 +98,8 @@ class DataSource:
     @classmethod
     def from_json(cls, value: Mapping[str, Any], where: str = "the data source") -> DataSource:
         """The source that `to_json` wrote. Raises ConfigError, in a sentence, for anything else."""
-        value = {"raw": True, **value}  # runs from before there was a choice took the bytes as they are
+        # Runs from before there was a choice took the bytes as they are, and the text as one document.
+        value = {"raw": True, "documents": None, **value}
         check_fields(value, (field.name for field in fields(cls)), where, ConfigError)
         for name in ("texts", "fractions"):
             if not isinstance(value[name], list):

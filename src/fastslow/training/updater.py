@@ -37,7 +37,7 @@ class Step(NamedTuple):
 class Updating(Protocol):
     """What the training loop needs of an updater; whoever makes updates faster keeps to it."""
 
-    def step(self, inputs: Tensor, targets: Tensor, state: Any, rate: float) -> Step: ...
+    def step(self, inputs: Tensor, targets: Tensor, state: Any, rate: float, resets: Tensor | None = None) -> Step: ...
 
     def tensors(self) -> dict[str, Tensor]: ...
 
@@ -72,9 +72,10 @@ class Updater:
             lm.layer.first_row = columns.start
             self.reduction = GradientSum(self.parameters, ranks)
 
-    def step(self, inputs: Tensor, targets: Tensor, state: Any, rate: float) -> Step:
-        """inputs, targets: (T, B) int64 on the model's device; state of the last window, or None for zeros."""
-        objective, loss, new = self._objective(inputs, targets, state)
+    def step(self, inputs: Tensor, targets: Tensor, state: Any, rate: float, resets: Tensor | None = None) -> Step:
+        """inputs, targets: (T, B) int64 on the model's device; state of the last window, or None for zeros; resets:
+        (T, B) bool, where documents begin, or None."""
+        objective, loss, new = self._objective(inputs, targets, state, resets)
         if self.reduction is not None:
             self.reduction.begin(loss)
         objective.backward()  # type: ignore[no-untyped-call]
@@ -87,11 +88,13 @@ class Updater:
         self.optimizer.zero_grad(set_to_none=True)
         return Step(loss.detach(), norm, detach_state(new))
 
-    def _objective(self, inputs: Tensor, targets: Tensor, state: Any) -> tuple[Tensor, Tensor, Any]:
+    def _objective(
+        self, inputs: Tensor, targets: Tensor, state: Any, resets: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Any]:
         """What to minimise (of the last part; those before have had their backward pass), the loss and the state."""
         parts = self.config.accumulate
         if parts == 1:
-            return self._forward(inputs, targets, state, inputs.shape[1])
+            return self._forward(inputs, targets, state, inputs.shape[1], resets)
         width, layer = inputs.shape[1], self.lm.layer
         first_row = layer.first_row
         # One key for all parts, drawn where the whole window would draw it.
@@ -106,6 +109,7 @@ class Updater:
                     targets[:, columns],
                     None if state is None else map_state(itemgetter(columns), state),
                     width,
+                    None if resets is None else resets[:, columns],
                 )
                 losses.append(loss.detach())
                 states.append(detach_state(new))
@@ -115,12 +119,14 @@ class Updater:
             layer.first_row, layer.noise_key = first_row, None
         return objective, torch.stack(losses).sum(), _side_by_side(states)
 
-    def _forward(self, inputs: Tensor, targets: Tensor, state: Any, width: int) -> tuple[Tensor, Tensor, Any]:
+    def _forward(
+        self, inputs: Tensor, targets: Tensor, state: Any, width: int, resets: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Any]:
         """The loss over the streams of the batch, the loss, and the new state; `width` streams are this process's."""
         bf16 = self.config.precision == "bf16"
         # Autocast is entered and left here, and so is its cache of cast weights: a recording has it whole.
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=bf16):
-            logits, new = self.lm(inputs, state)
+            logits, new = self.lm(inputs, state) if resets is None else self.lm(inputs, state, resets=resets)
         # In full precision whatever the products were in.
         logits = logits.float() if logits.dtype != torch.float64 else logits
         loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")

@@ -19,6 +19,7 @@ from fastslow.training.learner import Learner
 from fastslow.training.reports import Journal
 from fastslow.training.saving import Saver
 from fastslow.training.signals import StopRequested
+from fastslow.training.sources import Documents
 from fastslow.training.watch import Watch
 
 
@@ -35,9 +36,16 @@ class Validation:
     """Evaluates the learner on the validation and test texts; either raises StopRequested where the run should stop."""
 
     def __init__(
-        self, splits: Splits, learner: Learner, course: Course, watch: Watch, journal: Journal, saver: Saver
+        self,
+        splits: Splits,
+        documents: Documents | None,
+        learner: Learner,
+        course: Course,
+        watch: Watch,
+        journal: Journal,
+        saver: Saver,
     ) -> None:
-        self.splits, self.learner, self.course = splits, learner, course
+        self.splits, self.documents, self.learner, self.course = splits, documents, learner, course
         self.watch, self.journal, self.saver = watch, journal, saver
         self.scorer = make_scorer(learner.lm)
 
@@ -113,4 +121,5 @@ class Validation:
                 on_window=on_window,
                 sharing=sharing,
                 scorers=[self.scorer],
+                documents=self.documents,
             )
