@@ -17,7 +17,7 @@ FLOORS = [
     {"cells"},
     {"backends"},
     {"layers"},
-    {"metrics", "data"},
+    {"metrics", "data", "mixing"},
     {"lm"},
     {"evaluation"},
     {"training", "sampling", "scoring", "codec", "dynamics"},
