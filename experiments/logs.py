@@ -28,7 +28,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from fastslow.lm.store import write_json
 from numpy.typing import NDArray
 
 from fastslow import CharLM
@@ -42,6 +41,7 @@ from fastslow.mixing import Mixer
 from fastslow.scoring import Scorer, Surprisal, scored_lines
 from fastslow.scoring.mixed import NetworkMixer
 from fastslow.scoring.statistics import LineMean, line_means
+from fastslow.storage import write_json
 from fastslow.training import DataSource, TrainConfig, train
 from fastslow.training.folder import RESULT_FILE
 

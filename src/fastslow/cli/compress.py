@@ -18,15 +18,15 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from fastslow.cli.common import OptionError, find_device, model_for_files, note
+from fastslow.cli.common import OptionError, find_device, model_for_files
 from fastslow.codec.files import SUFFIX, Exists, open_source, remove, replacing
 from fastslow.errors import FastslowError, os_reason
 from fastslow.lm.packaged import packaged, packaged_models
 
 if TYPE_CHECKING:
-    from fastslow.codec.archive import Options, Summary
-    from fastslow.codec.container import Header
     from fastslow.codec.models import CodecModel
+    from fastslow.codec.reader import Summary, Wanted
+    from fastslow.codec.writer import Options
 
 OK, ERROR, WARNING = 0, 1, 2
 STANDARD = "-"
@@ -45,7 +45,6 @@ _Suffix = Annotated[str, tyro.conf.arg(aliases=["-S"], metavar="SUFFIX")]
 _Model = Annotated[str | None, tyro.conf.arg(aliases=["-m"], metavar="RUN", help_behavior_hint="")]
 _Device = Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: cpu)")]
 _Number = Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")]
-_Share = Annotated[float | None, tyro.conf.arg(metavar="X", help_behavior_hint="")]
 
 
 def compress(
@@ -63,22 +62,17 @@ def compress(
     output: _Output = None,
     suffix: _Suffix = SUFFIX,
     rm: bool = False,
-    float_: Annotated[bool, tyro.conf.arg(name="float")] = False,
-    adapt: bool = False,
-    online: bool = False,
     embed_model: bool = False,
     lanes: _Number = None,
     block_size: _Number = None,
     weight_bits: _Number = None,
-    rate: _Share = None,
-    window: _Number = None,
-    decay: _Share = None,
     device: _Device = None,
 ) -> int:
-    """Compress files with a language model: smallest for text like the model's own, at a few kB a second.
+    """Compress files: the model's predictions, mixed with what the file itself teaches. Tens of kB a second for prose.
 
-    For cold archives. FILE becomes FILE.fsz, and is kept. Without FILE, or for -, standard input goes to standard
-    output. By default the model computes in integers, and the archive decodes on any machine that has the model.
+    FILE becomes FILE.fsz, and is kept. Without FILE, or for -, standard input goes to standard output. The archive
+    decodes on any machine; where the model helped, as with prose, that takes the model. What is no prose is compressed
+    without it, some hundreds of kB a second.
 
     Args:
         files: what to compress
@@ -94,16 +88,10 @@ def compress(
         output: the file to write
         suffix: of archives
         rm: remove each file once its archive is safely on the disk
-        float_: compute in floats: no faster than compiled exact numerics, and decodes only where arithmetic is the same
-        adapt: go on learning from the text; floats, as --float
-        online: no model: learn the text from nothing; floats; experimental: ppmd is better for files below some MB
         embed_model: put the model into the archive
         lanes: pieces of text that are read side by side: more is faster, fewer is smaller
         block_size: bytes of text a block; a block can be decompressed by itself
         weight_bits: of the integers, 8 to 16
-        rate: learning rate of --adapt or --online
-        window: characters a lane between two updates of --adapt or --online
-        decay: pull towards the model's first weights at each update of --adapt
         device: where to compute
     """
     asked = _Asked(model, stdout, keep, force, verbose, quiet, output, suffix, rm, device)
@@ -113,9 +101,7 @@ def compress(
         return _for_each(files, asked, lambda name: _test_one(name, asked))
     if decompress:
         return _for_each(files, asked, lambda name: _decompress_one(name, asked))
-    if online and not quiet:
-        note("--online is experimental: for files of less than some MB ppmd is smaller, and far faster")
-    options = _options(float_, adapt, online, embed_model, lanes, block_size, weight_bits, rate, window, decay)
+    options = _options(embed_model, lanes, block_size, weight_bits)
     return _for_each(files, asked, lambda name: _compress_one(name, asked, options))
 
 
@@ -204,7 +190,7 @@ class _Asked:
             self._model = self._load(self.model_name or model_for_files(self.quiet))
         return self._model
 
-    def find_model(self, header: Header) -> CodecModel | None:
+    def find_model(self, wanted: Wanted) -> CodecModel | None:
         """The model to decompress with: the one named, or one in the box or in runs/ that has the archive's hash."""
         if self.model_name is not None:
             return self.model()
@@ -212,7 +198,7 @@ class _Asked:
         from fastslow.codec.search import model_among
 
         runs = sorted({path.parent for path in RUNS.glob("*/model.safetensors")})
-        return model_among([*packaged_models().values(), *runs], header, self.device)
+        return model_among([*packaged_models().values(), *runs], wanted, self.device)
 
     def _load(self, name: str) -> CodecModel:
         from fastslow.cli.common import check_path
@@ -222,39 +208,14 @@ class _Asked:
         return as_model(packaged(name) or name, self.device)
 
 
-def _options(
-    float_: bool,
-    adapt: bool,
-    online: bool,
-    embed_model: bool,
-    lanes: int | None,
-    block_size: int | None,
-    weight_bits: int | None,
-    rate: float | None,
-    window: int | None,
-    decay: float | None,
-) -> Options:
-    from dataclasses import replace
+def _options(embed_model: bool, lanes: int | None, block_size: int | None, weight_bits: int | None) -> Options:
+    from fastslow.codec.writer import DEFAULT_BLOCK, Options
 
-    from fastslow.codec.archive import DEFAULT_BLOCK, Options
-    from fastslow.codec.container import Mode
-    from fastslow.codec.learning import ONLINE_LEARNING, Learning
-
-    if float_ + adapt + online > 1:
-        raise OptionError("give one of --float, --adapt and --online")
-    mode = Mode.FLOAT if float_ else Mode.ADAPT if adapt else Mode.ONLINE if online else Mode.EXACT
-    changed: dict[str, Any] = {"rate": rate, "window": window, "decay": decay}
-    changed = {name: value for name, value in changed.items() if value is not None}
-    if changed and mode not in (Mode.ADAPT, Mode.ONLINE):
-        raise OptionError(f"--{next(iter(changed))} belongs to --adapt and --online")
-    learning = replace(Learning() if mode == Mode.ADAPT else ONLINE_LEARNING, **changed) if changed else None
     return Options(
-        mode=mode,
         lanes=lanes,
         block_size=DEFAULT_BLOCK if block_size is None else block_size,
         embed_model=embed_model,
         weight_bits=16 if weight_bits is None else weight_bits,
-        learning=learning,
     )
 
 
@@ -305,12 +266,11 @@ def _terminable() -> Iterator[None]:
 
 
 def _compress_one(name: str, asked: _Asked, options: Options) -> None:
-    from fastslow.codec.archive import compress_stream
-    from fastslow.codec.container import Mode
+    from fastslow.codec.writer import compress_stream
 
     if name != STANDARD and name.endswith(asked.suffix) and not asked.force:
         raise Skipped(f"{name} ends in {asked.suffix} already: it was left alone (-f compresses it again)")
-    model = None if options.mode == Mode.ONLINE else asked.model()
+    model = asked.model()
     target = _target(name, asked, f"{name}{asked.suffix}")
     if target == STANDARD and sys.stdout.isatty() and not asked.force:
         raise OptionError("an archive is not written to a terminal: name a file with -o, or insist with -f")
@@ -322,7 +282,7 @@ def _compress_one(name: str, asked: _Asked, options: Options) -> None:
 
 
 def _decompress_one(name: str, asked: _Asked) -> None:
-    from fastslow.codec.archive import decompress_stream
+    from fastslow.codec.reader import decompress_stream
 
     text = name.removesuffix(asked.suffix)
     if asked.output is None and name != STANDARD and (text == name or not Path(text).name):
@@ -338,7 +298,7 @@ def _decompress_one(name: str, asked: _Asked) -> None:
 
 
 def _test_one(name: str, asked: _Asked) -> None:
-    from fastslow.codec.archive import decompress_stream
+    from fastslow.codec.reader import decompress_stream
 
     with _source(name, asked) as (source, status), open(os.devnull, "wb") as sink:
         progress = _Progress(name, asked, status, reading=True)
@@ -398,7 +358,7 @@ def _list_files(asked: _Asked) -> Callable[[str], None]:
         nonlocal first
         if first and not asked.verbose:
             sizes = f"{'compressed':>14} {'uncompressed':>14} {'ratio':>7} {'bits/byte':>9}"
-            print(f"{sizes}  {'mode':<8} {'model':<16}  name")
+            print(f"{sizes}  {'model':<16}  name")
         first = False
         _list_one(name, asked)
 
@@ -406,38 +366,37 @@ def _list_files(asked: _Asked) -> Callable[[str], None]:
 
 
 def _list_one(name: str, asked: _Asked) -> None:
-    from fastslow.codec.archive import ArchiveReader, describe_model
-    from fastslow.codec.container import Mode
-    from fastslow.codec.floating import Environment
-    from fastslow.codec.stream import read_index
+    from fastslow.codec.reader import ArchiveReader
 
     if name == STANDARD:
-        raise OptionError("a list needs files: an archive on standard input cannot be read from its end")
+        raise OptionError("a list needs files: standard input cannot be read with jumps")
     with _source(name, asked) as (source, _):
+        if not source.seekable():
+            raise OptionError(f"{name} is no regular file: a list jumps from block to block")
         reader = ArchiveReader(source)
-        trailer = read_index(source, reader)
+        entries = list(reader.entries())
         stored = source.seek(0, os.SEEK_END)
-    header, total = reader.header, trailer.total
+    total = sum(entry.plain for entry in entries)
     bits = f"{8 * stored / total:.3f}" if total else "-"
     ratio = f"{100 * stored / total:.1f}%" if total else "-"
-    model = "none" if header.mode == Mode.ONLINE else header.model_id.hex()[:16]
+    wanted = list(dict.fromkeys(entry.wanted for entry in entries if entry.wanted is not None))
     if not asked.verbose:
-        print(f"{stored:14,} {total:14,} {ratio:>7} {bits:>9}  {header.mode.words:<8} {model:<16}  {_shown(name)}")
+        model = wanted[0].model_id.hex()[:16] if wanted else "none"
+        print(f"{stored:14,} {total:14,} {ratio:>7} {bits:>9}  {model:<16}  {_shown(name)}")
         return
+    kinds: dict[str, int] = {}
+    for entry in entries:
+        kinds[entry.kind.name.lower()] = kinds.get(entry.kind.name.lower(), 0) + entry.plain
     lines = {
         "compressed": f"{stored:,} bytes",
         "uncompressed": f"{total:,} bytes",
         "ratio": f"{ratio}, {bits} bits a byte",
-        "mode": header.mode.words,
-        "model": "none" if header.mode == Mode.ONLINE else describe_model(header),
-        "embedded model": f"{header.embedded_size:,} bytes" if header.embedded_size else "no",
-        "alphabet": f"{header.alphabet} symbols",
-        "blocks": f"{len(trailer.entries):,} of at most {header.block_size:,} bytes",
-        "SHA-256": trailer.digest.hex(),
+        "format": f"version {reader.version}",
+        "model": ", ".join(_shown(str(each)) for each in wanted) or "none",
+        "embedded model": f"{reader.embedded_size:,} bytes" if reader.embedded_size else "no",
+        "blocks": f"{len(entries):,}",
+        "bytes of text": ", ".join(f"{kind} {size:,}" for kind, size in kinds.items()) or "none",
     }
-    if header.mode != Mode.EXACT:
-        made = Environment.from_json(header.settings.get("environment"))
-        lines["made with"] = _shown(f"{made.versions[:120]}, {made.threads} threads, backend {made.backend[:40]}")
     print(f"{_shown(name)}:")
     for key, value in lines.items():
         print(f"  {key:<15} {value}")

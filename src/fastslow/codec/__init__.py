@@ -6,8 +6,8 @@
     data = codec.decompress(archive, "runs/demo")
     with codec.open("log.fsz", "runs/logs") as file: ...    # readable and seekable
 
-Frozen models compute in integers by default, so that an archive decodes on any machine. `docs/format.md` specifies the
-bytes. Nothing is imported until it is used.
+A model's predictions are mixed with what the text itself teaches, in integers, so that an archive decodes on any
+machine. `docs/format.md` specifies the bytes. Nothing is imported until it is used.
 """
 
 from __future__ import annotations
@@ -17,32 +17,28 @@ from typing import TYPE_CHECKING
 from fastslow.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from fastslow.codec.archive import ArchiveReader, Options, Summary, compress_stream, decompress_stream
     from fastslow.codec.buffers import compress, decompress
-    from fastslow.codec.container import Mode
-    from fastslow.codec.errors import CodecError, FormatError, ModelError, NumericsError
-    from fastslow.codec.learning import Learning, Online
+    from fastslow.codec.errors import CodecError, FormatError, ModelError
     from fastslow.codec.models import CodecModel, export_model
+    from fastslow.codec.reader import ArchiveReader, Summary, Wanted, decompress_stream
     from fastslow.codec.stream import open
+    from fastslow.codec.writer import Options, compress_stream
 
 _HOMES = {
     "compress": "fastslow.codec.buffers",
     "decompress": "fastslow.codec.buffers",
     "open": "fastslow.codec.stream",
-    "compress_stream": "fastslow.codec.archive",
-    "decompress_stream": "fastslow.codec.archive",
-    "ArchiveReader": "fastslow.codec.archive",
-    "Options": "fastslow.codec.archive",
-    "Summary": "fastslow.codec.archive",
-    "Mode": "fastslow.codec.container",
-    "Learning": "fastslow.codec.learning",
-    "Online": "fastslow.codec.learning",
+    "compress_stream": "fastslow.codec.writer",
+    "decompress_stream": "fastslow.codec.reader",
+    "ArchiveReader": "fastslow.codec.reader",
+    "Options": "fastslow.codec.writer",
+    "Summary": "fastslow.codec.reader",
+    "Wanted": "fastslow.codec.reader",
     "CodecModel": "fastslow.codec.models",
     "export_model": "fastslow.codec.models",
     "CodecError": "fastslow.codec.errors",
     "FormatError": "fastslow.codec.errors",
     "ModelError": "fastslow.codec.errors",
-    "NumericsError": "fastslow.codec.errors",
 }
 
 __all__ = [
@@ -50,13 +46,10 @@ __all__ = [
     "CodecError",
     "CodecModel",
     "FormatError",
-    "Learning",
-    "Mode",
     "ModelError",
-    "NumericsError",
-    "Online",
     "Options",
     "Summary",
+    "Wanted",
     "compress",
     "compress_stream",
     "decompress",

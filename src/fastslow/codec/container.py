@@ -1,267 +1,192 @@
-"""The bytes around the coded text: archive header, block headers, trailer. docs/format.md has the same in prose.
+"""The bytes around the coded text in archives of version 2; docs/format.md has the same in prose.
 
-Little-endian throughout. Every field is bounded before anything is allocated for it, every part has a CRC-32 that is
-seeded with the header's, so that a block of another archive does not fit, and every block carries its number.
+    archive = magic  (model | block)*  end
+
+Numbers are varints. Every field is bounded before anything is allocated for it, and every item's head has a CRC-32 that
+goes on from the one before, so that items stand in their order or nowhere. What the payloads hold is checked against
+the SHA-256 of the text: eight bytes of it for each block, eight for the whole.
 """
 
 from __future__ import annotations
 
-import json
-import struct
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
 
+from fastslow.codec import transforms
 from fastslow.codec.errors import FormatError
+from fastslow.codec.varints import read_varint, varint
 
-MAGIC = b"\x89FSZ\r\n\x1a\n"
-END_MAGIC = b"FSZEND\r\n"
-VERSION = 1
+MAGIC = b"\x89FSZ"
+VERSION = 2
+FRONT = MAGIC + bytes([VERSION])
 MAX_BLOCK = 1 << 26
 MAX_LANES = 4096
-MAX_SETTINGS = 1 << 16
 MAX_MODEL = 1 << 29
 MAX_TOTAL = 1 << 62
-
-_HEADER = struct.Struct("<8sBBBBIHH32s8sIII")  # its CRC follows the settings
-_CRC = struct.Struct("<I")
-_BLOCK = struct.Struct("<BBHBBHQIII8s")
-_TRAILER = struct.Struct("<B7sQQ32s")
-_ENTRY = struct.Struct("<II")
-_FOOTER = struct.Struct("<IQ8s")
-BLOCK_TAG, END_TAG = 0x42, 0x45
-HEADER_SIZE, BLOCK_SIZE = _HEADER.size, _BLOCK.size + _CRC.size
-FOOTER_SIZE = _FOOTER.size
-_EMBEDDED = 1
-
-
-class Mode(IntEnum):
-    """What the neural blocks of an archive need to be read."""
-
-    EXACT = 0
-    FLOAT = 1
-    ADAPT = 2
-    ONLINE = 3
-
-    @property
-    def words(self) -> str:
-        return ("exact", "float", "adaptive", "online")[self]
+ID_SIZE = CHECK_SIZE = 8
+MODEL_TAG, END_TAG = 0x4D, 0x45
+_CRC_SIZE = 4
+_MAX_HEAD = 64
 
 
 class Kind(IntEnum):
-    """How a block is stored."""
+    """How a block is stored; the value is its tag."""
 
-    RAW = 0
-    LZMA = 1
-    NEURAL = 2
+    RAW = 0x52
+    LZMA = 0x4C
+    MIXED = 0x43
+    NEURAL = 0x4E
+
+    @property
+    def coded(self) -> bool:
+        return self in (Kind.MIXED, Kind.NEURAL)
 
 
 @dataclass(frozen=True)
-class Header:
-    """What stands at the head of an archive.
+class Block:
+    """What stands before a block's payload.
 
-    lanes: of every block in the float modes; 0 in exact mode, where each block has its own.
-    model_id: SHA-256 of the model's serial form; zeros in online mode.
-    probe: hash of what the numbers were on the maker's machine; zeros in exact mode.
-    settings: JSON object: the model's name, the environment of a float mode, the options of a learning one.
-    model_size, embedded_size: of the embedded model, plain and as stored; 0 without one.
-    crc: of the header; seeds the CRCs of everything after it.
+    plain, stored: bytes of text and of payload. check: the first 8 bytes of the SHA-256 of the text.
+    Of coded blocks: lanes; transforms, what the text went through; text and note, the bytes that made of it.
+    Of neural ones: the bits of a weight, and the first 8 bytes of the model's hash.
     """
 
-    mode: Mode
-    block_size: int
-    lanes: int
-    alphabet: int
+    kind: Kind
+    plain: int
+    stored: int
+    check: bytes
+    lanes: int = 0
+    transforms: int = 0
+    text: int = 0
+    note: int = 0
+    weight_bits: int = 0
+    model_id: bytes = b""
+
+    def to_bytes(self, seed: int) -> bytes:
+        head = bytes([self.kind]) + varint(self.plain)
+        if self.kind != Kind.RAW:
+            head += varint(self.stored)
+        if self.kind.coded:
+            head += varint(self.lanes) + bytes([self.transforms])
+            if self.transforms:
+                head += varint(self.text) + varint(self.note)
+        if self.kind == Kind.NEURAL:
+            head += bytes([self.weight_bits]) + self.model_id
+        return _sealed(head + self.check, seed)
+
+
+@dataclass(frozen=True)
+class Model:
+    """What stands before an embedded model: its length, that of what is stored, and the head of its hash."""
+
+    plain: int
+    stored: int
     model_id: bytes
-    probe: bytes = bytes(8)
-    settings: dict[str, Any] = field(default_factory=dict)
-    model_size: int = 0
-    embedded_size: int = 0
-    crc: int = 0
+
+    def to_bytes(self, seed: int) -> bytes:
+        return _sealed(bytes([MODEL_TAG]) + varint(self.plain) + varint(self.stored) + self.model_id, seed)
+
+
+@dataclass(frozen=True)
+class End:
+    """What stands at the end: the length of the whole text, and the head of its SHA-256."""
+
+    total: int
+    digest: bytes
 
     def to_bytes(self) -> bytes:
-        settings = json.dumps(self.settings, sort_keys=True, separators=(",", ":")).encode() if self.settings else b""
-        fixed = _HEADER.pack(
-            MAGIC,
-            VERSION,
-            self.mode,
-            _EMBEDDED if self.embedded_size else 0,
-            0,
-            self.block_size,
-            self.lanes,
-            self.alphabet,
-            self.model_id,
-            self.probe,
-            len(settings),
-            self.model_size,
-            self.embedded_size,
-        )
-        data = fixed + settings
-        return data + _CRC.pack(zlib.crc32(data))
+        return bytes([END_TAG]) + varint(self.total) + self.digest
 
-    def sealed(self) -> Header:
-        """The same with its CRC filled in."""
-        return replace(self, crc=_CRC.unpack(self.to_bytes()[-4:])[0])
 
-    @property
-    def model_name(self) -> str:
-        name = self.settings.get("model", "")
-        return name if isinstance(name, str) else ""
+def crc_of(head: bytes) -> int:
+    """The CRC that a sealed head ends with: the seed of the next."""
+    return int.from_bytes(head[-_CRC_SIZE:], "little")
+
+
+def _sealed(head: bytes, seed: int) -> bytes:
+    return head + zlib.crc32(head, seed).to_bytes(_CRC_SIZE, "little")
 
 
 Read = Callable[[int], bytes]
 """Exactly so many bytes, or FormatError."""
 
 
-def read_header(read: Read) -> Header:
-    """The header at the front of `read`. FormatError for what is no archive, a newer version, or damaged."""
+class _Head:
+    """The fields of one head, as they are read."""
+
+    def __init__(self, tag: int, read: Read) -> None:
+        self._read, self.data = read, bytearray([tag])
+
+    def bytes(self, size: int) -> bytes:
+        data = self._read(size)
+        self.data += data
+        return data
+
+    def byte(self) -> int:
+        return self.bytes(1)[0]
+
+    def number(self) -> int:
+        start = len(self.data)
+        while self.byte() >= 128 and len(self.data) - start < 9:
+            pass
+        return read_varint(bytes(self.data), start)[0]
+
+    def check(self, seed: int, where: str) -> int:
+        crc = int.from_bytes(self._read(_CRC_SIZE), "little")
+        if zlib.crc32(self.data, seed) != crc:
+            raise FormatError(f"{where} is damaged: the checksum of its header does not match")
+        return crc
+
+
+def read_block(tag: int, read: Read, seed: int, where: str) -> tuple[Block, int]:
+    """The block whose tag has been read, and the CRC that seeds the next. FormatError if it is damaged."""
+    _require(tag in tuple(Kind), "it does not begin as a block", where)
+    head, kind = _Head(tag, read), Kind(tag)
     try:
-        magic = read(len(MAGIC))
-    except FormatError:
-        raise FormatError("this is no fastslow archive: it is too short to hold a header") from None
-    if magic != MAGIC:
-        if magic[:4] == MAGIC[:4]:
-            raise FormatError("the archive's header is damaged: line ends or high bits were changed on the way")
-        raise FormatError("this is no fastslow archive: it does not begin with the format's magic bytes")
-    fixed = magic + read(HEADER_SIZE - len(MAGIC))
-    _, version, mode, flags, reserved, block, lanes, alphabet, model, probe, settings_size, plain, stored = (
-        _HEADER.unpack(fixed)
-    )
-    if version != VERSION:
-        raise FormatError(f"the archive has format version {version}; this fastslow reads {VERSION}: upgrade fastslow")
-    if settings_size > MAX_SETTINGS:
-        raise FormatError("the archive's header is damaged: its settings are too long")
-    text = read(settings_size)
-    (crc,) = _CRC.unpack(read(_CRC.size))
-    if zlib.crc32(fixed + text) != crc:
-        raise FormatError("the archive's header is damaged: its checksum does not match")
-    online = mode == Mode.ONLINE
-    _require(mode in tuple(Mode), f"its mode {mode} is unknown")
-    _require(flags in (0, _EMBEDDED) and reserved == 0, "a reserved field is not zero")
-    _require(1 <= block <= MAX_BLOCK, f"its block size {block:,} is not from 1 to {MAX_BLOCK:,}")
-    _require(lanes <= MAX_LANES and (lanes == 0) == (mode == Mode.EXACT), f"its lanes {lanes:,} are out of bounds")
-    _require(1 <= alphabet <= 256, f"its alphabet {alphabet:,} is not from 1 to 256")
-    _require(plain <= MAX_MODEL and stored <= MAX_MODEL, "its embedded model is too large")
-    _require((flags == _EMBEDDED) == (stored > 0) == (plain > 0), "its embedded model has no length")
-    _require(not (online and stored), "an online archive has no model")
-    try:
-        settings = json.loads(text) if text else {}
-    except (ValueError, RecursionError):
-        raise FormatError("the archive's header is damaged: its settings are not JSON") from None
-    _require(isinstance(settings, dict), "its settings are no object")
-    return Header(Mode(mode), block, lanes, alphabet, model, probe, settings, plain, stored, crc)
-
-
-@dataclass(frozen=True)
-class BlockHeader:
-    """What stands before each block's payload. `check`: the first 8 bytes of the SHA-256 of the plain bytes."""
-
-    number: int
-    kind: Kind
-    lanes: int
-    escape: int
-    plain: int
-    stored: int
-    payload_crc: int
-    check: bytes
-
-    def to_bytes(self, seed: int) -> bytes:
-        data = _BLOCK.pack(
-            BLOCK_TAG,
-            self.kind,
-            self.lanes,
-            self.escape,
-            0,
-            0,
-            self.number,
-            self.plain,
-            self.stored,
-            self.payload_crc,
-            self.check,
-        )
-        return data + _CRC.pack(zlib.crc32(data, seed))
-
-
-def read_block_header(rest: bytes, number: int, header: Header) -> BlockHeader:
-    """The block header whose tag has been read; `rest` is the BLOCK_SIZE - 1 bytes after it."""
-    data = bytes([BLOCK_TAG]) + rest
-    (crc,) = _CRC.unpack(data[-4:])
-    if zlib.crc32(data[:-4], header.crc) != crc:
-        raise FormatError(f"block {number} is damaged: the checksum of its header does not match")
-    _, kind, lanes, escape, zero, zeros, written, plain, stored, payload_crc, check = _BLOCK.unpack(data[:-4])
-    where = f"block {number}"
-    if written != number:
-        raise FormatError(f"{where} is not there: block {written} stands in its place")
-    _require(kind in tuple(Kind), f"its kind {kind} is unknown", where)
-    _require(zero == 0 and zeros == 0, "a reserved field is not zero", where)
-    _require(1 <= plain <= header.block_size, f"its length {plain:,} exceeds the block size", where)
+        plain = head.number()
+        stored = plain if kind == Kind.RAW else head.number()
+        lanes = done = text = note = bits = 0
+        model_id = b""
+        if kind.coded:
+            lanes, done, text = head.number(), head.byte(), plain
+            if done:
+                text, note = head.number(), head.number()
+        if kind == Kind.NEURAL:
+            bits, model_id = head.byte(), head.bytes(ID_SIZE)
+        check = head.bytes(CHECK_SIZE)
+    except FormatError as error:
+        raise FormatError(f"{where} is damaged: {error}" if "number" in str(error) else str(error)) from None
+    crc = head.check(seed, where)
+    _require(1 <= plain <= MAX_BLOCK, f"its length {plain:,} is not from 1 to {MAX_BLOCK:,}", where)
+    _require(kind == Kind.RAW or stored < plain, "it is not smaller than its text", where)
+    if kind.coded:
+        _require(1 <= lanes <= min(MAX_LANES, text), f"its lanes {lanes:,} are out of bounds", where)
+        _require(done <= transforms.ALL, "its transforms are unknown", where)
+        _require(text >= 1 and text + note <= plain and note <= stored, "its lengths do not agree", where)
     if kind == Kind.NEURAL:
-        _require(1 <= lanes <= MAX_LANES, f"its lanes {lanes:,} are out of bounds", where)
-        _require(header.lanes in (0, lanes), f"its lanes {lanes} are not the archive's {header.lanes}", where)
-        _require(escape <= 24, f"its escape {escape} is out of bounds", where)
-        _require(stored < plain, "it is not smaller than its text", where)
-    else:
-        _require(lanes == 0 and escape == 0, "it has fields of another kind", where)
-        _require(stored < plain if kind == Kind.LZMA else stored == plain, "its lengths do not agree", where)
-    return BlockHeader(written, Kind(kind), lanes, escape, plain, stored, payload_crc, check)
+        _require(8 <= bits <= 16, "its weight bits are out of bounds", where)
+    return Block(kind, plain, stored, check, lanes, done, text, note, bits, model_id), crc
 
 
-def _require(holds: bool, why: str, where: str = "the archive's header") -> None:
+def read_model(read: Read, seed: int) -> tuple[Model, int]:
+    """The embedded model whose tag has been read."""
+    where, head = "the embedded model", _Head(MODEL_TAG, read)
+    plain, stored, model_id = head.number(), head.number(), head.bytes(ID_SIZE)
+    crc = head.check(seed, where)
+    _require(1 <= plain <= MAX_MODEL and 1 <= stored <= MAX_MODEL, "its length is out of bounds", where)
+    return Model(plain, stored, model_id), crc
+
+
+def read_end(read: Read) -> End:
+    """The end whose tag has been read."""
+    head = _Head(END_TAG, read)
+    total = head.number()
+    _require(total <= MAX_TOTAL, "its length is out of bounds", "the archive's end")
+    return End(total, head.bytes(CHECK_SIZE))
+
+
+def _require(holds: bool, why: str, where: str) -> None:
     if not holds:
         raise FormatError(f"{where} is damaged: {why}")
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A block in the index: the lengths of its payload and of its text."""
-
-    stored: int
-    plain: int
-
-
-@dataclass(frozen=True)
-class Trailer:
-    """What stands at the end: how much there was, its SHA-256, and an index of the blocks."""
-
-    total: int
-    digest: bytes
-    entries: tuple[Entry, ...]
-
-    def to_bytes(self, seed: int) -> bytes:
-        data = _TRAILER.pack(END_TAG, bytes(7), len(self.entries), self.total, self.digest)
-        data += b"".join(_ENTRY.pack(entry.stored, entry.plain) for entry in self.entries)
-        return data + _FOOTER.pack(zlib.crc32(data, seed), len(data) + FOOTER_SIZE, END_MAGIC)
-
-
-def read_trailer(read: Read, header: Header, blocks: int | None = None) -> Trailer:
-    """The trailer, whose tag `read` begins with. `blocks`: how many were seen on the way, where that is known."""
-    fixed = read(_TRAILER.size)
-    tag, zeros, count, total, digest = _TRAILER.unpack(fixed)
-    where = "the archive's trailer"
-    _require(tag == END_TAG and zeros == bytes(7), "it does not begin as one", where)
-    if blocks is not None:
-        _require(count == blocks, f"it counts {count:,} blocks, but there are {blocks:,}", where)
-    _require(total <= MAX_TOTAL and total <= count * header.block_size, "its length is out of bounds", where)
-    crc = zlib.crc32(fixed, header.crc)
-    entries, left = [], count
-    while left:  # a piece at a time: nothing is allocated for a count that the file does not hold
-        piece = read(_ENTRY.size * min(left, 8192))
-        crc = zlib.crc32(piece, crc)
-        entries += [Entry(*pair) for pair in _ENTRY.iter_unpack(piece)]
-        left -= len(piece) // _ENTRY.size
-    written, size, magic = _FOOTER.unpack(read(FOOTER_SIZE))
-    _require(written == crc, "its checksum does not match", where)
-    _require(size == _TRAILER.size + _ENTRY.size * count + FOOTER_SIZE, "its length is wrong", where)
-    _require(magic == END_MAGIC, "its end mark is missing", where)
-    _require(sum(entry.plain for entry in entries) == total, "its lengths do not add up", where)
-    return Trailer(total, digest, tuple(entries))
-
-
-def read_footer(data: bytes) -> int:
-    """The trailer's length, from the last FOOTER_SIZE bytes of an archive."""
-    _, size, magic = _FOOTER.unpack(data)
-    if magic != END_MAGIC:
-        raise FormatError("the archive is cut short: its end mark is missing")
-    return int(size)

@@ -15,7 +15,3 @@ class FormatError(CodecError):
 
 class ModelError(CodecError):
     """The model is missing, is not the one the archive was made with, or cannot be used this way."""
-
-
-class NumericsError(CodecError):
-    """A float archive on a machine, or with settings, whose arithmetic differs from that of its maker."""

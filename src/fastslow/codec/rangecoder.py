@@ -1,21 +1,21 @@
-"""The entropy coder: a byte-wise range coder over frequencies that sum to 2^24, on Python integers.
+"""The entropy coder: a byte-wise range coder, on Python integers, of bits and, in archives of version 1, of symbols.
 
-    r      = range >> 24
-    low   += r * start            start: the sum of the frequencies before the symbol's
-    range  = r * frequency
-    while range < 2^56:           shift out one byte: the top byte of low (64 bits)
+    split  = (range >> 16) * p            p: the probability of a 1 in 2^-16
+    a 1:     range = split
+    a 0:     low += split, range -= split
+    while range < 2^56:                   shift out one byte: the top byte of low (64 bits)
 
-A carry out of `low` is added to the bytes already written. With at least 56 bits of range, the truncation in `r`
-costs less than 2^-32 of a symbol. The coder knows no probability model: it is told intervals. docs/format.md has the
-same in prose; golden bytes are pinned in the tests.
+A carry out of `low` is added to the bytes already written. With at least 56 bits of range, the truncation costs less
+than 2^-39 of a bit. The coder knows no probability model. docs/format.md has the same in prose; golden bytes are pinned
+in the tests.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from fastslow.codec.errors import FormatError
 
+BIT_BITS = 16
+"""Probabilities of bits are in units of 2^-16."""
 TOTAL_BITS = 24
 TOTAL = 1 << TOTAL_BITS
 """What the frequencies of one symbol sum to."""
@@ -31,8 +31,8 @@ _SHIFT = _WORD - 8
 _BOTTOM = 1 << _SHIFT
 
 
-class RangeEncoder:
-    """Intervals in, bytes out. `encode` any number of times, then `finish` once."""
+class BitEncoder:
+    """Bits in, bytes out. `encode` any number of times, then `finish` once."""
 
     def __init__(self) -> None:
         self._low = 0
@@ -43,24 +43,21 @@ class RangeEncoder:
         """Bytes written so far, less the few still inside the coder."""
         return len(self._out)
 
-    def encode(self, intervals: Iterable[tuple[int, int]]) -> None:
-        """Code symbols in order; each is (start, frequency), 0 <= start, 1 <= frequency, start + frequency <= 2^24."""
-        low, width, out = self._low, self._range, self._out
-        for start, frequency in intervals:
-            width >>= TOTAL_BITS
-            low += width * start
-            width *= frequency
-            while width < _BOTTOM:
-                if low >= _TOP:
-                    low -= _TOP
-                    _carry(out)
-                out.append(low >> _SHIFT)
-                low = (low << 8) & _MASK
-                width <<= 8
-        if low >= _TOP:
-            low -= _TOP
-            _carry(out)
-        self._low, self._range = low, width
+    def encode(self, bit: int, p: int) -> None:
+        """A bit; p: the probability of a 1, from 1 to 65535."""
+        split = (self._range >> BIT_BITS) * p
+        if bit:
+            self._range = split
+        else:
+            self._low += split
+            self._range -= split
+            if self._low >= _TOP:
+                self._low -= _TOP
+                _carry(self._out)
+        while self._range < _BOTTOM:
+            self._out.append(self._low >> _SHIFT)
+            self._low = (self._low << 8) & _MASK
+            self._range <<= 8
 
     def finish(self) -> bytes:
         """All bytes: the fewest that name a number inside the last interval when zeros follow them."""
@@ -85,8 +82,44 @@ def _carry(out: bytearray) -> None:
     out[at] += 1
 
 
+class BitDecoder:
+    """The inverse. FormatError as soon as the bytes cannot have come from the encoder; `finish` checks that none are
+    left."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._range = _MASK
+        self._value = int.from_bytes(data[:8].ljust(8, b"\0"), "big")
+        self._read = 8
+
+    def decode(self, p: int) -> int:
+        split = (self._range >> BIT_BITS) * p
+        bit = int(self._value < split)
+        if bit:
+            self._range = split
+        else:
+            self._value -= split
+            self._range -= split
+        while self._range < _BOTTOM:
+            byte = self._data[self._read] if self._read < len(self._data) else 0
+            self._value = ((self._value << 8) | byte) & _MASK
+            self._read += 1
+            self._range <<= 8
+        return bit
+
+    def check(self) -> None:
+        """FormatError if more was read than the encoder can have written; asked after every byte of text."""
+        if self._read > len(self._data) + 8:
+            raise FormatError(ENDS_EARLY)
+
+    def finish(self) -> None:
+        """FormatError if the encoder would not have stopped here."""
+        if not 0 <= self._read - len(self._data) <= 8:
+            raise FormatError(GOES_ON)
+
+
 class RangeDecoder:
-    """The inverse: ask where the next symbol lies (`target`), then say which interval that was (`take`).
+    """Symbols of version 1: ask where the next one lies (`target`), then say which interval that was (`take`).
 
     Raises FormatError as soon as the bytes cannot have come from the encoder; `finish` checks that none are left.
     """

@@ -9,56 +9,26 @@ from bisect import bisect_right
 from itertools import accumulate
 from typing import IO, TYPE_CHECKING, Any
 
-from fastslow.codec import container
-from fastslow.codec.archive import ArchiveReader
-from fastslow.codec.container import Mode, Trailer
 from fastslow.codec.errors import CodecError, FormatError
 from fastslow.codec.models import ModelLike
+from fastslow.codec.reader import ArchiveReader, Entry
 from fastslow.errors import os_reason
 
 if TYPE_CHECKING:
     import torch
 
 
-def read_index(source: IO[bytes], reader: ArchiveReader) -> Trailer:
-    """The trailer of a seekable archive, found from its end; checked against the archive's length."""
-    end = source.seek(0, io.SEEK_END)
-    if end < reader.blocks_at + container.FOOTER_SIZE:
-        raise FormatError("the archive is cut short: its end mark is missing")
-    source.seek(end - container.FOOTER_SIZE)
-    size = container.read_footer(source.read(container.FOOTER_SIZE))
-    start = end - size
-    if start < reader.blocks_at:
-        raise FormatError("the archive's trailer is damaged: its length is out of bounds")
-    source.seek(start)
-
-    def read(count: int) -> bytes:
-        data = source.read(count)
-        if len(data) < count:
-            raise FormatError("the archive's trailer is damaged: it is cut short")
-        return data
-
-    trailer = container.read_trailer(read, reader.header)
-    if reader.blocks_at + sum(container.BLOCK_SIZE + entry.stored for entry in trailer.entries) != start:
-        raise FormatError("the archive's trailer is damaged: its index does not lead from the header to it")
-    return trailer
-
-
 class ArchiveFile(io.RawIOBase):
     """The text of an archive as a seekable raw stream; `open` wraps it in a buffer.
 
-    One block is held at a time. In the learning modes a block needs those before it, so that a jump back begins again
-    at the front.
+    Its blocks' heads are read at the start. One block is held at a time.
     """
 
     def __init__(self, source: IO[bytes], model: ModelLike | None, options: dict[str, Any]) -> None:
-        self._source, self._model, self._options = source, model, options
+        self._source = source
         self._reader = ArchiveReader(source, model, **options)
-        trailer = read_index(source, self._reader)
-        sizes = [container.BLOCK_SIZE + entry.stored for entry in trailer.entries]
-        self._starts = list(accumulate((entry.plain for entry in trailer.entries), initial=0))
-        self._places = list(accumulate(sizes, initial=self._reader.blocks_at))
-        self._learns = self._reader.header.mode in (Mode.ADAPT, Mode.ONLINE)
+        self._entries: list[Entry] = list(self._reader.entries())
+        self._starts = list(accumulate((entry.plain for entry in self._entries), initial=0))
         self._at = 0
         self._number, self._block = -1, b""
 
@@ -95,17 +65,13 @@ class ArchiveFile(io.RawIOBase):
     def _load(self, number: int) -> None:
         if number == self._number:
             return
-        first = number
-        if self._learns:
-            if number < self._number:
-                self._source.seek(0)
-                self._reader, self._number = ArchiveReader(self._source, self._model, **self._options), -1
-            first = self._number + 1
-        for each in range(first, number + 1):
-            self._number = -1  # until it is there
-            self._source.seek(self._places[each])
-            self._block = self._reader.read_block(each)
-            self._number = each
+        entry, self._number = self._entries[number], -1  # until it is there
+        self._source.seek(entry.position)
+        payload = self._source.read(entry.stored)
+        if len(payload) < entry.stored:
+            raise FormatError(f"block {entry.number}: the archive is cut short")
+        self._block = self._reader.decode(entry, payload)
+        self._number = number
 
     def _check_open(self) -> None:
         if self.closed:

@@ -59,7 +59,7 @@ class Mixer:
         if frequencies is not None:
             if frequencies.shape != (len(text), len(symbols)) or len(set(symbols)) != len(symbols):
                 raise ValueError(
-                    f"frequencies must be ({len(text)}, {len(symbols)}), a column for each symbol; got {frequencies.shape}"
+                    f"frequencies must be ({len(text)}, {len(symbols)}), a column a symbol; got {frequencies.shape}"
                 )
             if frequencies.size and (frequencies.min() < 1 or (frequencies.sum(axis=1) != TOTAL).any()):
                 raise ValueError(f"frequencies must be at least 1, and each row sum to {TOTAL:,}")

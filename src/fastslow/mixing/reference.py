@@ -32,7 +32,6 @@ HALF = 1 << 31
 _CELLS, _SPACING = 33, 768
 _SHORTEST = (5, 12)
 _LONGEST = 65000
-_SET_SIZES = (768, 2048, 1024, 256, 2048, 1024)
 _SHARES = (1, 1, 1, 1, 2)
 _WORD = 0xFFFFFFFF
 
@@ -100,8 +99,11 @@ class ReferenceMixer:
         self._full, self._longer = divmod(length, lanes)
         self.text = bytearray(length)
         self.offsets = [i * self._full + min(i, self._longer) for i in range(lanes)]
-        self._stretch, self._squash = t.stretch.tolist(), t.squash.tolist()
-        self._rate, self._next, self._logarithm = t.rate.tolist(), t.next_history.tolist(), t.logarithm.tolist()
+        self._stretch: list[int] = t.stretch.tolist()
+        self._squash: list[int] = t.squash.tolist()
+        self._rate: list[int] = t.rate.tolist()
+        self._next: list[list[int]] = t.next_history.tolist()
+        self._logarithm: list[int] = t.logarithm.tolist()
         self._slots: dict[int, bytearray] = {}
         self._slot_mask = table_size(8 * length, 14, 22) - 1
         self._estimates = [t.initial.tolist() for _ in range(HASHED)]
@@ -117,11 +119,12 @@ class ReferenceMixer:
         first[2 * HASHED + 2 * DIRECT : 2 * HASHED + 2 * DIRECT + MATCHES] = 9830
         if network:
             first[2 * HASHED + 2 * DIRECT + 2 * MATCHES] = 32768
-        self._weights = [np.tile(first, (size, 1)) for size in _SET_SIZES]
+        self._first_weights = first
+        self._weights: list[dict[int, NDArray[np.int64]]] = [{} for _ in range(SETS)]
         self._last_weights = [[65536 // SETS] * SETS for _ in range(256)]
         points = [(j - 16) * _SPACING for j in range(_CELLS)]
-        row = np.array([self._squash[min(p, LIMIT) + 12288] for p in points], dtype=np.int64)
-        self._maps = [np.tile(row, (256 if k == 0 else 65536, 1)) for k in range(MAPS)]
+        self._first_row = [self._squash[min(p, LIMIT) + 12288] for p in points]
+        self._maps: list[dict[int, list[int]]] = [{} for _ in range(MAPS)]
         self._lanes = [_Lane(at, at, at, at) for at in self.offsets]
         for lane in self._lanes:
             self._find_contexts(lane)
@@ -216,7 +219,8 @@ class ReferenceMixer:
             c2 * 8 + bit,
             kinds * 4 + (bit > 1) + (bit > 3) + (bit > 5),
         )
-        sums = (((self._inputs * w[k]) >> 8).sum() for w, k in zip(self._weights, self._choice, strict=True))
+        chosen = (w.setdefault(k, self._first_weights) for w, k in zip(self._weights, self._choice, strict=True))
+        sums = (((self._inputs * w) >> 8).sum() for w in chosen)
         self._logits = [limited(int(total) >> 8) for total in sums]
         last = self._last_weights[node]
         at = limited(sum(x * w for x, w in zip(self._logits, last, strict=True)) >> 16)
@@ -232,8 +236,9 @@ class ReferenceMixer:
         )
         p = 2 * self._mixed
         for table, row, share in zip(self._maps, rows, _SHARES, strict=True):
-            p += share * ((int(table[row, j]) * (_SPACING - part) + int(table[row, j + 1]) * part) // _SPACING)
-        self._cells = [(row, j + (2 * part >= _SPACING)) for row in rows]
+            cells = table.setdefault(row, self._first_row.copy())
+            p += share * ((cells[j] * (_SPACING - part) + cells[j + 1] * part) // _SPACING)
+        self._rows, self._cell = rows, j + (2 * part >= _SPACING)
         return max(1, min(65535, p >> 3))
 
     def update(self, y: int) -> None:
@@ -246,18 +251,18 @@ class ReferenceMixer:
         last = self._last_weights[self._node]
         for s, logit in enumerate(self._logits):
             last[s] = max(-WEIGHT_LIMIT, min(WEIGHT_LIMIT, last[s] + ((logit * error + 32768) >> 16)))
-        for table, cell in zip(self._maps, self._cells, strict=True):
-            table[cell] += ((65535 if y else 0) - table[cell]) >> 6
+        for table, row in zip(self._maps, self._rows, strict=True):
+            table[row][self._cell] += ((65535 if y else 0) - table[row][self._cell]) >> 6
         # Two contexts may share a slot: each moves it on in turn.
         for estimates, slot, history in zip(self._estimates, self._slot, self._histories, strict=True):
             if history:
                 self._learn(estimates, history, y, 1000)
             slot[self._within] = self._next[slot[self._within]][y]
-        for table, place in zip(self._direct, self._near, strict=True):
-            self._learn(table, place, y, 255)
-        for table, matched in zip(self._match_estimates, self._matched, strict=True):
+        for direct, place in zip(self._direct, self._near, strict=True):
+            self._learn(direct, place, y, 255)
+        for estimates, matched in zip(self._match_estimates, self._matched, strict=True):
             if matched is not None:
-                self._learn(table, matched[0], int(y == matched[1]), 400)
+                self._learn(estimates, matched[0], int(y == matched[1]), 400)
         if self._masses:
             self._learn(self._network_estimates, self._mapped, y, 1000)
         self._node, self._bit = self._node * 2 + y, self._bit + 1

@@ -17,8 +17,6 @@ class ExactPredictor:
     `engine` is compiled where it can be, with the same bits.
     """
 
-    learns = False
-
     def __init__(self, model: ExactModel, device: torch.device | str = "cpu") -> None:
         self.symbols, self.start = model.symbols, model.start
         self.frequencies = FrequencyModel(model.tables)
@@ -34,6 +32,3 @@ class ExactPredictor:
 
     def step(self, symbols: Ints) -> Ints:
         return self.engine.step(symbols)
-
-    def settle(self, used: bool) -> None:
-        pass

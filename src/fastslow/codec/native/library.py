@@ -14,16 +14,17 @@ from pathlib import Path
 from fastslow.compiling.build import BuildError, Unit
 from fastslow.compiling.build import load as load_unit
 from fastslow.compiling.openmp import share_openmp
+from fastslow.mixing import native as mixing
 
 _CSRC = Path(__file__).parent / "csrc"
 CODEC = Unit(
     "codec",
     "the codec",
-    lambda: sorted(_CSRC.iterdir()),
+    lambda: [*sorted(_CSRC.iterdir()), mixing.HEADER],
     # All that is computed is exact, or is IEEE's in any build: no flag here may loosen that.
     (
         *("-O3", "-std=c++17", "-shared", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno"),
-        *("-fno-trapping-math", "-fopenmp-simd"),
+        *("-fno-trapping-math", "-fopenmp-simd", f"-I{mixing.CSRC}"),
     ),
 )
 
@@ -71,11 +72,12 @@ class BlockArgs(Structure):
     """`fs_block`."""
 
     _fields_ = (
-        *((name, c_int64) for name in ("lanes", "length", "symbols", "start", "escape")),
+        *((name, c_int64) for name in ("lanes", "length", "symbols", "start")),
         *((name, c_void_p) for name in ("alphabet", "coarse", "fine")),
         *((name, c_int64) for name in ("coarse_size", "fine_bits", "knot_bits")),
         *((name, c_void_p) for name in ("text", "payload")),
         ("payload_size", c_int64),
+        ("mixing", POINTER(mixing.TablesArgs)),
     )
 
 
@@ -91,9 +93,10 @@ _FUNCTIONS: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "fs_engine_step": (None, (c_void_p, c_void_p, c_void_p, c_int64)),
     "fs_block_make": (c_void_p, (c_void_p,)),
     "fs_block_free": (None, (c_void_p,)),
-    "fs_block_run": (c_int64, (c_void_p, c_void_p, c_int64, c_int64, c_int64, c_int64)),
-    "fs_block_step": (c_int64, (c_void_p, c_void_p, c_int64, c_int64)),
+    "fs_block_run": (c_int64, (c_void_p, c_void_p, c_int64, c_int64, c_int64)),
+    "fs_block_step": (c_int64, (c_void_p, c_void_p, c_int64)),
     "fs_block_previous": (c_void_p, (c_void_p,)),
+    "fs_block_text": (c_void_p, (c_void_p,)),
     "fs_block_size": (c_int64, (c_void_p,)),
     "fs_block_finish": (c_void_p, (c_void_p,)),
     "fs_block_read": (c_int64, (c_void_p,)),

@@ -11,13 +11,12 @@ struct Steps {
     Block* block;  // null: one step of `symbols`
     const i32* symbols;
     i64 first, last;
-    bool encoding;
     Barrier barrier;
     std::atomic<int> state{0};
-    Fault fault = NONE;
+    bool whole = true;
 
-    Steps(Engine* its, Block* whole, const i32* row, i64 from, i64 to, bool writes)
-        : engine(its), block(whole), symbols(row), first(from), last(to), encoding(writes) {}
+    Steps(Engine* its, Block* coded, const i32* row, i64 from, i64 to)
+        : engine(its), block(coded), symbols(row), first(from), last(to) {}
 
     void run(int thread, int threads) {
         Tiles tiles(engine->uses_tiles());
@@ -25,14 +24,11 @@ struct Steps {
         for (i64 t = first; t < last; t++) {
             engine->step(block->previous(), thread, threads, barrier);
             const Range lanes = share(block->active(t), thread, threads);
-            for (i64 lane = lanes.first; lane < lanes.last; lane++) block->prepare(engine->logits_of(lane), t, lane, encoding);
+            for (i64 lane = lanes.first; lane < lanes.last; lane++) block->prepare(engine->logits_of(lane), lane);
             barrier.wait();
-            if (thread == 0) {
-                if (encoding) block->encode(t);
-                else fault = block->decode(t);
-            }
+            if (thread == 0) whole = block->code(t);
             barrier.wait();
-            if (fault) return;
+            if (!whole) return;
         }
     }
 };
@@ -101,7 +97,7 @@ FS_PUBLIC std::int64_t fs_engine_begin(void* engine, std::int64_t lanes) {
 // symbols (S) -> logits (S, V).
 FS_PUBLIC void fs_engine_step(void* engine, const std::int32_t* symbols, std::int64_t* logits, std::int64_t threads) {
     Engine& its = *static_cast<Engine*>(engine);
-    Steps steps(&its, nullptr, symbols, 0, 1, true);
+    Steps steps(&its, nullptr, symbols, 0, 1);
     run_steps(steps, threads);
     for (i64 lane = 0; lane < its.lane_count(); lane++)
         for (i64 j = 0; j < its.symbols; j++) logits[lane * its.symbols + j] = static_cast<i64>(its.logits_of(lane)[j]);
@@ -116,25 +112,31 @@ FS_PUBLIC void* fs_block_make(const fs_block* block) {
 }
 FS_PUBLIC void fs_block_free(void* block) { delete static_cast<Block*>(block); }
 
-// Steps first .. last-1 of a block, predicted by an engine with as many lanes. The answer: a `Fault`.
-FS_PUBLIC std::int64_t fs_block_run(void* block, void* engine, std::int64_t first, std::int64_t last, std::int64_t encoding,
-                                    std::int64_t threads) {
-    Steps steps(static_cast<Engine*>(engine), static_cast<Block*>(block), nullptr, first, last, encoding != 0);
+// Steps first .. last-1 of a block; engine: one with as many lanes, null without a network. 0: the payload ends too early.
+FS_PUBLIC std::int64_t fs_block_run(void* block, void* engine, std::int64_t first, std::int64_t last, std::int64_t threads) {
+    Block& its = *static_cast<Block*>(block);
+    if (!engine) {
+        for (i64 t = first; t < last; t++)
+            if (!its.code(t)) return 0;
+        return 1;
+    }
+    Steps steps(static_cast<Engine*>(engine), &its, nullptr, first, last);
     run_steps(steps, threads);
-    return steps.fault;
+    return steps.whole;
 }
 
 // One step whose logits (S, V) come from elsewhere.
-FS_PUBLIC std::int64_t fs_block_step(void* block, const std::int64_t* logits, std::int64_t t, std::int64_t encoding) {
+FS_PUBLIC std::int64_t fs_block_step(void* block, const std::int64_t* logits, std::int64_t t) {
     Block& its = *static_cast<Block*>(block);
-    for (i64 lane = 0; lane < its.active(t); lane++) its.prepare(logits + lane * its.symbol_count(), t, lane, encoding != 0);
-    if (!encoding) return its.decode(t);
-    its.encode(t);
-    return NONE;
+    for (i64 lane = 0; lane < its.active(t); lane++) its.prepare(logits + lane * its.symbol_count(), lane);
+    return its.code(t);
 }
 
 // The last symbol of each lane (S).
 FS_PUBLIC const std::int32_t* fs_block_previous(void* block) { return static_cast<Block*>(block)->previous(); }
+
+// The text as far as it is known.
+FS_PUBLIC const std::uint8_t* fs_block_text(void* block) { return static_cast<Block*>(block)->bytes(); }
 
 // Bytes written so far; after fs_block_finish all of them.
 FS_PUBLIC std::int64_t fs_block_size(void* block) { return static_cast<Block*>(block)->encoding().size(); }

@@ -1,19 +1,21 @@
-// Logits to frequencies to bytes, and back: codec/frequencies.py, codec/rangecoder.py and the Python coder of
-// codec/blocks.py once more.
+// Bytes to bits to a payload, and back: codec/frequencies.py, codec/rangecoder.py and the Python coder of codec/mixed.py
+// once more. The bits' probabilities come from the mixer.
 #pragma once
+#include "mixer.h"
 #include "step.h"
 
 extern "C" {
 
 // What a block is, for either direction.
 struct fs_block {
-    std::int64_t lanes, length, symbols, start, escape;  // escape: its frequency, 0 if there is none
-    const std::uint8_t* alphabet;                         // (V)
-    const std::int64_t *coarse, *fine;                    // exp's tables: (coarse_size) and (2^fine_bits)
+    std::int64_t lanes, length, symbols, start;  // symbols: V of the network, 0 without one
+    const std::uint8_t* alphabet;                 // (V)
+    const std::int64_t *coarse, *fine;            // exp's tables: (coarse_size) and (2^fine_bits)
     std::int64_t coarse_size, fine_bits, knot_bits;
-    std::uint8_t* text;            // (length): read or written
-    const std::uint8_t* payload;   // of decoding: (payload_size)
+    const std::uint8_t* text;      // (length) of encoding
+    const std::uint8_t* payload;   // (payload_size) of decoding
     std::int64_t payload_size;
+    const fs_mixing_tables* mixing;
 };
 
 }  // extern "C"
@@ -21,10 +23,11 @@ struct fs_block {
 namespace fastslow {
 namespace codec {
 
-constexpr int TOTAL_BITS = 24;
+using u32 = std::uint32_t;
+
+constexpr int TOTAL_BITS = 24, BIT_BITS = 16;
 constexpr i64 TOTAL = 1 << TOTAL_BITS;
 constexpr u64 BOTTOM = u64(1) << 56;
-constexpr i64 RAW = TOTAL / 256;
 
 class Encoder {
     u64 low = 0, width = ~u64(0);
@@ -40,12 +43,17 @@ class Encoder {
     i64 size() const { return static_cast<i64>(out.size()); }
     const u8* bytes() const { return out.data(); }
 
-    void encode(i64 start, i64 frequency) {
-        width >>= TOTAL_BITS;
-        const u64 before = low;
-        low += width * static_cast<u64>(start);
-        if (low < before) carry();
-        width *= static_cast<u64>(frequency);
+    // A bit; p: the probability of a 1 in 2^-16.
+    void encode(int y, u32 p) {
+        const u64 split = (width >> BIT_BITS) * p;
+        if (y) {
+            width = split;
+        } else {
+            const u64 before = low;
+            low += split;
+            if (low < before) carry();
+            width -= split;
+        }
         while (width < BOTTOM) {
             out.push_back(static_cast<u8>(low >> 56));
             low <<= 8;
@@ -69,53 +77,50 @@ class Encoder {
     }
 };
 
-enum Fault { NONE = 0, OUTSIDE = 1, SHORT = 2 };
-
 class Decoder {
     const u8* data;
     i64 size, at = 8;
-    u64 value = 0, width = ~u64(0), unit = 0;
+    u64 value = 0, width = ~u64(0);
 
   public:
     Decoder(const u8* from, i64 count) : data(from), size(count) {
         for (int i = 0; i < 8; i++) value = value << 8 | (i < size ? data[i] : 0);
     }
     i64 read() const { return at; }
+    bool ends_early() const { return at > size + 8; }
 
-    // A number inside the next symbol's interval, or -1.
-    i64 target() {
-        unit = width >> TOTAL_BITS;
-        const u64 found = value / unit;
-        return found < u64(TOTAL) ? static_cast<i64>(found) : -1;
-    }
-
-    bool take(i64 start, i64 frequency) {
-        value -= unit * static_cast<u64>(start);
-        width = unit * static_cast<u64>(frequency);
+    int decode(u32 p) {
+        const u64 split = (width >> BIT_BITS) * p;
+        const int y = value < split;
+        if (y) {
+            width = split;
+        } else {
+            value -= split;
+            width -= split;
+        }
         while (width < BOTTOM) {
-            if (at >= size + 8) return false;
             value = value << 8 | (at < size ? data[at] : 0);
             at++;
             width <<= 8;
         }
-        return true;
+        return y;
     }
 };
 
 // Frequencies of one row of logits.
 class Frequencies {
     std::vector<i64> coarse, fine;
-    i64 size, escape;
+    i64 size;
     int fine_bits, knot_bits;
 
   public:
     explicit Frequencies(const fs_block& b)
         : coarse(b.coarse, b.coarse + b.coarse_size), fine(b.fine, b.fine + (i64(1) << b.fine_bits)), size(b.symbols),
-          escape(b.escape), fine_bits(static_cast<int>(b.fine_bits)), knot_bits(static_cast<int>(b.knot_bits)) {
+          fine_bits(static_cast<int>(b.fine_bits)), knot_bits(static_cast<int>(b.knot_bits)) {
         coarse.push_back(0);
     }
 
-    // out (V): frequencies without the escape's. Logits: integers, below 2^53 in size.
+    // out (V). Logits: integers, below 2^53 in size.
     template <class T>
     void of(const T* __restrict logits, i64* __restrict out) const {
         i64 best = 0;
@@ -135,7 +140,7 @@ class Frequencies {
             total += weight;
         }
         // floor(weight budget / total), by a quotient that is at most one off.
-        const i64 budget = TOTAL - size - escape;
+        const i64 budget = TOTAL - size;
         const double each = static_cast<double>(budget) / static_cast<double>(total);
         i64 sum = 0;
 #pragma omp simd reduction(+ : sum)
@@ -147,102 +152,69 @@ class Frequencies {
             out[j] = quotient + 1;
             sum += quotient + 1;
         }
-        out[best] += TOTAL - escape - sum;
+        out[best] += TOTAL - sum;
     }
 };
 
-// The coder of one block: its lanes, where each stands, and one range coder for all.
+// The coder of one block: its mixer, what a network says of each lane's next byte, and one range coder for all lanes.
 class Block {
+    mixing::Tables tables;
+    mixing::Mixer mixer;
     Frequencies frequencies;
-    i64 lanes, size, start, escape, full, longer;
+    i64 lanes, size, start;
+    bool encoding_;
     std::vector<u8> alphabet;
-    std::vector<i64> offsets;
-    std::vector<i32> symbol_of;  // of a byte; V outside the alphabet
-    u8* text;
+    std::vector<i32> symbol_of;  // of a byte; the start symbol outside the alphabet
+    const u8* text;
     std::vector<i32> previous_;
-    std::vector<i64> rows;       // (S, V): frequencies
-    std::vector<i64> starts, widths;
+    std::vector<mixing::Masses> masses;
     Encoder encoder;
     Decoder decoder;
 
   public:
     explicit Block(const fs_block& b)
-        : frequencies(b), lanes(b.lanes), size(b.symbols), start(b.start), escape(b.escape), full(b.length / b.lanes),
-          longer(b.length % b.lanes), alphabet(b.alphabet, b.alphabet + b.symbols), offsets(b.lanes),
-          symbol_of(256, static_cast<i32>(b.symbols)), text(b.text), previous_(b.lanes, static_cast<i32>(b.start)),
-          rows(b.lanes * b.symbols), starts(b.lanes), widths(b.lanes), decoder(b.payload, b.payload_size) {
-        for (i64 lane = 1; lane < lanes; lane++) offsets[lane] = offsets[lane - 1] + full + (lane <= longer ? 1 : 0);
+        : tables(*b.mixing), mixer(tables, b.length, b.lanes, b.symbols != 0), frequencies(b), lanes(b.lanes), size(b.symbols),
+          start(b.start), encoding_(b.text != nullptr), alphabet(b.alphabet, b.alphabet + b.symbols),
+          symbol_of(256, static_cast<i32>(b.start)), text(b.text), previous_(b.lanes, static_cast<i32>(b.start)),
+          masses(b.symbols ? b.lanes : 0), decoder(b.payload, b.payload_size) {
         for (i64 j = 0; j < size; j++) symbol_of[alphabet[j]] = static_cast<i32>(j);
     }
 
     const i32* previous() const { return previous_.data(); }
-    i64 active(i64 t) const { return t < full ? lanes : longer; }
+    i64 active(i64 t) const { return mixer.active(t); }
     i64 symbol_count() const { return size; }
     Encoder& encoding() { return encoder; }
     const Decoder& decoding() const { return decoder; }
+    const u8* bytes() const { return mixer.bytes(); }
 
     // A lane's part of a step that can be done beside the others'.
     template <class T>
-    void prepare(const T* logits, i64 t, i64 lane, bool encoding) {
-        i64* row = &rows[lane * size];
+    void prepare(const T* logits, i64 lane) {
+        i64 row[256];
         frequencies.of(logits, row);
-        if (encoding) {
-            const i64 symbol = symbol_of[text[offsets[lane] + t]];
-            i64 before = 0;
-            for (i64 j = 0; j < symbol; j++) before += row[j];
-            starts[lane] = before;
-            widths[lane] = symbol < size ? row[symbol] : escape;
-        } else {
-            i64 end = 0;
-            for (i64 j = 0; j < size; j++) row[j] = end += row[j];
-        }
+        mixing::spread(masses[lane], row, alphabet.data(), size, tables);
     }
 
-    void encode(i64 t) {
+    // The step's bytes, lane after lane. False: the payload ends too early.
+    bool code(i64 t) {
         const i64 count = active(t);
         for (i64 lane = 0; lane < count; lane++) {
-            encoder.encode(starts[lane], widths[lane]);
-            const u8 byte = text[offsets[lane] + t];
-            i32 symbol = symbol_of[byte];
-            if (symbol == size) {
-                encoder.encode(byte * RAW, RAW);
-                symbol = static_cast<i32>(start);
-            }
-            previous_[lane] = symbol;
-        }
-        for (i64 lane = count; lane < lanes; lane++) previous_[lane] = static_cast<i32>(start);
-    }
-
-    Fault decode(i64 t) {
-        const i64 count = active(t);
-        for (i64 lane = 0; lane < count; lane++) {
-            const i64* ends = &rows[lane * size];
-            const i64 target = decoder.target();
-            if (target < 0) return OUTSIDE;
-            // The first end above the target.
-            i64 symbol = 0, left = size;
-            while (left > 0) {
-                const i64 half = left / 2;
-                if (ends[symbol + half] <= target) symbol += half + 1, left -= half + 1;
-                else left = half;
-            }
-            const i64 before = symbol ? ends[symbol - 1] : 0;
-            if (!decoder.take(before, symbol < size ? ends[symbol] - before : escape)) return SHORT;
-            u8 byte;
-            if (symbol < size) {
-                byte = alphabet[symbol];
+            mixer.begin(lane, t, size ? &masses[lane] : nullptr);
+            if (encoding_) {
+                const u8 byte = text[mixer.place(lane, t)];
+                for (int bit = 7; bit >= 0; bit--) {
+                    const int y = byte >> bit & 1;
+                    encoder.encode(y, static_cast<u32>(mixer.predict()));
+                    mixer.update(y);
+                }
             } else {
-                const i64 raw = decoder.target();
-                if (raw < 0) return OUTSIDE;
-                byte = static_cast<u8>(raw / RAW);
-                if (!decoder.take(byte * RAW, RAW)) return SHORT;
-                symbol = start;
+                for (int bit = 7; bit >= 0; bit--) mixer.update(decoder.decode(static_cast<u32>(mixer.predict())));
+                if (decoder.ends_early()) return false;
             }
-            text[offsets[lane] + t] = byte;
-            previous_[lane] = static_cast<i32>(symbol);
+            previous_[lane] = symbol_of[mixer.end()];
         }
         for (i64 lane = count; lane < lanes; lane++) previous_[lane] = static_cast<i32>(start);
-        return NONE;
+        return true;
     }
 };
 
