@@ -40,7 +40,7 @@ from fastslow.lm.packaged import DEFAULT, default_model
 from fastslow.mixing import Mixer
 from fastslow.scoring import Scorer, Surprisal, scored_lines
 from fastslow.scoring.mixed import NetworkMixer
-from fastslow.scoring.statistics import LineMean, line_means
+from fastslow.scoring.statistics import line_means
 from fastslow.storage import write_json
 from fastslow.training import DataSource, TrainConfig, train
 from fastslow.training.folder import RESULT_FILE
@@ -61,6 +61,8 @@ RECIPE = TrainConfig(
     tensorboard=False,
 )
 NORMAL = b"-"
+STRETCH = 32
+"""Bytes of a line's most surprising stretch."""
 WINDOW = 1 << 15
 """Bytes that gzip looks back."""
 
@@ -142,34 +144,35 @@ BASELINES: dict[str, Callable[[list[bytes], list[bytes]], list[float]]] = {
 }
 
 
-def scored(lm: CharLM, first: list[bytes], second: list[bytes]) -> list[LineMean]:
+def scored(lm: CharLM, first: list[bytes], second: list[bytes]) -> list[Surprisal]:
     """The lines of the second half, scored after the last lines of the first."""
     warm = b"".join(line + b"\n" for line in first[-20:])
     text = b"".join(line + b"\n" for line in second)
-    return list(line_means(scored_lines(Scorer(lm, likeliest=1, context=warm).feed(text))))
+    return list(Scorer(lm, likeliest=0, context=warm).feed(text))
 
 
-def by_contexts(first: list[bytes], second: list[bytes]) -> list[LineMean]:
+def by_contexts(first: list[bytes], second: list[bytes]) -> list[Surprisal]:
     """The lines of the second half by contexts that have read the first: the mixed predictor without a network."""
     known, text = (b"".join(line + b"\n" for line in part) for part in (first, second))
     mixer = Mixer(len(known) + len(text))
     mixer.bits(known)
     values, bits = np.frombuffer(text, dtype=np.uint8), mixer.bits(text)
     n, none = len(values), np.zeros((len(values), 0))
-    block = Surprisal(
-        0, values, bits, none.astype(np.uint8), none.astype(np.float32), np.zeros(n, np.float32), np.arange(n + 1)
-    )
-    return list(line_means(scored_lines([block])))
+    return [
+        Surprisal(
+            0, values, bits, none.astype(np.uint8), none.astype(np.float32), np.zeros(n, np.float32), np.arange(n + 1)
+        )
+    ]
 
 
-def by_both(lm: CharLM, first: list[bytes], second: list[bytes]) -> list[LineMean]:
+def by_both(lm: CharLM, first: list[bytes], second: list[bytes]) -> list[Surprisal]:
     """The lines of the second half by the mixed predictor, which has read the first."""
     known, text = (b"".join(line + b"\n" for line in part) for part in (first, second))
     mixer = NetworkMixer(len(known) + len(text), lm.alphabet.symbols)
     scorer = Scorer(lm, likeliest=0, mixer=mixer)
     for _ in scorer.feed(known):
         pass
-    return list(line_means(scored_lines(scorer.feed(text))))
+    return list(scorer.feed(text))
 
 
 def trained(source: Path, out: Path, updates: int) -> Path:
@@ -226,9 +229,14 @@ def run(options: argparse.Namespace) -> int:
         lm = CharLM.from_pretrained(folder, device="cpu")
         found[name] = scored(lm, first, second)
         found[f"{name}, mixed with contexts"] = by_both(lm, first, second)
-    for name, means in found.items():
+    for name, blocks in found.items():
+        lines_of = list(scored_lines(blocks))
+        means, peaks = list(line_means(lines_of)), list(line_means(lines_of, STRETCH))
         rows[f"{name}: bits per byte of the line"] = area(np.array([m.mean_bits for m in means]), alerts_second)
         rows[f"{name}: bits of the line"] = area(np.array([m.bits for m in means]), alerts_second)
+        rows[f"{name}: bits per byte of its worst {STRETCH} bytes"] = area(
+            np.array([m.mean_bits for m in peaks]), alerts_second
+        )
     record: dict[str, Any] = {
         "log": options.log.name,
         "lines": len(lines),

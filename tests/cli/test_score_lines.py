@@ -36,6 +36,10 @@ def test_only_lines_above_a_threshold(model: Path, text: Path, capsys: pytest.Ca
     assert status_of(capsys, *score, "--above", "99")[:2] == (1, [f"{text}: " + _summary(capsys, score)])
     assert status_of(capsys, *score, "--above", "99", "--tsv")[:2] == (1, [])
     assert status_of(capsys, *score, "--deviations", "1")[0] == 0
+    peaks = json.loads(output_of(capsys, *score, "--stretch", "3", "--json"))["per_line"]
+    assert all(peak["mean"] > row["mean"] for peak, row in zip(peaks, every, strict=True))
+    assert status_of(capsys, *score, "--above", str(means[-1] + 0.01))[0] == 1
+    assert status_of(capsys, *score, "--above", str(means[-1] + 0.01), "--stretch", "3")[0] == 0
     assert status_of(capsys, *score, "--deviations", "50")[0] == 1
 
 
@@ -75,6 +79,8 @@ def test_a_pipe_is_followed_to_its_end(
         ("--follow", "belong to --lines"),
         ("--above 3", "belong to --lines"),
         ("--lines --above 3 --deviations 2", "give --above or --deviations, not both"),
+        ("--stretch 3", "belong to --lines"),
+        ("--lines --stretch 0", "--stretch must be at least 1; got 0"),
         ("--lines --follow --top 3", "--top needs the whole text"),
         ("--lines --deviations -1", "--deviations must be at least 0; got -1"),
         ("--lines --deviations nan", "--deviations must be at least 0; got nan"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fastslow.scoring import SurprisingLines, SurprisingPlaces, Totals
-from fastslow.scoring.statistics import LineMeans, describe_expected, expected, percent
+from fastslow.scoring.statistics import LineMeans, describe_expected, expected, line_means, percent
 from tests.scoring.scored import lines
 
 
@@ -71,6 +71,19 @@ def test_means_of_lines_in_pieces() -> None:
         (4, 2.0, 2.0, 1, "m"),
     ]
     assert LineMeans().last() is None
+
+
+@pytest.mark.parametrize("longest", [4, 7, 4096])
+def test_a_line_by_its_most_surprising_stretch(longest: int) -> None:
+    bits = [math.nan, 1, 9, 8, 1, 1, 1, 1, 7, 0, 3, 5, 2]
+    found = [m.mean_bits for m in line_means(lines(b"abcdefghi\nkl\n", bits, size=3, longest=longest), stretch=3)]
+    assert found == pytest.approx([6.0, 10 / 3])
+    short = [m.mean_bits for m in line_means(lines(b"abcdefghi\nkl\n", bits, size=3, longest=longest), stretch=4)]
+    assert short == pytest.approx([19 / 4, 10 / 3])
+    (single,) = line_means(lines(b"abc", [math.nan, 1, 5]), stretch=1)
+    assert (single.mean_bits, single.bits) == (5, 6)
+    with pytest.raises(ValueError, match="at least 1 byte"):
+        LineMeans(stretch=0)
 
 
 def test_the_most_surprising_lines() -> None:

@@ -47,6 +47,7 @@ def score(
     html: OutFile = None,
     top: Count = None,
     lines: Flag = False,
+    stretch: Count = None,
     follow: Flag = False,
     above: _Number = None,
     deviations: _Number = None,
@@ -77,6 +78,7 @@ def score(
         html: write one self-contained page instead: hover over a character for its bits and what was expected
         top: list only the N most surprising places, or with --lines the N most surprising lines
         lines: the mean bits per byte of each line, for logs
+        stretch: with --lines, the mean of the N most surprising bytes in a row, instead of the whole line's
         follow: with --lines, go on reading as the file grows or the pipe delivers, and print the surprising lines only
         above: with --lines, print only lines with a mean above X bits per byte
         deviations: with --lines, print only lines with a mean more than X standard deviations above that of the lines
@@ -112,8 +114,10 @@ def score(
     if predictor == "mixed" and by_word:
         raise OptionError("--predictor mixed is for characters and lines: leave out --words, --items and --regions")
     selects = above is not None or deviations is not None
-    if not lines and (follow or selects):
-        raise OptionError("--follow, --above and --deviations belong to --lines: give that too")
+    if not lines and (follow or selects or stretch is not None):
+        raise OptionError("--follow, --above, --deviations and --stretch belong to --lines: give that too")
+    if stretch is not None and stretch < 1:
+        raise OptionError(f"--stretch must be at least 1; got {stretch}")
     if above is not None and deviations is not None:
         raise OptionError("give --above or --deviations, not both")
     if (follow or selects) and top is not None:
@@ -141,7 +145,7 @@ def score(
         assert threshold is not None
         from fastslow.cli.score_lines import follow_lines
 
-        return follow_lines(lm, text, threshold, json, tsv, raw, predictor)
+        return follow_lines(lm, text, threshold, json, tsv, raw, predictor, stretch)
     lm.alphabet.check(source.data, name=source.name)
     if by_word:
         from fastslow.cli.score_words import print_table
@@ -150,7 +154,7 @@ def score(
     elif html is not None:
         write_page_file(_chosen(lm, source, predictor), source, html, shown_name(model))
     elif lines:
-        return _lines(_chosen(lm, source, predictor), source, top, threshold, json, tsv)
+        return _lines(_chosen(lm, source, predictor), source, top, stretch, threshold, json, tsv)
     else:
         _characters(_chosen(lm, source, predictor), source, top, json, tsv)
     return 0
@@ -227,7 +231,15 @@ def _characters(chosen: Chosen, source: Text, top: int | None, json: bool, tsv: 
     _summary(source, chosen, totals)
 
 
-def _lines(chosen: Chosen, source: Text, top: int | None, threshold: Threshold | None, json: bool, tsv: bool) -> int:
+def _lines(
+    chosen: Chosen,
+    source: Text,
+    top: int | None,
+    stretch: int | None,
+    threshold: Threshold | None,
+    json: bool,
+    tsv: bool,
+) -> int:
     """Print the lines that are asked for; the exit status: 1 if there is a threshold and no line is above it."""
     from fastslow.scoring import SurprisingLines, Totals
     from fastslow.scoring.records import line_record
@@ -235,7 +247,7 @@ def _lines(chosen: Chosen, source: Text, top: int | None, threshold: Threshold |
     from fastslow.scoring.terminal import print_line_means
 
     totals = Totals()
-    means: Iterable[LineMean] = line_means(_scored(chosen, totals))
+    means: Iterable[LineMean] = line_means(_scored(chosen, totals), stretch)
     if threshold is not None:
         means = filter(threshold, means)
     if top is not None:

@@ -27,7 +27,14 @@ FOUND, NONE_FOUND = 0, 1
 
 
 def follow_lines(
-    lm: CharLM, name: str, threshold: Threshold, json: bool, tsv: bool, raw: bool, predictor: Predictor
+    lm: CharLM,
+    name: str,
+    threshold: Threshold,
+    json: bool,
+    tsv: bool,
+    raw: bool,
+    predictor: Predictor,
+    stretch: int | None,
 ) -> int:
     """Print the lines of a growing file or a pipe that stand out, each when it has ended; whether there were any.
 
@@ -48,7 +55,7 @@ def follow_lines(
     show = _shower(json, tsv)
     lines = found = 0
     with _ending_quietly():
-        for line in follow(lm, sessions, raw=raw, mixer=mixer):
+        for line in follow(lm, sessions, raw=raw, mixer=mixer, stretch=stretch):
             lines += 1
             if threshold(line):
                 found += 1

@@ -70,7 +70,12 @@ class Threshold:
 
 
 def follow(
-    model: CharLM, sessions: Iterable[Iterable[bytes]], *, raw: bool = False, mixer: BitMixer | None = None
+    model: CharLM,
+    sessions: Iterable[Iterable[bytes]],
+    *,
+    raw: bool = False,
+    mixer: BitMixer | None = None,
+    stretch: int | None = None,
 ) -> Iterator[LineMean]:
     """The lines of a stream with their mean surprisals, each as soon as it has ended.
 
@@ -80,12 +85,13 @@ def follow(
             truncated or replaced, and its lines are counted anew.
         raw: keep CRs, byte-order marks and UTF-16.
         mixer: makes bits of the model's predictions, such as a `mixed.EndlessMixer`; None: they are the model's own.
+        stretch: score each line by its most surprising bytes, so many: see `LineMeans`.
 
     Raises AlphabetError for a byte that the model does not know.
     """
     scorer = Scorer(model, likeliest=0, mixer=mixer)
     for pieces in sessions:
-        yield from line_means(scored_lines(_blocks(scorer, pieces, raw)))
+        yield from line_means(scored_lines(_blocks(scorer, pieces, raw)), stretch)
 
 
 def _blocks(scorer: Scorer, pieces: Iterable[bytes], raw: bool) -> Iterator[Surprisal]:

@@ -120,7 +120,10 @@ class SurprisingPlaces:
 
 @dataclass(frozen=True, order=True)
 class LineMean:
-    """A whole line and its mean surprisal, in bits per byte; NaN if nothing in it was scored."""
+    """A whole line and its mean surprisal in bits per byte, or that of its most surprising stretch.
+
+    NaN if nothing in it was scored.
+    """
 
     mean_bits: float
     back: int
@@ -136,10 +139,19 @@ class LineMean:
 
 
 class LineMeans:
-    """Puts the pieces of long lines together: ``add`` returns a line's mean when it has ended."""
+    """Puts the pieces of long lines together: ``add`` returns a line's mean when it has ended.
 
-    def __init__(self, shown: int = 400) -> None:
-        self._shown = shown
+    stretch: take the mean of the ``stretch`` consecutive bytes (as they were read) with the highest mean, instead of
+    that of the whole line; a shorter line is taken whole.
+    """
+
+    def __init__(self, shown: int = 400, stretch: int | None = None) -> None:
+        if stretch is not None and stretch < 1:
+            raise ValueError(f"stretch must be at least 1 byte; got {stretch}")
+        self._shown, self._stretch = shown, stretch
+        self._peak = -math.inf
+        self._tail = np.zeros(0)
+        """Bits of the last bytes, fewer than a stretch."""
         self._number = 1
         self._bits = 0.0
         self._symbols = 0
@@ -149,6 +161,8 @@ class LineMeans:
         self._number = line.number
         self._bits += line.total_bits
         self._symbols += line.symbols
+        if self._stretch is not None:
+            self._look_for_peak(line, self._stretch)
         if len(self._text) < self._shown:
             self._text += line.text[: self._shown - len(self._text)]
         return self._finish() if line.ends else None
@@ -157,16 +171,26 @@ class LineMeans:
         """The last line of a text that does not end in a line end, if there is one."""
         return self._finish() if self._text else None
 
+    def _look_for_peak(self, line: Line, stretch: int) -> None:
+        bits = np.concatenate((self._tail, line.scored.bits[line.scored.unscored :]))
+        sums = np.concatenate(([0.0], np.cumsum(bits)))
+        if len(bits) >= stretch:
+            self._peak = max(self._peak, float((sums[stretch:] - sums[:-stretch]).max()) / stretch)
+        self._tail = bits[max(0, len(bits) - stretch + 1) :]
+
     def _finish(self) -> LineMean:
         mean = self._bits / self._symbols if self._symbols else math.nan
+        if self._peak > -math.inf:
+            mean = self._peak
+        self._peak, self._tail = -math.inf, np.zeros(0)
         result = LineMean(mean, -self._number, self._bits, self._symbols, self._text.removesuffix("\n"))
         self._bits, self._symbols, self._text = 0.0, 0, ""
         return result
 
 
-def line_means(lines: Iterable[Line]) -> Iterator[LineMean]:
-    """The mean of each line."""
-    means = LineMeans()
+def line_means(lines: Iterable[Line], stretch: int | None = None) -> Iterator[LineMean]:
+    """The mean of each line, or of its most surprising stretch: see `LineMeans`."""
+    means = LineMeans(stretch=stretch)
     for line in lines:
         mean = means.add(line)
         if mean is not None:
