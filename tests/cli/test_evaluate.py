@@ -42,7 +42,7 @@ def test_matrices_of_8_bits(model: Path, text: Path, capsys: pytest.CaptureFixtu
     assert found["bpc"] == pytest.approx(rounded, rel=1e-6)
     assert found["bpc_before_rounding"] == bpc(model) != rounded
     told = output_of(capsys, "evaluate", model, text, "--int8", *REFERENCE)
-    assert f"8 bits; {bpc(model):.4f} before, so the rounding costs {rounded - bpc(model):+.5f}" in told
+    assert f"8 bits; {bpc(model):.4f} before, so rounding costs {rounded - bpc(model):+.5f}" in told
     assert "give one of them" in error_of(capsys, "evaluate", model, text, "--int8", "--dynamic")
 
 

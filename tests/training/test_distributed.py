@@ -301,5 +301,5 @@ def test_devices() -> None:
     with pytest.raises(ConfigError, match="several processes take one GPU each: use device cuda, not cuda:1"):
         group.device("cuda:1")
     if torch.cuda.device_count() < 2:
-        with pytest.raises(ConfigError, match="this process needs a GPU number 1 and there are"):
+        with pytest.raises(ConfigError, match="this process needs GPU 1, and the machine has"):
             group.device("cuda")
