@@ -65,7 +65,9 @@ def some_text(draw: random.Random) -> bytes:
     if kind == 6:
         return (bytes(range(256)) * 4)[:length]
     if kind == 7:  # line ends of every sort
-        ends = draw.choices([b"\r\n", b"\n", b"\r", b"\r\r\n"], [60, draw.choice([0, 1]), draw.choice([0, 1]), 1], k=length // 5)
+        ends = draw.choices(
+            [b"\r\n", b"\n", b"\r", b"\r\r\n"], [60, draw.choice([0, 1]), draw.choice([0, 1]), 1], k=length // 5
+        )
         return b"".join(TEXT[at : at + 3] + end for at, end in enumerate(ends))
     if kind == 8:
         return predicted_text(model(0), length // 3, draw.randrange(1000))

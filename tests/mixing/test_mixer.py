@@ -76,7 +76,9 @@ def test_a_network_that_knows_is_believed() -> None:
 def test_pieces_are_the_whole() -> None:
     whole = Mixer(len(TEXT), 3).bits(TEXT)
     mixer = Mixer(len(TEXT), 3)
-    assert np.concatenate([mixer.bits(TEXT[:1]), mixer.bits(TEXT[1:50]), mixer.bits(TEXT[50:])]).tolist() == whole.tolist()
+    assert (
+        np.concatenate([mixer.bits(TEXT[:1]), mixer.bits(TEXT[1:50]), mixer.bits(TEXT[50:])]).tolist() == whole.tolist()
+    )
 
 
 def test_senseless_arguments() -> None:
