@@ -5,8 +5,9 @@
     python runs/codec.py --ptb DIR --dry-run
 
 For each text: train a model on its first part (for the book, 85%; 5% validate, the last 10% are kept unseen); then one
-table, `benchmarks/codec.py`, on the unseen part, with every rival primed with the training and validation text. It says first what it will cost. What is complete is not done again, and a
-training run that was stopped goes on, so it can be stopped (Ctrl-C) and called again. In OUT:
+table, `benchmarks/codec.py`, on the unseen part, with every rival primed with the training and validation text. It says
+first what it will cost. What is complete is not done again, and a training run that was stopped goes on, so it can be
+stopped (Ctrl-C) and called again. In OUT:
 
     <text>/            the run, its model and learning curve
     <text>.json        the figures of the table

@@ -228,7 +228,7 @@ class Mixer:
     def text(self) -> bytes:
         states = [self.network.zero() for _ in self.lanes] if self.network else []
         previous = [self.network.start] * len(self.lanes) if self.network else []
-        for count, (t, lane) in enumerate(self.steps):
+        for count, (_, lane) in enumerate(self.steps):
             masses = None
             if self.network:
                 found = self.network.frequencies(self.network.step(previous[lane], states[lane]), 0)
