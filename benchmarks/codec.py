@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
-"""Archives against the usual compressors, on the same bytes and with the same prior knowledge.
+"""Archives beside the usual compressors, on the same bytes.
 
-    python benchmarks/codec.py                                      the newest run, on the demo's text
-    python benchmarks/codec.py --model RUN --text FILE --prime FILE...
+    python benchmarks/codec.py --text FILE...                            the model in the box, rivals from nothing
+    python benchmarks/codec.py --model RUN --text FILE --prime FILE...   rivals with the model's prior knowledge
+    python benchmarks/codec.py --text FILE... --parts                    what network and contexts bring by themselves
 
-Each rival compresses the text from nothing, and primed: what the text costs after FILE... (the model's training text),
-which is the size of both less that of the first, or for zlib a preset dictionary. Every archive is unpacked again and
-compared before a figure is printed. Every row runs in a process of its own, whose peak memory is shown. Then the speed
-of exact and float numerics at 7.2M and 1.8M parameters (random weights: speed does not depend on them), the better of
-two runs; seconds of processor time are those of all threads together.
+Without --text: the last 5% of the demo's text. Primed is what the text costs a rival after FILE... (the model's
+training text): the size of both less that of the first, or for zlib a preset dictionary. Every archive is unpacked again and
+compared before a figure is printed. Every row runs in a process of its own, whose peak memory is shown; seconds are
+those of the processor, so that a busy machine distorts them less.
 
-The model is needed to unpack, so its size stands beside its figures: `break-even` is how much text it takes before the
-bytes saved against that rival exceed the model's.
+The model is needed to unpack, so its size stands beside its figures: `break-even` is how much such text it takes before
+the bytes saved against that rival exceed the model's.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ import importlib.util
 import io
 import json
 import lzma
+import os
 import platform
 import resource
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -92,13 +92,18 @@ def peak_mb() -> float:
     return max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024
 
 
+def seconds() -> float:
+    """Of the processor: this process, and those it waited for."""
+    return sum(os.times()[:4])
+
+
 def measure_rival(rival: Rival, text: bytes, prime: bytes) -> dict[str, Any]:
-    start = time.perf_counter()
+    start = seconds()
     packed = rival.pack(text)
-    middle = time.perf_counter()
+    middle = seconds()
     if rival.unpack(packed) != text:
         raise SystemExit(f"{rival.name} does not give the text back")
-    end = time.perf_counter()
+    end = seconds()
     row = {"size": len(packed), "pack_s": middle - start, "unpack_s": end - middle, "mb": peak_mb()}
     if prime and rival.name.startswith("gzip"):
         coder = zlib.compressobj(9, zlib.DEFLATED, 31 - 16, zdict=prime[-(1 << 15) :])
@@ -108,109 +113,57 @@ def measure_rival(rival: Rival, text: bytes, prime: bytes) -> dict[str, Any]:
     return row
 
 
-def measure_model(name: str, mode: str, text: bytes, lanes: int | None, learning: dict[str, Any]) -> dict[str, Any]:
+OURS = ("fastslow", "contexts alone", "network alone")
+
+
+def measure_ours(what: str, name: str, text: bytes, lanes: int | None) -> dict[str, Any]:
+    """An archive; or of the parts, archives without the network, and the network's own code length."""
     from fastslow import codec
     from fastslow.codec import plain
-    from fastslow.codec.container import Mode
+    from fastslow.codec.exact.predictor import ExactPredictor
+    from fastslow.codec.mixed import lanes_for
     from fastslow.codec.models import as_model
 
-    model = as_model(name)
-    kind = Mode[mode.upper()]
-    options: dict[str, Any] = {"lanes": lanes}
-    if learning and mode == "adapt":
-        options["learning"] = codec.Learning(**learning)
-    settings = codec.Options(mode=kind, **options)
-    start = time.perf_counter()
+    if what == "network alone":
+        start = seconds()
+        size = code_length_bytes(ExactPredictor(as_model(name).exact()), text, lanes or lanes_for(len(text)))
+        return {"size": size, "pack_s": seconds() - start, "unpack_s": 0.0, "mb": peak_mb()}
+    model = None if what == "contexts alone" else as_model(name)
+    start = seconds()
     archive = io.BytesIO()
-    codec.compress_stream(io.BytesIO(text), archive, model, settings)
-    middle = time.perf_counter()
+    summary = codec.compress_stream(io.BytesIO(text), archive, model, codec.Options(lanes=lanes))
+    middle = seconds()
     if codec.decompress(archive.getvalue(), model) != text:
-        raise SystemExit(f"{mode} mode does not give the text back")
-    end = time.perf_counter()
-    serial = model.serial(Mode.EXACT if kind == Mode.EXACT else kind)
-    return {
-        "size": len(archive.getvalue()),
-        "pack_s": middle - start,
-        "unpack_s": end - middle,
-        "mb": peak_mb(),
-        "model": len(plain.pack(serial)),
-        "code_length": code_length_bytes(model, text, settings.lanes_of(len(text))),
-        "lanes": settings.lanes_of(len(text)),
-    }
+        raise SystemExit("the archive does not give the text back")
+    end = seconds()
+    row = {"size": summary.stored, "pack_s": middle - start, "unpack_s": end - middle, "mb": peak_mb()}
+    row["kinds"] = {kind: size for kind, size in summary.kinds.items() if size}
+    if model is not None and summary.kinds["neural"]:
+        row["model"] = len(plain.pack(model.exact().to_bytes()))
+    return row
 
 
-def code_length_bytes(model: Any, text: bytes, lanes: int) -> float:
-    """-log2 p of the text under the float model at the same lanes, in bytes: what a perfect coder would need."""
+def code_length_bytes(network: Any, text: bytes, lanes: int) -> int:
+    """-log2 p of the text under the model in integers by itself, in bytes: what a perfect coder would need."""
     import numpy as np
-    import torch
 
-    from fastslow.codec.exact.quantise import start_symbol
+    from fastslow.codec.rangecoder import TOTAL
+    from fastslow.codec.steps import Layout
 
-    lm, symbols = model.lm, model.lm.alphabet.symbols
-    known = np.frombuffer(text, np.uint8)
-    table = np.full(256, start_symbol(symbols))
-    table[np.frombuffer(symbols, np.uint8)] = np.arange(len(symbols))
-    short, longer = divmod(len(text), lanes)
-    nats, at = 0.0, 0
-    steps = short + (longer > 0)
-    block = np.full((steps + 1, lanes), start_symbol(symbols))
-    real = np.zeros((steps, lanes), dtype=bool)
-    for lane in range(lanes):
-        size = short + (lane < longer)
-        block[1 : size + 1, lane] = table[known[at : at + size]]
-        real[:size, lane] = True
-        at += size
-    tokens, state = torch.from_numpy(block), None
-    with torch.inference_mode():
-        for first in range(0, steps, 64):
-            last = min(steps, first + 64)
-            result = lm.token_nats(tokens[first:last], tokens[first + 1 : last + 1], state)
-            state = result.state
-            nats += float(result.nats.double()[torch.from_numpy(real[first:last])].sum())
-    return nats / np.log(2) / 8
-
-
-def speed_model(size: str) -> Any:
-    """An untrained `CharLM`: the paper's PTB FS-LSTM-2, or a fourth of it over all bytes."""
-    import torch
-
-    from fastslow import CharLM
-    from fastslow.data.alphabet import Alphabet
-    from fastslow.lm.config import ModelOptions
-    from fastslow.training import find_preset
-
-    torch.manual_seed(0)
-    if size == "7.2M":
-        return CharLM(find_preset("ptb-fs-lstm-2").model.with_alphabet(Alphabet(bytes(range(50)))))
-    return CharLM(ModelOptions(embedding_size=32, hidden_size=352, slow_size=192).with_alphabet(Alphabet.bytes()))
-
-
-def measure_speed(size: str, mode: str, lanes: int, steps: int) -> dict[str, Any]:
-    """Encode and decode one block with random weights."""
-    import torch
-
-    from fastslow.codec.blocks import Predictor, decode_block, encode_block
-    from fastslow.codec.exact.predictor import ExactPredictor
-    from fastslow.codec.floating import FloatPredictor
-    from fastslow.codec.models import CodecModel
-
-    lm = speed_model(size)
-    predictor: Predictor = ExactPredictor(CodecModel("", lm=lm).exact()) if mode == "exact" else FloatPredictor(lm)
-    text = bytes(torch.randint(len(lm.alphabet), (lanes * steps,), dtype=torch.uint8).tolist())
-    encode_block(text[: 4 * lanes], predictor, lanes, 0, 1 << 30)
-    kb = len(text) / 1000
-    row = {"encode": 0.0, "decode": 0.0, "encode_cpu": 1e9, "decode_cpu": 1e9}
-    for _ in range(2):
-        times = [(time.perf_counter(), time.process_time())]
-        payload = encode_block(text, predictor, lanes, 0, 1 << 30)
-        times.append((time.perf_counter(), time.process_time()))
-        if payload is None or decode_block(payload, len(text), predictor, lanes, 0) != text:
-            raise SystemExit("the block does not give the text back")
-        times.append((time.perf_counter(), time.process_time()))
-        for what, before, after in zip(("encode", "decode"), times, times[1:], strict=False):
-            row[what] = max(row[what], kb / (after[0] - before[0]))
-            row[f"{what}_cpu"] = min(row[f"{what}_cpu"], (after[1] - before[1]) / kb * 1000)
-    return row | {"mb": peak_mb(), "weights": lm.num_parameters}
+    layout, data, bits = Layout(len(text), lanes), np.frombuffer(text, np.uint8), 0.0
+    table = np.full(256, -1)
+    table[np.frombuffer(network.symbols, np.uint8)] = np.arange(len(network.symbols))
+    previous = np.full(lanes, network.start)
+    network.begin(lanes)
+    for t in range(layout.steps):
+        count = layout.active(t)
+        symbols = table[data[layout.offsets[:count] + t]]
+        known = symbols >= 0
+        found = network.frequencies(network.step(previous)[:count])[np.arange(count), np.maximum(symbols, 0)]
+        bits += np.where(known, np.log2(TOTAL / found), 18.0).sum()
+        previous[:count] = np.where(known, symbols, network.start)
+        previous[count:] = network.start
+    return round(bits / 8)
 
 
 # ---------------------------------------------------------------------- the table
@@ -225,138 +178,89 @@ def child(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def run_child(arguments: dict[str, Any]) -> dict[str, Any]:
-    if arguments["what"] == "speed":
-        return measure_speed(arguments["size"], arguments["mode"], arguments["lanes"], arguments["steps"])
     text = Path(arguments["text"]).read_bytes()
-    if arguments["what"] == "model":
-        return measure_model(arguments["model"], arguments["mode"], text, arguments["lanes"], arguments["learning"])
-    rival = next(rival for rival in RIVALS if rival.name == arguments["rival"])
+    if arguments["what"] in OURS:
+        import torch
+
+        torch.set_num_threads(1)
+        return measure_ours(arguments["what"], arguments["model"], text, arguments["lanes"])
+    rival = next(rival for rival in RIVALS if rival.name == arguments["what"])
     return measure_rival(rival, text, Path(arguments["prime"]).read_bytes())
 
 
-def table(options: argparse.Namespace, text: bytes, prime: bytes, folder: Path) -> dict[str, Any]:
+def table(options: argparse.Namespace, name: str, text: bytes, prime: bytes, folder: Path) -> dict[str, Any]:
     (folder / "text").write_bytes(text)
     (folder / "prime").write_bytes(prime)
-    files = {"text": str(folder / "text"), "prime": str(folder / "prime")}
-    print(f"{len(text):,} bytes of text, primed with {len(prime):,}; {platform.processor() or platform.machine()}\n")
-    print(f"{'':<18} {'bytes':>10} {'bits/byte':>9} {'primed':>7} {'kB/s':>7} {'unpack':>7} {'MB':>6}  break-even")
+    primed = f", primed with {len(prime):,}" if prime else ""
+    print(f"\n{name}: {len(text):,} bytes{primed}; {platform.processor() or platform.machine()}, one thread\n")
+    print(f"{'':<18} {'bytes':>10} {'bits/byte':>9} {'primed':>7} {'kB/s':>9} {'unpack':>9} {'MB':>6}  break-even")
     rows: dict[str, dict[str, Any]] = {}
-    learning = {key: value for key in ("rate", "window", "decay") if (value := getattr(options, key)) is not None}
-    for mode in options.modes:
-        arguments = {
-            "what": "model",
-            "mode": mode,
-            "model": options.model,
-            "lanes": options.lanes,
-            "learning": learning,
-        }
-        rows[mode] = child(arguments | files)
-        show(f"fastslow {mode}", rows[mode], len(text), "")
-    best = min(rows.values(), key=lambda row: row["size"]) if rows else None
-    for rival in RIVALS:
-        if not available(rival):
-            print(f"{rival.name:<18} {rival.needs} is not installed")
+    ours = OURS if options.parts else OURS[:1]
+    for what in (*ours, *(rival.name for rival in RIVALS if options.rivals is None or rival.name in options.rivals)):
+        rival = next((rival for rival in RIVALS if rival.name == what), None)
+        if rival is not None and not available(rival):
+            print(f"{what:<18} {rival.needs} is not installed")
             continue
-        row = rows[rival.name] = child({"what": "rival", "rival": rival.name} | files)
-        against = row.get("primed", row["size"])
-        saved = against - best["size"] if best else 0
-        even = f"{best['model'] / saved * len(text) / 1e6:,.1f} MB of text" if best and saved > 0 else "never"
-        show(rival.name, row, len(text), even)
-    for mode in options.modes:
-        row = rows[mode]
-        excess = row["size"] - row["code_length"]
-        bound = 0.001 * row["code_length"] + 256
-        verdict = "" if mode == "adapt" else f" (allowed: {bound:,.0f})"
-        print(
-            f"\nfastslow {mode}: {row['lanes']} lanes, model {row['model']:,} bytes; the float model's own code length "
-            f"{row['code_length']:,.0f} bytes, {8 * row['code_length'] / len(text):.4f} bits/byte; "
-            f"the archive has {excess:+,.0f}{verdict}"
-        )
+        arguments = {"what": what, "model": options.model, "lanes": options.lanes}
+        row = rows[what] = child(arguments | {"text": str(folder / "text"), "prime": str(folder / "prime")})
+        even = ""
+        if rival is not None and "model" in rows["fastslow"]:
+            saved = row.get("primed", row["size"]) - rows["fastslow"]["size"]
+            even = f"{rows['fastslow']['model'] / saved * len(text) / 1e6:,.1f} MB of text" if saved > 0 else "never"
+        show(what, row, len(text), even or ", ".join(row.get("kinds", {})))
     return rows
 
 
-def show(name: str, row: dict[str, Any], length: int, even: str) -> None:
+def show(name: str, row: dict[str, Any], length: int, note: str) -> None:
     primed = f"{8 * row['primed'] / length:.3f}" if "primed" in row else "-"
-    pack, unpack = (length / 1000 / max(row[key], 1e-9) for key in ("pack_s", "unpack_s"))
+    pack, unpack = (f"{length / 1000 / row[key]:,.1f}" if row[key] > 0.01 else "-" for key in ("pack_s", "unpack_s"))
     print(
-        f"{name:<18} {row['size']:10,} {8 * row['size'] / length:9.3f} {primed:>7} {pack:7,.1f} {unpack:7,.1f} "
-        f"{row['mb']:6,.0f}  {even}",
+        f"{name:<18} {row['size']:10,} {8 * row['size'] / length:9.3f} {primed:>7} {pack:>9} {unpack:>9} "
+        f"{row['mb']:6,.0f}  {note}",
         flush=True,
     )
 
 
-def speeds(options: argparse.Namespace) -> list[dict[str, Any]]:
-    print(f"{'parameters':<12} {'numerics':<8} {'lanes':>5} {'encode kB/s':>12} {'CPU s/MB':>9} ", end="")
-    print(f"{'decode kB/s':>12} {'CPU s/MB':>9} {'MB':>6}")
-    rows = []
-    for size in ("7.2M", "1.8M"):
-        for mode in ("exact", "float"):
-            for lanes in options.speed_lanes:
-                arguments = {"what": "speed", "size": size, "mode": mode, "lanes": lanes, "steps": options.steps}
-                row = child(arguments)
-                rows.append(row | {"size": size, "mode": mode, "lanes": lanes})
-                print(
-                    f"{size:<12} {mode:<8} {lanes:5} {row['encode']:12.2f} {row['encode_cpu']:9.1f} "
-                    f"{row['decode']:12.2f} {row['decode_cpu']:9.1f} {row['mb']:6,.0f}",
-                    flush=True,
-                )
-    return rows
-
-
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="the run (default: the newest in runs/)")
-    parser.add_argument("--text", type=Path, help="what to compress (default: the last 5%% of the demo's text)")
-    parser.add_argument("--prime", type=Path, nargs="*", help="what the model was trained on (default: the demo's)")
-    parser.add_argument("--limit", type=int, help="take only so many bytes of the text")
-    parser.add_argument("--modes", nargs="*", default=["exact", "float", "adapt"])
+    parser.add_argument("--model", default="english", help="a run, or a model in the box (default: english)")
+    parser.add_argument(
+        "--text", type=Path, nargs="*", help="what to compress (default: the last 5%% of the demo's text)"
+    )
+    parser.add_argument("--prime", type=Path, nargs="*", default=[], help="what the model was trained on")
+    parser.add_argument("--limit", type=int, help="take only so many bytes of each text")
+    parser.add_argument("--parts", action="store_true", help="also the network by itself, and the contexts")
+    parser.add_argument("--rivals", nargs="*", help=f"only these of: {', '.join(rival.name for rival in RIVALS)}")
     parser.add_argument("--lanes", type=int)
-    parser.add_argument("--rate", type=float, help="of --adapt")
-    parser.add_argument("--window", type=int, help="of --adapt")
-    parser.add_argument("--decay", type=float, help="of --adapt")
-    parser.add_argument("--speed-lanes", type=int, nargs="*", default=[64, 128, 256])
-    parser.add_argument("--steps", type=int, default=60, help="of the measurement of speed")
-    parser.add_argument("--speed-only", action="store_true", help="compress no text")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.child:
         print(json.dumps(run_child(json.loads(options.child))))
         return 0
-    record: dict[str, Any] = {}
-    if not options.speed_only:
-        try:
-            text, prime = the_texts(options)
-        except (FastslowError, OSError) as error:
-            print(f"bench-codec: error: {error}", file=sys.stderr)
-            return 2
-        with tempfile.TemporaryDirectory() as folder:
-            rows = table(options, text, prime, Path(folder))
-        record = {"text": len(text), "prime": len(prime), "model": options.model, "rows": rows}
-    if record and options.speed_lanes:
-        print()
-    record["speed"] = speeds(options) if options.speed_lanes else []
-    if options.json:
-        options.json.write_text(json.dumps(record, indent=2) + "\n")
+    record: dict[str, Any] = {"model": options.model, "texts": {}}
+    try:
+        texts = the_texts(options)
+        prime = b"".join(path.read_bytes() for path in options.prime)
+    except (FastslowError, OSError) as error:
+        print(f"bench-codec: error: {error}", file=sys.stderr)
+        return 2
+    with tempfile.TemporaryDirectory() as folder:
+        for name, text in texts.items():
+            record["texts"][name] = {"bytes": len(text), "rows": table(options, name, text, prime, Path(folder))}
+            if options.json:
+                options.json.write_text(json.dumps(record, indent=2) + "\n")
     return 0
 
 
-def the_texts(options: argparse.Namespace) -> tuple[bytes, bytes]:
-    """The text and what to prime with; the model's name is filled in."""
-    from fastslow.cli.common import newest_run
+def the_texts(options: argparse.Namespace) -> dict[str, bytes]:
     from fastslow.data.stdlib import stdlib_splits
 
-    if options.modes and options.model is None:
-        options.model = str(newest_run())
-    if options.text is not None:
-        text = options.text.read_bytes()
-        prime = b"".join(path.read_bytes() for path in options.prime or ())
-    else:
-        splits = stdlib_splits()
-        assert splits.valid is not None and splits.test is not None  # noqa: PT018
-        text = bytes(splits.test.data)
-        prime = bytes(splits.train.data) + bytes(splits.valid.data)
-    return text[: options.limit], prime
+    if options.text:
+        return {path.name: path.read_bytes()[: options.limit] for path in options.text}
+    test = stdlib_splits().test
+    assert test is not None
+    return {"the standard library, last 5%": bytes(test.data)[: options.limit]}
 
 
 if __name__ == "__main__":

@@ -4,25 +4,22 @@
     python -m experiments.codec --ptb DIR --book FILE      DIR holds train.txt, valid.txt and test.txt
     python -m experiments.codec --ptb DIR --dry-run
 
-For each text: train a model on its first part (for the book, 85%; 5% validate, the last 10% are kept unseen); tune
---adapt on the validation text alone; then one table, `benchmarks/codec.py`, on the unseen part, with every rival primed
-with the training and validation text. It says first what it will cost. What is complete is not done again, and a
-training run that was stopped goes on, so it can be stopped (Ctrl-C) and called again. In OUT:
+For each text: train a model on its first part (for the book, 85%; 5% validate, the last 10% are kept unseen); then one
+table, `benchmarks/codec.py`, on the unseen part, with every rival primed with the training and validation text. It says
+first what it will cost. What is complete is not done again, and a training run that was stopped goes on, so it can be
+stopped (Ctrl-C) and called again. In OUT:
 
     <text>/            the run, its model and learning curve
-    <text>.tune.json   the settings of --adapt that were tried on validation text, in bits a byte
     <text>.json        the figures of the table
     <text>.txt         the table
-    speed.json .txt    the speed of exact and float numerics
 
 With --page docs/compression.md the tables are put into that page, between its markers. Speeds are those of this machine
-as it is: on a busy one delete speed.json and call this again when it is quiet.
+as it is.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -32,23 +29,13 @@ from typing import Any
 
 import torch
 
-from fastslow import codec
 from fastslow.bench.machine import describe, machine
 from fastslow.bench.pages import placed
 from fastslow.cli.progress import TrainingView
 from fastslow.errors import FastslowError
-from fastslow.storage import read_json, write_bytes, write_json
+from fastslow.storage import read_json, write_bytes
 from fastslow.training import DataSource, find_preset, read_record, train
 
-SETTINGS: dict[str, tuple[float, ...]] = {
-    "rate": (0.0002, 0.0004, 0.0008, 0.0016, 0.0032),
-    "window": (20, 50, 100),
-    "decay": (0.0, 0.001),
-}
-"""Of --adapt, tried on validation text one setting after the other, from the middle of each."""
-TUNE_BYTES = 400_000
-TUNE_SPEED = 5000.0
-"""Bytes a second, a guess for the estimate."""
 ALPHABETS: dict[str, Any] = {"ptb": "text", "book": "bytes"}
 PRESET = find_preset("ptb-cpu")
 RECIPE = PRESET.train
@@ -91,30 +78,22 @@ def run(options: argparse.Namespace) -> int:
         print("codec: name a text with --ptb or --book", file=sys.stderr)
         return 2
     left = [name for name in texts if not complete(options.out / name)]
-    tunes = sum(len(values) for values in SETTINGS.values()) * TUNE_BYTES / TUNE_SPEED / 3600
     updates = sum(options.updates or UPDATES[name] for name in left)
-    hours = updates * SECONDS_PER_UPDATE / 3600 + len(texts) * (tunes + 0.3)
-    print(f"{len(left)} of {len(texts)} runs to train; about {hours:.1f} hours of this machine with tuning and tables")
+    hours = updates * SECONDS_PER_UPDATE / 3600 + len(texts) * 0.3
+    print(f"{len(left)} of {len(texts)} runs to train; about {hours:.1f} hours of this machine with the tables")
     if options.dry_run:
         return 0
-    used: dict[str, dict[str, float]] = {}
     for name, (train_file, valid, test) in texts.items():
         if name in left and not trained(options, name, train_file, valid, test):
             print(f"stopped in {options.out / name}; call this again to go on")
             return 130
-        lanes = codec.Options(mode=codec.Mode.ADAPT).lanes_of(test.stat().st_size)
-        settings = used[name] = tuned(options.out, name, valid, lanes)
         arguments = ["--model", str(options.out / name), "--text", str(test), "--prime", str(train_file), str(valid)]
-        for key, value in settings.items():
-            arguments += [f"--{key}", f"{value:g}"]
-        arguments += ["--speed-lanes"]  # none: speeds have a table of their own
         table(options.out, name, arguments)
-    table(options.out, "speed", ["--speed-only"])
     if options.page is not None:
         page = options.page.read_text()
         for name in texts:
-            page = placed(page, name, f"{about(options.out, name, used[name])}\n\n{code(options.out, name)}")
-        options.page.write_text(placed(page, "speed", f"{on()}:\n\n{code(options.out, 'speed')}"))
+            page = placed(page, name, f"{about(options.out, name)}\n\n{code(options.out, name)}")
+        options.page.write_text(page)
     return 0
 
 
@@ -151,28 +130,6 @@ def trained(options: argparse.Namespace, name: str, train_file: Path, valid: Pat
     return bool(result.status == "completed")
 
 
-def tuned(out: Path, name: str, valid: Path, lanes: int) -> dict[str, float]:
-    """The settings of --adapt that are best on validation text, at so many lanes; each is measured once and kept."""
-    path = out / f"{name}.tune.json"
-    found: dict[str, float] = json.loads(path.read_text()) if path.is_file() else {}
-    text = valid.read_bytes()[:TUNE_BYTES]
-    best = {setting: values[len(values) // 2] for setting, values in SETTINGS.items()}
-    for setting, values in SETTINGS.items():
-        costs = {}
-        for value in values:
-            tried = {**best, setting: value}
-            key = ", ".join(f"{name} {number:g}" for name, number in tried.items())
-            if key not in found:
-                learning = codec.Learning(rate=tried["rate"], window=int(tried["window"]), decay=tried["decay"])
-                archive = codec.compress(text, out / name, mode="adapt", lanes=lanes, learning=learning)
-                found[key] = 8 * len(archive) / len(text)
-                write_json(path, found)
-                print(f"{name}: {key}: {found[key]:.4f} bits a byte", flush=True)
-            costs[value] = found[key]
-        best[setting] = min(costs, key=lambda value: costs[value])
-    return best
-
-
 def table(out: Path, name: str, arguments: Sequence[str]) -> None:
     """A table of `benchmarks/codec.py`, printed and kept: made anew only where its figures are not there."""
     record = out / f"{name}.json"
@@ -186,11 +143,9 @@ def table(out: Path, name: str, arguments: Sequence[str]) -> None:
 # ---------------------------------------------------------------------- the page
 
 
-def about(out: Path, name: str, settings: dict[str, float]) -> str:
-    """What the model of a text is, what training made of it, and the settings of --adapt."""
+def about(out: Path, name: str) -> str:
+    """What the model of a text is, and what training made of it."""
     result, run = read_json(out / name / "result.json", what="the result"), read_record(out / name)
-    tried = len(json.loads((out / f"{name}.tune.json").read_text()))
-    best = ", ".join(f"{key} {value:g}" for key, value in settings.items())
     test = result["test"]
     both = f"{test['bpc']:.4f} bits a character"
     if name == "ptb":
@@ -198,7 +153,7 @@ def about(out: Path, name: str, settings: dict[str, float]) -> str:
     return (
         f"{run.sessions[0]['parameters']:,} weights, {result['updates']:,} updates "
         f"({result['characters']:,} characters); validation {result['best_bpc']:.4f}, test, one stream, {both}. "
-        f"`--adapt` with {best}: the best of {tried} settings on validation text. {on()}:"
+        f"{on()}:"
     )
 
 

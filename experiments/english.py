@@ -41,7 +41,6 @@ import torch
 from fastslow import CharLM, codec
 from fastslow.cli.common import use_few_threads
 from fastslow.cli.progress import TrainingView
-from fastslow.codec.container import Mode
 from fastslow.codec.models import CodecModel
 from fastslow.data.alphabet import Alphabet
 from fastslow.data.augment import CHANGES, augmented_pieces
@@ -73,8 +72,8 @@ RECIPE = TrainConfig(
 )
 BENCH = Path(__file__).parents[1] / "benchmarks" / "codec.py"
 RIVALS = ("ppmd I, order 12", "zpaq -m5", "xz -9e", "bzip2 -9")
-KINDS = ("static", "exact", "adapt", "rivals")
-SPEEDS = {"static": 10_000.0, "exact": 2_500.0, "adapt": 500.0, "rivals": 50_000.0}
+KINDS = ("static", "exact", "rivals")
+SPEEDS = {"static": 10_000.0, "exact": 2_500.0, "rivals": 50_000.0}
 """Bytes a second there and back, for a rough estimate of costs. Short texts, of few lanes, take longer."""
 
 
@@ -338,12 +337,7 @@ def marks(options: argparse.Namespace) -> int:
     model = CodecModel(DEFAULT, lm=lm)
     path = options.out / "marks.json"
     record = opened(path, model)
-    left = [
-        (name, kind)
-        for name in texts
-        for kind in options.kinds
-        if not has(record, name, texts[name], kind) and (kind != "adapt" or len(texts[name]) <= options.adapt_limit)
-    ]
+    left = [(name, kind) for name in texts for kind in options.kinds if not has(record, name, texts[name], kind)]
     record["texts"] = {name: record["texts"][name] for name in (*texts, *(record["texts"].keys() - texts.keys()))}
     seconds = sum(len(texts[name]) / SPEEDS[kind] for name, kind in left)
     print(
@@ -354,7 +348,7 @@ def marks(options: argparse.Namespace) -> int:
     files.make_folder(options.out)
     for name, kind in left:
         row = record["texts"][name]
-        for key, value in measured(kind, model, texts[name], options).items():
+        for key, value in measured(kind, model, texts[name]).items():
             row[key] = value
             told = f"{value['bits']:.4f} bits a byte" if "bits" in value else value["why"]
             print(f"{name}: {key}: {told}", flush=True)
@@ -389,7 +383,7 @@ def has(record: dict[str, Any], name: str, text: bytes, kind: str) -> bool:
     return all(rival in row for rival in RIVALS) if kind == "rivals" else kind in row
 
 
-def measured(kind: str, model: CodecModel, text: bytes, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+def measured(kind: str, model: CodecModel, text: bytes) -> dict[str, dict[str, Any]]:
     """The figures of a kind, by their names."""
     if kind == "rivals":
         return {name: rival_figure(name, text) for name in RIVALS}
@@ -397,24 +391,20 @@ def measured(kind: str, model: CodecModel, text: bytes, options: argparse.Namesp
         streams = 1 if len(text) <= 100_000 else 64
         result = evaluate(model.lm, Text.of(text, "text"), streams=streams)
         return {kind: {"bits": result.bpc, "protocol": result.protocol, "seconds": result.seconds}}
-    given = {key: value for key in ("rate", "window", "decay") if (value := getattr(options, key)) is not None}
-    learning = codec.Learning(**given) if kind == "adapt" else None
-    return {kind: archive_figure(model, text, Mode[kind.upper()], learning)}
+    return {kind: archive_figure(model, text)}
 
 
-def archive_figure(model: CodecModel, text: bytes, mode: Mode, learning: codec.Learning | None) -> dict[str, Any]:
+def archive_figure(model: CodecModel, text: bytes) -> dict[str, Any]:
     """A real archive, unpacked again and compared."""
-    archive, settings = io.BytesIO(), codec.Options(mode=mode, learning=learning)
+    archive = io.BytesIO()
     start = time.perf_counter()
-    codec.compress_stream(io.BytesIO(text), archive, model, settings)
+    codec.compress_stream(io.BytesIO(text), archive, model)
     middle = time.perf_counter()
     if codec.decompress(archive.getvalue(), model) != text:
-        raise SystemExit(f"{mode.words} mode does not give the text back")
+        raise SystemExit("the archive does not give the text back")
     end = time.perf_counter()
     size = len(archive.getvalue())
-    told = {"size": size, "bits": 8 * size / len(text), "pack_s": middle - start, "unpack_s": end - middle}
-    told |= {"lanes": settings.lanes_of(len(text))}
-    return told if learning is None else {**told, "learning": learning.to_json()}
+    return {"size": size, "bits": 8 * size / len(text), "pack_s": middle - start, "unpack_s": end - middle}
 
 
 def rival_figure(name: str, text: bytes) -> dict[str, Any]:
@@ -457,9 +447,9 @@ def speeds(lm: CharLM, text: bytes) -> dict[str, float]:
 def marks_text(record: dict[str, Any]) -> str:
     """The tables of marks in Markdown: bits a byte; then archives with the model's own size counted."""
     model = record["model_bytes"]
-    ours = ("static", "exact", "adapt")
+    ours = ("static", "exact")
     rivals = [name for name in RIVALS if any("bits" in row.get(name, {}) for row in record["texts"].values())]
-    names = {"static": "code length", "exact": "archive", "adapt": "archive, `--adapt`"}
+    names = {"static": "code length", "exact": "archive"}
     columns = [*(names[kind] for kind in ours), *rivals]
     lines = [
         "Bits a byte:",
@@ -714,10 +704,6 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--book", type=Path, help="War and Peace, the whole file")
     one.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
     one.add_argument("--limit", type=int, default=1 << 40, help="longer texts are not measured at all")
-    one.add_argument("--adapt-limit", type=int, default=4_000_000, help="longer texts are not measured with --adapt")
-    one.add_argument("--rate", type=float, help="of --adapt")
-    one.add_argument("--window", type=int, help="of --adapt")
-    one.add_argument("--decay", type=float, help="of --adapt")
 
     one = command("package", package, "put a run's model into the package")
     one.add_argument("run", type=Path, help="the run")

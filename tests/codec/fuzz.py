@@ -8,6 +8,7 @@ takes long is a failure, printed with the seed that repeats it.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import random
@@ -17,14 +18,16 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 
 from fastslow import codec
-from fastslow.codec import container
+from fastslow.codec import container, plain
+from fastslow.codec.container import Kind
 from fastslow.codec.exact.model import ExactModel
 from fastslow.errors import FastslowError
 
-from .tiny import ALPHABET, TEXT, random_text, tiny_model
+from .tiny import ALPHABET, TEXT, predicted_text, random_text, tiny_model
 
 SLOW_SECONDS = 20.0
 
@@ -43,7 +46,7 @@ def model(kind: int) -> ExactModel:
 
 def some_text(draw: random.Random) -> bytes:
     length = draw.choice([0, 1, 2, 7, 8, 9, draw.randrange(60), draw.randrange(900)])
-    kind = draw.randrange(8)
+    kind = draw.randrange(10)
     if kind == 0:
         return draw.randbytes(length)
     if kind == 1:
@@ -61,6 +64,13 @@ def some_text(draw: random.Random) -> bytes:
         return bytes(draw.choices([0, 0, 0, 0, 255, 128, ALPHABET[0]], k=length))
     if kind == 6:
         return (bytes(range(256)) * 4)[:length]
+    if kind == 7:  # line ends of every sort
+        ends = draw.choices(
+            [b"\r\n", b"\n", b"\r", b"\r\r\n"], [60, draw.choice([0, 1]), draw.choice([0, 1]), 1], k=length // 5
+        )
+        return b"".join(TEXT[at : at + 3] + end for at, end in enumerate(ends))
+    if kind == 8:
+        return predicted_text(model(0), length // 3, draw.randrange(1000))
     return "".join(chr(draw.choice([65, 233, 8364, 128512])) for _ in range(length // 3)).encode()
 
 
@@ -82,7 +92,7 @@ def round_trip(draw: random.Random) -> str:
     archive = codec.compress(data, which, **options)
     blocks = -(-len(data) // int(options.get("block_size", 1 << 22)))  # type: ignore[call-overload]
     embedded = len(which.to_bytes()) + 200 if options.get("embed_model") else 0
-    assert len(archive) <= len(data) + 152 + 48 * blocks + embedded, "larger than its input by more than the framing"
+    assert len(archive) <= len(data) + 19 + 24 * blocks + embedded, "larger than its input by more than the framing"
     assert codec.decompress(archive, None if options.get("embed_model") else which) == data, "other bytes came back"
     return "round trip"
 
@@ -101,9 +111,11 @@ def originals() -> list[tuple[bytes, bytes, int]]:
         (0, {"lanes": 16, "embed_model": True}),
         (0, {"lanes": 8, "block_size": 150}),
     ):
-        text = random_text(420, len(found))
+        text = predicted_text(model(kind), 420, len(found))
         if len(found) == 4:
-            text = text[:150] + b"a" * 150 + bytes((i * i * 7 + i // 3) % 256 for i in range(150)) + text[:90]
+            text = text[:150] + b"a" * 150 + bytes((i * i * 7 + i // 3) % 256 for i in range(150)) + TEXT[:150]
+        if len(found) == 1:
+            text = text.replace(b" ", b" \r\n")
         found.append((text, codec.compress(text, model(kind), **options), kind))
     return found
 
@@ -118,7 +130,7 @@ def cut(draw: random.Random, data: bytearray) -> None:
 
 
 def lengthen(draw: random.Random, data: bytearray) -> None:
-    data += draw.choice([b"\0", draw.randbytes(draw.randrange(1, 40)), bytes(data)])
+    data += draw.choice([b"\0", draw.randbytes(draw.randrange(1, 40)), bytes(data)[: draw.randrange(1, len(data))]])
 
 
 def drop_some(draw: random.Random, data: bytearray) -> None:
@@ -144,111 +156,102 @@ def write_field(draw: random.Random, data: bytearray) -> None:
     struct.pack_into(kind, data, draw.randrange(len(data) - size), value)
 
 
-def pieces(data: bytes) -> tuple[bytes, list[bytes], bytes]:
-    """Header, blocks and trailer of a whole archive."""
-    reader = codec.ArchiveReader(io.BytesIO(data))
-    at, blocks = reader.blocks_at, []
-    while data[at] == container.BLOCK_TAG:
-        (stored,) = struct.unpack_from("<I", data, at + 20)
-        blocks.append(data[at : at + container.BLOCK_SIZE + stored])
-        at += container.BLOCK_SIZE + stored
-    return data[: reader.blocks_at], blocks, data[at:]
+class Pieces:
+    """A whole archive of version 2, taken apart: heads as dataclasses, so that they can be changed and sealed anew."""
+
+    def __init__(self, data: bytes) -> None:
+        at, seed, self.parts = len(container.FRONT), zlib.crc32(container.FRONT), []
+        while True:
+            tag, source = data[at], io.BytesIO(data[at + 1 :])
+            head: container.Block | container.Model
+            if tag == container.END_TAG:
+                self.end = container.read_end(source.read)
+                return
+            if tag == container.MODEL_TAG:
+                head, seed = container.read_model(source.read, seed)
+            else:
+                head, seed = container.read_block(tag, source.read, seed, "block")
+            start = at + 1 + source.tell()
+            self.parts.append((head, data[start : start + head.stored], data[at:start]))
+            at = start + head.stored
+
+    def raw(self) -> tuple[bytes, list[bytes], bytes]:
+        """Front (with the model), blocks and end, as they were."""
+        front, blocks = container.FRONT, []
+        for head, payload, written in self.parts:
+            if isinstance(head, container.Model):
+                front += written + payload
+            else:
+                blocks.append(written + payload)
+        return front, blocks, self.end.to_bytes()
+
+    def sealed(self) -> bytes:
+        """The parts as they are now, every checksum of a head made right."""
+        out, seed = container.FRONT, zlib.crc32(container.FRONT)
+        for head, payload, _ in self.parts:
+            written = head.to_bytes(seed)
+            seed = container.crc_of(written)
+            out += written + payload
+        return out + self.end.to_bytes()
 
 
 def move_blocks(draw: random.Random, data: bytearray) -> None:
-    head, blocks, tail = pieces(bytes(data))
-    other = pieces(draw.choice(originals())[1])[1]
-    change = draw.randrange(4)
+    """Blocks in another order, missing, twice, or from another archive; with the old checksums or with new ones."""
+    apart = Pieces(bytes(data))
+    other = Pieces(draw.choice(originals())[1]).parts
+    change, parts = draw.randrange(4), apart.parts
     if change == 0:
-        draw.shuffle(blocks)
+        draw.shuffle(parts)
     elif change == 1:
-        blocks.insert(draw.randrange(len(blocks) + 1), draw.choice(blocks))
+        parts.insert(draw.randrange(len(parts) + 1), draw.choice(parts))
     elif change == 2:
-        blocks.pop(draw.randrange(len(blocks)))
+        parts.pop(draw.randrange(len(parts)))
     else:
-        blocks[draw.randrange(len(blocks))] = draw.choice(other)
-    data[:] = head + b"".join(blocks) + tail
+        parts[draw.randrange(len(parts))] = draw.choice(other)
+    if draw.random() < 0.5:
+        data[:] = apart.sealed()
+    else:
+        data[:] = container.FRONT + b"".join(written + payload for _, payload, written in parts) + apart.end.to_bytes()
 
 
 def hostile(draw: random.Random, data: bytearray) -> None:
     """Fields changed with every checksum made right again: the bounds themselves have to hold."""
-    head, blocks, tail = pieces(bytes(data))
-    header = bytearray(head)
-    (settings,) = struct.unpack_from("<I", header, 60)
-    seed_before = struct.unpack_from("<I", header, 72 + settings)[0]
-    if draw.random() < 0.5:
-        at, kind = draw.choice(
-            [
-                (8, "<B"),
-                (9, "<B"),
-                (10, "<B"),
-                (11, "<B"),
-                (12, "<I"),
-                (16, "<H"),
-                (18, "<H"),
-                (20, "<Q"),
-                (64, "<I"),
-                (68, "<I"),
-            ]
-        )
-        size = struct.calcsize(kind)
-        value = draw.choice([0, 1, 2, 255, 2 ** (8 * size) - 1, draw.randrange(2 ** (8 * size))]) % 2 ** (8 * size)
-        struct.pack_into(kind, header, at, value)
-    if draw.random() < 0.2:
-        text = draw.choice(
-            [b"{", b"[]", b'{"weight_bits":99}', b'{"weight_bits":"x"}', b'{"model":7}', b"[" * 5000, b"\xff"]
-        )
-        model_part = header[76 + settings :]
-        struct.pack_into("<I", header, 60, len(text))
-        header = header[:72] + text + bytes(4) + model_part
-        settings = len(text)
-    seed = zlib.crc32(header[: 72 + settings])
-    struct.pack_into("<I", header, 72 + settings, seed)
-    rebuilt = [bytearray(block) for block in blocks]
-    if draw.random() < 0.6:
-        block = draw.choice(rebuilt)
-        at, kind = draw.choice(
-            [(1, "<B"), (2, "<H"), (4, "<B"), (5, "<B"), (8, "<Q"), (16, "<I"), (20, "<I"), (28, "<Q")]
-        )
-        size = struct.calcsize(kind)
-        struct.pack_into(
-            kind,
-            block,
-            at,
-            draw.choice([0, 1, 2, 7, 2 ** (8 * size) - 1, draw.randrange(2 ** (8 * size))]) % 2 ** (8 * size),
-        )
-    if draw.random() < 0.4:
-        block = draw.choice(rebuilt)
-        if len(block) > container.BLOCK_SIZE:
-            block[draw.randrange(container.BLOCK_SIZE, len(block))] ^= 1 << draw.randrange(8)
-    for block in rebuilt:
-        payload = bytes(block[container.BLOCK_SIZE :])
-        struct.pack_into("<I", block, 24, zlib.crc32(payload, seed))
-        struct.pack_into("<I", block, 36, zlib.crc32(bytes(block[:36]), seed))
-    trailer = bytearray(tail)
-    if draw.random() < 0.3:
-        at, kind = draw.choice([(1, "<B"), (8, "<Q"), (16, "<Q"), (24, "<Q"), (56, "<I")])
-        size = struct.calcsize(kind)
-        struct.pack_into(kind, trailer, at, draw.choice([0, 2 ** (8 * size) - 1, draw.randrange(2 ** (8 * size))]))
-    struct.pack_into("<I", trailer, len(trailer) - 20, zlib.crc32(bytes(trailer[:-20]), seed))
-    assert seed_before is not None
-    data[:] = bytes(header) + b"".join(map(bytes, rebuilt)) + bytes(trailer)
+    apart = Pieces(bytes(data))
+    values = [0, 1, 2, 7, 64, 255, 300, 4096, 1 << 26, (1 << 26) + 1, 1 << 40, draw.randrange(1 << 32)]
+    at = draw.randrange(len(apart.parts))
+    head, payload, written = apart.parts[at]
+    change = draw.randrange(4)
+    if change == 0 and isinstance(head, container.Block):
+        name = draw.choice(["plain", "stored", "lanes", "transforms", "text", "note", "weight_bits", "kind"])
+        value: object = draw.choice(values)
+        if name in ("transforms", "weight_bits"):
+            value = draw.randrange(256) if draw.random() < 0.5 else draw.randrange(8)
+        if name == "kind":
+            value = draw.choice(list(Kind))
+        head = replace(head, **{name: value})
+        if head.kind == Kind.NEURAL and not head.model_id:
+            head = replace(head, model_id=bytes(8), weight_bits=16)
+    elif change == 1 and payload:
+        changed = bytearray(payload)
+        changed[draw.randrange(len(changed))] ^= 1 << draw.randrange(8)
+        payload = bytes(changed)
+    elif change == 2:
+        payload = payload[: draw.randrange(len(payload) + 1)]
+        head = replace(head, stored=len(payload))
+    else:
+        apart.end = replace(apart.end, total=draw.choice(values))
+    apart.parts[at] = (head, payload, written)
+    data[:] = apart.sealed()
 
 
 def hostile_model(draw: random.Random, data: bytearray) -> None:
     """An embedded model with changes, and the hash of the changed one."""
-    import hashlib
-    import lzma
-
-    from fastslow.codec import plain
-
-    reader = codec.ArchiveReader(io.BytesIO(bytes(data)))
-    if not reader.header.embedded_size:
+    apart = Pieces(bytes(data))
+    model_part, packed, written = apart.parts[0]
+    if not isinstance(model_part, container.Model):
         flip(draw, data)
         return
-    (settings,) = struct.unpack_from("<I", data, 60)
-    start = 76 + settings
-    serial = bytearray(plain.unpack(bytes(data[start : start + reader.header.embedded_size]), reader.header.model_size))
+    serial = bytearray(plain.unpack(packed, model_part.plain))
     length = int.from_bytes(serial[4:8], "little")
     if draw.random() < 0.5:
         fields = json.loads(serial[8 : 8 + length])
@@ -260,24 +263,10 @@ def hostile_model(draw: random.Random, data: bytearray) -> None:
     else:
         for _ in range(draw.choice([1, 3, 50])):
             serial[draw.randrange(len(serial))] ^= 1 << draw.randrange(8)
-    try:
-        packed = plain.pack(bytes(serial))
-    except lzma.LZMAError:
-        return
-    header = bytearray(data[:start])
-    header[20:52] = hashlib.sha256(serial).digest()
-    struct.pack_into("<II", header, 64, len(serial), len(packed))
-    seed = zlib.crc32(header[: 72 + settings])
-    struct.pack_into("<I", header, 72 + settings, seed)
-    _, blocks, tail = pieces(bytes(data))
-    rebuilt = []
-    for block in map(bytearray, blocks):
-        struct.pack_into("<I", block, 24, zlib.crc32(bytes(block[container.BLOCK_SIZE :]), seed))
-        struct.pack_into("<I", block, 36, zlib.crc32(bytes(block[:36]), seed))
-        rebuilt.append(bytes(block))
-    trailer = bytearray(tail)
-    struct.pack_into("<I", trailer, len(trailer) - 20, zlib.crc32(bytes(trailer[:-20]), seed))
-    data[:] = bytes(header) + packed + b"".join(rebuilt) + bytes(trailer)
+    packed, identity = plain.pack(bytes(serial)), hashlib.sha256(serial).digest()[:8]
+    apart.parts[0] = (container.Model(len(serial), len(packed), identity), packed, written)
+    apart.parts[1:] = [(replace(head, model_id=identity), payload, old) for head, payload, old in apart.parts[1:]]
+    data[:] = apart.sealed()
 
 
 DAMAGE: list[Callable[[random.Random, bytearray], None]] = [

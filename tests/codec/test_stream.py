@@ -11,7 +11,7 @@ import pytest
 from fastslow import codec
 from fastslow.codec.exact.model import ExactModel
 
-from .fuzz import pieces
+from .fuzz import Pieces
 from .tiny import random_text, tiny_model
 
 DATA = b"\n".join(random_text(70, seed) for seed in range(12))
@@ -65,9 +65,9 @@ def test_it_jumps(path: Path, model: ExactModel) -> None:
 
 
 def test_only_the_blocks_asked_for_are_decoded(path: Path, model: ExactModel) -> None:
-    head, blocks, tail = pieces(path.read_bytes())
+    head, blocks, tail = Pieces(path.read_bytes()).raw()
     damaged = bytearray(blocks[2])
-    damaged[50] ^= 1
+    damaged[60] ^= 1
     path.write_bytes(head + b"".join([*blocks[:2], damaged, *blocks[3:]]) + tail)
     with codec.open(path, model) as file:
         file.seek(650)
@@ -81,14 +81,14 @@ def test_only_the_blocks_asked_for_are_decoded(path: Path, model: ExactModel) ->
 
 def test_what_is_no_archive_is_refused_at_once(path: Path, model: ExactModel, tmp_path: Path) -> None:
     whole = path.read_bytes()
-    head, blocks, tail = pieces(whole)
+    head, blocks, tail = Pieces(whole).raw()
     for data, words in (
         (b"text", "no fastslow archive"),
-        (whole[:-1], "end mark|cut short"),
+        (whole[:-1], "cut short"),
         (whole[:40], "cut short"),
-        (head + tail, "index does not lead"),
-        (head + b"".join(blocks) + tail[:-16] + b"\xff" * 8 + tail[-8:], "out of bounds"),
-        (head + b"".join(blocks) + tail[:60] + b"\x01" + tail[61:], "trailer is damaged"),
+        (head + tail, "length is not that of the blocks"),
+        (head + blocks[1] + tail, "checksum"),
+        (whole + b"more", "followed by other bytes"),
     ):
         path.write_bytes(data)
         with pytest.raises(codec.FormatError, match=words):
@@ -102,3 +102,12 @@ def test_an_empty_text(model: ExactModel, tmp_path: Path) -> None:
     with codec.open(tmp_path / "e.fsz") as file:
         assert file.read() == b""
         assert file.seek(0, io.SEEK_END) == 0
+
+
+def test_several_archives_are_one_file(model: ExactModel, tmp_path: Path) -> None:
+    whole = codec.compress(DATA, model, block_size=300) + codec.compress(b"", model) + codec.compress(b"end", model)
+    (tmp_path / "s.fsz").write_bytes(whole)
+    with codec.open(tmp_path / "s.fsz", model) as file:
+        assert file.read() == DATA + b"end"
+        file.seek(-5, io.SEEK_END)
+        assert file.read() == (DATA + b"end")[-5:]

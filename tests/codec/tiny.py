@@ -90,3 +90,18 @@ def random_text(length: int, seed: int = 7, symbols: bytes = ALPHABET) -> bytes:
     """Bytes that no model predicts well, all in the alphabet: lzma takes 5/8 of them at best, so the model wins."""
     picks = Draw(seed)((length,), 0, len(symbols) - 1)
     return bytes(np.frombuffer(symbols, np.uint8)[picks])
+
+
+def predicted_text(model: ExactModel, length: int, seed: int = 3) -> bytes:
+    """What the model itself would write: text whose archive its predictions shorten more than anything else does."""
+    from fastslow.codec.exact.predictor import ExactPredictor
+
+    predictor, draw = ExactPredictor(model), Draw(seed)
+    predictor.begin(1)
+    written, previous = bytearray(), np.array([model.start])
+    for _ in range(length):
+        sums = predictor.frequencies(predictor.step(previous))[0].cumsum()
+        at = int(np.searchsorted(sums, int(draw((1,), 0, int(sums[-1]) - 1)[0]), side="right"))
+        written.append(model.symbols[at])
+        previous = np.array([at])
+    return bytes(written)

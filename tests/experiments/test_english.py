@@ -160,9 +160,9 @@ def test_marks_and_the_package(
 ) -> None:
     book = tmp_path / "book.txt"
     book.write_bytes(BOOK)
-    arguments = ["marks", str(run), "--data", str(data), "--book", str(book), "--window", "100"]
+    arguments = ["marks", str(run), "--data", str(data), "--book", str(book)]
     assert english.main([*arguments, "--dry-run"]) == 0
-    assert "32 of 32 figures to measure; very roughly 0.0 hours" in capsys.readouterr().out
+    assert "24 of 24 figures to measure; very roughly 0.0 hours" in capsys.readouterr().out
     assert english.main([*arguments, "--kinds", "exact", "--limit", "1500"]) == 0
     assert english.main(arguments) == 0
     record = json.loads(Path("runs/english/marks.json").read_text())
@@ -173,7 +173,6 @@ def test_marks_and_the_package(
     assert row["exact"]["size"] == len(codec.compress(BOOK, boxed))
     assert abs(row["static"]["bits"] - evaluate(boxed.lm, Text.of(BOOK, "book")).bpc) < 1e-3
     assert list(record["texts"])[-1] == "book, whole"
-    assert row["adapt"]["learning"]["window"] == 100
     assert row["xz -9e"]["size"] == len(zlib.compress(BOOK))
     assert row["zpaq -m5"] == {"why": "nothing that is here is not installed"}
     told = Path("runs/english/marks.md").read_text()
@@ -182,7 +181,7 @@ def test_marks_and_the_package(
     assert "zpaq" not in told
     capsys.readouterr()
     assert english.main(arguments) == 0  # everything is measured
-    assert capsys.readouterr().out.startswith("0 of 32 figures to measure")
+    assert capsys.readouterr().out.startswith("0 of 24 figures to measure")
 
     target = tmp_path / "box" / "english"
     package = ["package", str(run), "--data", str(data), "--to", str(target)]
@@ -203,7 +202,7 @@ def test_marks_and_the_package(
     archive = codec.compress(TEXT, run)
     assert codec.decompress(archive, target) == TEXT
     assert english.main(["marks", str(target), "--data", str(data), "--book", str(book), "--dry-run"]) == 0
-    assert "0 of 32 figures" in capsys.readouterr().out.splitlines()[-1]
+    assert "0 of 24 figures" in capsys.readouterr().out.splitlines()[-1]
 
     small_lm(4, alphabet=Alphabet.bytes()).save_pretrained("other")
     told = failed(english, capsys, "package", run, "--data", data, "--to", target, "--marks", "runs/english/none.json")

@@ -75,8 +75,6 @@ def test_float_and_integer_models_give_the_same_text_the_same_bits(tmp_path: Pat
     lm = small_lm(8)
     make(lm, tmp_path)
     loaded = CharLM.from_pretrained(tmp_path, backend="reference")
-    sizes = [len(codec.compress(TEXT, loaded, mode=mode, lanes=4)) for mode in ("exact", "float")]
-    assert abs(sizes[0] - sizes[1]) <= 400  # their headers: a float archive names its environment
     with torch.inference_mode():
         tokens = torch.from_numpy(loaded.alphabet.encode(TEXT).astype(np.int64))
         floats = loaded(tokens)[0]

@@ -1,0 +1,99 @@
+"""The mixer: compiled code against the reference, bit for bit; what its probabilities add up to; what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastslow.mixing import Mixer
+from fastslow.mixing.mixer import TOTAL
+from fastslow.mixing.native import library
+
+TEXT = b"the quick brown fox jumps over the lazy dog and the quick cat\nsat on the mat; 12,34\n12,35\n"
+NATIVE = pytest.mark.skipif(isinstance(library(), str), reason="there is no compiled mixer")
+
+
+def frequencies(count: int, size: int, seed: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    weights = np.random.default_rng(seed).random((count, size)) ** 8
+    rows = (weights / weights.sum(axis=1, keepdims=True) * (TOTAL - size)).astype(np.int64) + 1
+    rows[:, 0] += TOTAL - rows.sum(axis=1)
+    return rows
+
+
+def both(data: bytes, lanes: int, size: int) -> np.ndarray[Any, np.dtype[np.uint16]]:
+    symbols = bytes(range(97, 97 + size))
+    rows = frequencies(len(data), size, len(data)) if size else None
+    arguments = (data, rows, symbols) if size else (data,)
+    compiled = Mixer(len(data), lanes, network=size > 0).probabilities(*arguments)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FASTSLOW_NATIVE", "0")
+        reference = Mixer(len(data), lanes, network=size > 0).probabilities(*arguments)
+    assert (compiled == reference).all()
+    return compiled
+
+
+@NATIVE
+@pytest.mark.parametrize(("lanes", "size"), [(1, 0), (5, 26), (2, 1)])
+def test_twin(lanes: int, size: int) -> None:
+    both(TEXT + TEXT[:60] + b"\r\n\x00\xff" + TEXT[:40], lanes, size)
+
+
+@NATIVE
+@given(st.binary(min_size=1, max_size=40), st.integers(1, 8), st.sampled_from([0, 3]))
+@settings(max_examples=10, deadline=None)
+def test_twin_of_any_bytes(data: bytes, lanes: int, size: int) -> None:
+    both(data, min(lanes, len(data)), size)
+
+
+@NATIVE
+def test_it_learns() -> None:
+    bits = Mixer(50 * len(TEXT)).bits(TEXT * 50)
+    assert bits[: len(TEXT)].mean() > 4
+    assert bits[-len(TEXT) :].mean() < 0.02
+    assert Mixer(1 << 16).bits(bytes(1 << 16)).sum() < 8 * 60
+
+
+@NATIVE
+def test_noise_costs_little_more_than_itself() -> None:
+    data = np.random.default_rng(0).bytes(30_000)
+    assert Mixer(len(data)).bits(data).mean() < 8.2
+
+
+@NATIVE
+def test_a_network_that_knows_is_believed() -> None:
+    data = np.random.default_rng(1).integers(0, 256, 20_000, dtype=np.uint8)
+    rows = np.ones((len(data), 256), dtype=np.int64)
+    rows[np.arange(len(data)), data] = TOTAL - 255
+    assert Mixer(len(data), network=True).bits(data, rows)[5000:].mean() < 0.05
+    assert Mixer(len(data), network=True).bits(data, frequencies(len(data), 256, 1))[5000:].mean() < 8.5
+
+
+@NATIVE
+def test_pieces_are_the_whole() -> None:
+    whole = Mixer(len(TEXT), 3).bits(TEXT)
+    mixer = Mixer(len(TEXT), 3)
+    assert (
+        np.concatenate([mixer.bits(TEXT[:1]), mixer.bits(TEXT[1:50]), mixer.bits(TEXT[50:])]).tolist() == whole.tolist()
+    )
+
+
+def test_senseless_arguments() -> None:
+    for length, lanes in ((0, 1), (5, 6), (5, 0), (1 << 31, 1)):
+        with pytest.raises(ValueError, match="must be"):
+            Mixer(length, lanes)
+    mixer = Mixer(5)
+    with pytest.raises(ValueError, match="are left"):
+        mixer.bits(b"too long")
+    with pytest.raises(ValueError, match="network=True"):
+        mixer.bits(b"a", frequencies(1, 256, 0))
+    mixer = Mixer(5, network=True)
+    with pytest.raises(ValueError, match="network=True"):
+        mixer.bits(b"a")
+    with pytest.raises(ValueError, match="a column a symbol"):
+        mixer.bits(b"a", frequencies(2, 256, 0))
+    with pytest.raises(ValueError, match="sum to"):
+        mixer.bits(b"a", frequencies(1, 256, 0) + 1)
