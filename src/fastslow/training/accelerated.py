@@ -78,9 +78,11 @@ def graphed_scoring(lm: CharLM, *, recorder: Recorder | None = None) -> Iterator
 
     recorded = Recorded(score, device, recorder=recorder_for(device) if recorder is None else recorder)
 
-    def token_nats(inputs: Tensor, targets: Tensor, state: Any = None, *, top: int = 0) -> TokenNats:
-        if top or lm.training or torch.is_grad_enabled():
-            return plain(inputs, targets, state, top=top)
+    def token_nats(
+        inputs: Tensor, targets: Tensor, state: Any = None, *, top: int = 0, resets: Tensor | None = None
+    ) -> TokenNats:
+        if top or resets is not None or lm.training or torch.is_grad_enabled():
+            return plain(inputs, targets, state, top=top, resets=resets)
         state = lm.initial_state(inputs.shape[1]) if state is None else state
         nats, new = recorded(inputs, targets, state)
         return TokenNats(nats.clone(), map_state(Tensor.clone, new))
