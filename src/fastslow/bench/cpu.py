@@ -10,6 +10,7 @@ import torch
 from fastslow.backends import ENGINES, engine
 from fastslow.backends.streaming import Stepper
 from fastslow.bench import precision
+from fastslow.bench.cells import cells
 from fastslow.bench.check import usable
 from fastslow.bench.probe import LSTM, first_use, memory, window_of
 from fastslow.bench.rivals import lstm_flops, product_floor, vector_floor
@@ -142,6 +143,7 @@ def measure(
         "windows": list(windows(shapes, seconds, say, engines)),
         "first_use": list(first_uses(say, engines)),
         "streaming": list(streaming((PTB, SMALL), min(seconds, 10.0), say)),
+        "cells": list(cells((PTB, SMALL) if shapes[0].steps == PTB.steps else shapes, min(seconds, 20.0), say)),
         "errors": list(precision.errors(PTB, say)) if precision.NATIVE in (engines or ENGINES) else [],
         "saving": list(precision.saving(shapes[:1], min(seconds, 20.0), say))
         if precision.NATIVE in (engines or ENGINES)

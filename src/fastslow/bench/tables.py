@@ -97,8 +97,29 @@ def _cpu(found: Row) -> list[str]:
         *(["First use:", first] if found["first_use"] else []),
         "Streaming:",
         steps,
+        *_cells(found),
         *_precision(found),
     ]
+
+
+def _cells(found: Row) -> list[str]:
+    """Of results that have it: cells beside each other."""
+    if not found.get("cells"):
+        return []
+    rows = [
+        (
+            f"{row['shape']}, B {row['rows']}, T {row['steps']}",
+            row["network"],
+            f"{row['weights'] / 1e6:.2f}",
+            _milliseconds(row["seconds"]),
+            f"{row['characters_per_second']:,.0f}",
+            f"{row['gflops_per_second']:.1f}",
+            f"{row['of_rival']:.2f} of {row['rival']}",
+        )
+        for row in found["cells"]
+    ]
+    header = ("shape", "network", "M weights", "ms", "characters/s", "GFLOP/s", "GFLOP/s")
+    return ["Cells, windows forward and backward:", table(header, rows)]
 
 
 def _precision(found: Row) -> list[str]:

@@ -37,6 +37,8 @@ def trace(lm: CharLM, inputs: Tensor, targets: Tensor, state: States, *, history
     Written with the reference cell, in the order of `backends.reference`.
     """
     layer, wiring = lm.layer, lm.layer.wiring
+    if any(type(cell) is not CellWeights for cell in layer.weights()):
+        raise ModelError("the dynamics of c are those of LSTM cells, and this model has others")
     weights = [_detached(cell) for cell in layer.weights()]
     rates = layer.rates
     with torch.set_grad_enabled(history):

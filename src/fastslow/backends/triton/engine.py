@@ -104,6 +104,10 @@ def run(
     lengths: Tensor | None = None,
     resets: Tensor | None = None,
 ) -> tuple[Tensor, States]:
+    if resets is not None:  # its kernels have none
+        from fastslow.backends.window import engine as window
+
+        return window.run(wiring, weights, x, state, noise, rates, lengths, resets)
     chosen = options(x.device.type)
     return run_operator(NAME, chosen, weights, x, state, noise, rates, wiring, lengths, resets)
 
@@ -132,6 +136,8 @@ def _setting(request: Request) -> Setting:
 
 def forward(request: Request, keep: bool) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     assert request.states is not None
+    if request.resets is not None:
+        raise RuntimeError("the triton engine's operator has no resets: backend='window' has")
     key = None if request.noise is None else request.noise.key
     given = _setting(request), request.weights, request.x, request.states, key, request.lengths
     with torch.autocast(request.x.device.type, enabled=False), _on(request.x.device):

@@ -58,6 +58,8 @@ def quantise(
         raise ModelError(
             f"the model has {embedding.shape[0]} embedded symbols and {head.shape[0]} logits, its alphabet {size}"
         )
+    if any(type(weights) is not CellWeights for weights in layer.weights()):
+        raise ModelError("archives know models of LSTM cells alone, and this one has others")
     embedded, embedding_bits = _matrix(embedding, limit, "the embedding")
     names: list[tuple[str, bool]] = []
     cells: list[ExactCell] = []
