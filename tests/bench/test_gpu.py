@@ -51,6 +51,7 @@ def test_what_matters_most_comes_first() -> None:
     assert first_option > last_plain
     assert [spec.engine for spec in specs[-2:]] == [COMPILED, COMPILED]
     assert (PTB.name, "triton, dependent launch", "bf16") in rows
+    assert (PTB.name, "triton, dependent launch, own products", "bf16") in rows
     assert (PTB.name, "triton, units per thread 8", "bf16") in rows
     assert all(spec.steps is None and spec.seconds == 6.0 for spec in specs)
     assert [spec.label for spec in specs if spec.kernels] == ["triton"] * len(GPU_SHAPES)

@@ -20,6 +20,7 @@ SETTINGS: dict[str, dict[str, bool]] = {
     "overlap": {"overlap": True},
     "dependent": {"dependent_launch": True},
     "joint": {"gates_apart": False},
+    "own": {"own_products": True, "dependent_launch": True},
 }
 FEW = ("fs2", "fs2-lengths", "fs2-63x1", "fs2-eval", "two-readers", "stacked3", "sequential3")
 ROUNDED = ("fs2", "fs2-odd", "fs2-no-norm", "fs2-lengths", "fs2-eval", "fs4", "stacked3", "two-readers", "two-inputs")
@@ -30,12 +31,12 @@ PAPER = {
 
 
 def _allowed(setting: str, device: torch.device) -> dict[str, bool]:
-    if setting == "dependent" and torch.cuda.get_device_capability(device) < (9, 0):
+    if SETTINGS[setting].get("dependent_launch") and torch.cuda.get_device_capability(device) < (9, 0):
         pytest.skip("dependent launches need compute capability 9.0")
     return SETTINGS[setting]
 
 
-# A dependent launch and a joint product are other kernels to compile, an overlap is not.
+# A dependent launch and other products are other kernels to compile, an overlap is not.
 @pytest.mark.parametrize(
     ("name", "setting"),
     [(name, setting) for name in CASES for setting in SETTINGS if setting in ("plain", "overlap") or name in FEW],

@@ -27,6 +27,7 @@ OPTIONS: tuple[dict[str, Any], ...] = (
     {"gates_apart": False},
     {"overlap": True},
     {"dependent_launch": True},
+    {"dependent_launch": True, "own_products": True},
     {"units_per_thread": 2},
     {"units_per_thread": 8},
 )
@@ -55,7 +56,7 @@ def order(shapes: Sequence[Shape], seconds: float, engines: Sequence[str] | None
     rows += [(shape, name, "bf16", {}) for shape in shapes for name in others]
     rows += [(shape, name, "fp32", {}) for shape in shapes for name in (*chosen, *others, LSTM, LOOP)]
     rows += [(shape, name, "bf16", changes) for shape in first for name in chosen for changes in OPTIONS]
-    rows += [(shape, name, "bf16", changes) for shape in rest for name in chosen for changes in OPTIONS[:3]]
+    rows += [(shape, name, "bf16", changes) for shape in rest for name in chosen for changes in OPTIONS[:4]]
     rows += [(shape, COMPILED, precision, {}) for shape in first for precision in ("bf16", "fp32")]
     return [
         Spec(

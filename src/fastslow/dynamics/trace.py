@@ -12,6 +12,7 @@ from fastslow.backends.base import States
 from fastslow.cells.lstm import CellWeights, lstm_step
 from fastslow.lm.model import CharLM
 from fastslow.state import LSTMState
+from fastslow.storage import ModelError
 from fastslow.wiring import FROM_INPUT, NO_INPUT
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fastslow import FSLSTM
-from fastslow.backends.triton import backward, engine, options
+from fastslow.backends.triton import backward, engine, ops, options
 from fastslow.noise import Noise, random_bits
 from fastslow.state import state_tensors
 from tests.backends.triton.rounded import brief, check_rounded
@@ -22,16 +22,18 @@ def small(name: str, T: int = 2, B: int = 2, **changes: object) -> Case:
     return replace(CASES[name], T=T, B=B, **changes)  # type: ignore[arg-type]
 
 
-OVERLAP, JOINT = {"overlap": True}, {"gates_apart": False}
+OVERLAP, JOINT, OWN = {"overlap": True}, {"gates_apart": False}, {"own_products": True}
 QUICK: dict[str, tuple[Case, dict[str, bool]]] = {
     "fs2": (small("fs2", T=3), {}),
     "fs2-joint": (small("fs2", T=3), JOINT),
+    "fs2-own": (small("fs2"), OWN),
     "fs2-overlap": (small("fs2"), OVERLAP),
     "lengths": (small("fs2-lengths", T=3, B=3, lengths=(3, 0, 2)), {}),
     "two-readers-overlap": (small("two-readers", B=1), OVERLAP),
     "two-inputs-no-norm": (small("two-inputs", layer_norm=False), {}),
     "eval-no-bias": (small("fs2-no-bias", training=False), {}),
     "only-states-overlap": (small("fs2-only-states", T=1), OVERLAP | JOINT),
+    "own-joint-overlap": (small("fs2", T=2, B=1), OVERLAP | JOINT | OWN),
 }
 
 
@@ -55,8 +57,9 @@ SHORT = [name for name, case in CASES.items() if case.T * case.B < 40]
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHORT)
 def test_twin(name: str) -> None:
-    n = SHORT.index(name)  # every second case, and every third: it takes ten minutes as it is
-    with options.using(overlap=n % 2 == 1, gates_apart=n % 3 > 0, chunk_rows=2 * CASES[name].B + 1):
+    n = SHORT.index(name)  # some for every second case, third and fifth: it takes ten minutes as it is
+    setting = {"overlap": n % 2 == 1, "gates_apart": n % 3 > 0, "own_products": n % 5 == 0}
+    with options.using(chunk_rows=2 * CASES[name].B + 1, **setting):
         check_twin(engine, CASES[name])
 
 
@@ -64,6 +67,15 @@ def test_twin(name: str) -> None:
 @pytest.mark.parametrize("name", ["fs2-63x1", "stacked3-63x1"])
 def test_long_twin(name: str) -> None:
     check_twin(engine, CASES[name])
+
+
+@pytest.mark.parametrize(("rows", "sums", "columns", "parts"), [(3, 300, 70, 4), (130, 64, 128, 1), (1, 130, 5, 4)])
+def test_own_products(rows: int, sums: int, columns: int, parts: int) -> None:
+    torch.manual_seed(0)
+    dz, wide = torch.randn(rows, sums), torch.randn(sums, columns + 3)
+    out = torch.full((parts, rows, columns), torch.nan)
+    ops.own_products(dz, wide[:, 2 : columns + 2], out, dependent=False)
+    torch.testing.assert_close(out.sum(0), dz @ wide[:, 2 : columns + 2], rtol=1e-4, atol=1e-4)
 
 
 def test_bfloat16_twin() -> None:

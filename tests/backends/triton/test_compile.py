@@ -31,6 +31,7 @@ for name, constants, kernel in made:
     told.append({
         "kernel": name, "cubin": len(kernel.asm["cubin"]), "waits": bool(waits), "constants": constants,
         "loads_ahead": before.count("ld.global"), "loads_behind": after.count("ld.global"),
+        "matrix_units": "wgmma.mma_async" in ptx,
         "local": local_bytes(kernel.asm["cubin"]), "target": ptx.partition(".target ")[2].split()[0],
     })
 print(json.dumps(told))
@@ -52,14 +53,11 @@ def compiled(tmp_path: Path, sizes: tuple[int, ...], precision: str, **changes: 
     return result
 
 
+KERNELS = {"step_forward", "step_backward", "drop_copy", "norm_sums", "column_sums"}
+
+
 def check(made: list[dict[str, Any]], waits: bool = False) -> None:
-    assert {kernel["kernel"] for kernel in made} == {
-        "step_forward",
-        "step_backward",
-        "drop_copy",
-        "norm_sums",
-        "column_sums",
-    }
+    assert {kernel["kernel"] for kernel in made} - {"part_product"} == KERNELS
     for kernel in made:
         assert kernel["cubin"], kernel
         assert str(kernel["target"]).startswith("sm_90"), kernel
@@ -79,7 +77,19 @@ def check_waiting(made: list[dict[str, Any]]) -> None:
 
 
 def test_a_small_layer_in_bfloat16(tmp_path: Path) -> None:
-    check_waiting(compiled(tmp_path, (5, 20, 7), "bfloat16", dependent_launch=True))
+    made = compiled(tmp_path, (5, 20, 7), "bfloat16", dependent_launch=True, own_products=True)
+    check_waiting(made)
+    assert all(kernel["waits"] for kernel in made if kernel["kernel"] == "part_product")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["bfloat16", "float32"])
+def test_products_of_ours_use_the_matrix_units(tmp_path: Path, precision: str) -> None:
+    made = compiled(tmp_path, (128, 700, 400), precision, own_products=True, dependent_launch=True, B=128)
+    check_waiting(made)
+    products = [kernel for kernel in made if kernel["kernel"] == "part_product"]
+    assert len(products) >= 3  # three nodes, of two sizes, reading a node or not
+    assert all(kernel["matrix_units"] == (precision == "bfloat16") for kernel in products)
 
 
 @pytest.mark.slow

@@ -132,6 +132,13 @@ def test_the_first_backward_kernel_does_not_run_ahead(monkeypatch: pytest.Monkey
     assert steps == [False] + [True] * 5
     assert all(dependent for kernel, dependent in made if kernel == "step_forward")
     assert not any(dependent for kernel, dependent in launches(monkeypatch, case))
+    made = launches(monkeypatch, case, dependent_launch=True, own_products=True)
+    backward = [pair for pair in made if pair[0] in ("step_backward", "part_product")]
+    assert backward == [("step_backward", False), ("part_product", True)] + 5 * [
+        ("step_backward", True),
+        ("part_product", True),
+    ]
+    assert all(not dependent for kernel, dependent in launches(monkeypatch, case, own_products=True))
 
 
 def test_a_window_of_the_papers_ptb_network_is_one_chunk(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,7 @@ class Passing:
 
 def _passing(setting: Setting, chunk: int, device: torch.device) -> Passing:
     B, kind, parts = setting.B, setting.kind, setting.parts
-    wide = torch.float32 if ops.wide_products(device) else kind
+    wide = torch.float32 if setting.options.own_products or ops.wide_products(device) else kind
     made = Passing([], [], [], [], [], [])
     for s in setting.steps:
         made.dz.append(torch.empty(chunk, B, 4 * s.width, dtype=kind, device=device))
@@ -114,6 +114,14 @@ def _loop(setting: Setting, held: Held, grads: Gradients, dy: Tensor | None, wan
     chunk = _chunk(setting)
     passing = _passing(setting, chunk, device)
     beside = ops.Beside(device, setting.options.overlap)
+    own, dependent = setting.options.own_products, setting.options.dependent_launch
+
+    def product(dz: Tensor, matrix: Tensor, out: Tensor) -> None:
+        if own:
+            ops.own_products(dz, matrix, out, dependent=dependent)
+        else:
+            ops.gate_products(dz, matrix, out)
+
     for end in range(T, 0, -chunk):
         start = max(0, end - chunk)
         for t in range(end - 1, start - 1, -1):
@@ -128,10 +136,10 @@ def _loop(setting: Setting, held: Held, grads: Gradients, dy: Tensor | None, wan
                     halves = (passing.dx[s.index], matrix[:, : s.h_at]), (passing.dh[s.index], matrix[:, s.h_at :])
                     (soon, soon_half), (late, late_half) = halves if s.h_is_early else halves[::-1]
                     with beside.start(s.index):
-                        ops.gate_products(dz, late_half, late)
-                    ops.gate_products(dz, soon_half, soon)
+                        product(dz, late_half, late)
+                    product(dz, soon_half, soon)
                 else:
-                    ops.gate_products(dz, matrix, passing.joint[s.index])
+                    product(dz, matrix, passing.joint[s.index])
         beside.join()
         for s in steps:
             _after_chunk(setting, held, passing, grads, s, start, end, want)

@@ -8,6 +8,7 @@ What one program does, and for whom:
                     next product, and dc and the part of dh that zoneout passes by
     norm_sums       column sums over many rows for the gradients of bias, gate gain and gate shift
     column_sums     plain column sums, for the cell norm (and for the bias of a cell without norms)
+    part_product    a matrix product in parts of its sums, for the backward loop with `own_products`
     drop_copy       a copy with a dropout mask, for the input and for the second and later readers of a node
     random_words    the words of `fastslow.noise.random_bits`, to test that they are the same bits
 
@@ -433,6 +434,44 @@ def step_backward(
         dg = tl.where(real, rg * (dg - mg / H - ng * (pg / H)), 0.0)
         do = tl.where(real, ro * (do - mo / H - no * (po / H)), 0.0)
     _store_gates(dz_ptr + row * (4 * HP), unit, inside, HP, di, df, dg, do)
+
+
+# ---------------------------------------------------------------------------------------------------- a product
+
+
+@triton.jit(do_not_specialize=["rows"])
+def part_product(
+    a_ptr,  # (rows, K) in
+    w_ptr,  # (K, N), rows w_stride apart, in
+    out_ptr,  # (parts, rows, N) float32 out: a w over EACH of the K sums each
+    rows,
+    w_stride,
+    K: tl.constexpr,
+    N: tl.constexpr,
+    EACH: tl.constexpr,  # a multiple of BLOCK_K
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    DEPENDENT: tl.constexpr,
+):
+    """Program (n, p, m): columns n BLOCK_N .. of rows m BLOCK_M .. of part p."""
+    part = tl.program_id(1)
+    row = tl.program_id(2) * BLOCK_M + tl.arange(0, BLOCK_M)
+    column = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    within = tl.arange(0, BLOCK_K)
+    live = row < rows
+    edge = column < N
+    total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    # All that this kernel reads but w, and all that it overwrites, is the business of the kernels before it.
+    if DEPENDENT:
+        gdc_wait()
+    for start in range(0, EACH, BLOCK_K):
+        k = part * EACH + start + within
+        a = tl.load(a_ptr + row[:, None] * K + k[None, :], mask=live[:, None] & (k < K)[None, :], other=0.0)
+        w = tl.load(w_ptr + k[:, None] * w_stride + column[None, :], mask=(k < K)[:, None] & edge[None, :], other=0.0)
+        total = tl.dot(a, w, total, input_precision="ieee")
+    out = out_ptr + part * rows * N + row[:, None] * N + column[None, :]
+    tl.store(out, total, mask=live[:, None] & edge[None, :])
 
 
 # ---------------------------------------------------------------------------------------------------- many rows

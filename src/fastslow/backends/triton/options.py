@@ -20,6 +20,8 @@ class Options:
     dependent_launch: let a fused kernel start while the product before it ends (Hopper and later).
     gates_apart: make the products of the backward loop a batch of four, one a gate, which the next fused kernel adds
         up: four times as many tiles, each with a fourth of the sums. Else one product.
+    own_products: make the products of the backward loop by a kernel of ours in place of the library's. With
+        `dependent_launch` each kernel of that loop then starts while the one before it ends.
     chunk_rows: rows (steps times streams) whose gradients of pre-activations are held before they are turned into
         weight gradients by one product; bounds the memory of the backward pass, 10 entries a row and unit of a cell.
         The default takes 150 steps of 128 streams at once.
@@ -30,6 +32,7 @@ class Options:
     overlap: bool = False
     dependent_launch: bool = False
     gates_apart: bool = True
+    own_products: bool = False
     chunk_rows: int = 20480
     units_per_thread: int = 4
 
