@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
@@ -24,6 +23,7 @@ from fastslow.cli.common import (
     output,
     use_few_threads,
 )
+from fastslow.cli.score_blocks import with_progress
 from fastslow.cli.score_page import check_target, write_page_file
 from fastslow.data.text import Text, open_text
 from fastslow.lm.packaged import shown_name
@@ -31,7 +31,7 @@ from fastslow.scoring.options import Predictor, Space, Split
 
 if TYPE_CHECKING:
     from fastslow.lm import CharLM
-    from fastslow.scoring import Line, LineMean, Surprisal, Totals
+    from fastslow.scoring import Line, LineMean, Totals
     from fastslow.scoring.following import Threshold
     from fastslow.scoring.mixed import Chosen
 
@@ -160,14 +160,6 @@ def score(
     return 0
 
 
-def surprisals_of(lm: CharLM, source: Text, context: bytes = b"") -> Iterator[Surprisal]:
-    """The scores of the text by the network, with progress."""
-    from fastslow.scoring import surprisals
-
-    blocks = surprisals(lm, source.data, name=source.name, offsets=source.offsets, context=context)
-    return _with_progress(blocks, len(source))
-
-
 def _chosen(lm: CharLM, source: Text, predictor: Predictor) -> Chosen:
     """The scores of the text by the predictor that is asked for, with progress; a note if auto takes the mixed one."""
     from fastslow.scoring.mixed import Chosen, choose
@@ -175,19 +167,7 @@ def _chosen(lm: CharLM, source: Text, predictor: Predictor) -> Chosen:
     chosen = choose(lm, source.data, predictor, name=source.name, offsets=source.offsets)
     if predictor == "auto" and chosen.predictor == "mixed":
         note("the text's own contexts predict it better than the network: mixing both (--predictor network does not)")
-    return Chosen(chosen.predictor, _with_progress(chosen.blocks, len(source)))
-
-
-def _with_progress(blocks: Iterator[Surprisal], size: int) -> Iterator[Surprisal]:
-    """`blocks`, with progress on stderr unless the results go to a terminal and show it themselves."""
-    from fastslow.cli.progress import CountingView
-
-    with ExitStack() as stack:
-        view = None if sys.stdout.isatty() else stack.enter_context(CountingView("score", "bytes"))
-        for block in blocks:
-            yield block
-            if view is not None:
-                view(block.start + len(block), size)
+    return Chosen(chosen.predictor, with_progress(chosen.blocks, len(source)))
 
 
 def _scored(chosen: Chosen, totals: Totals) -> Iterator[Line]:

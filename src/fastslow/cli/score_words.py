@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastslow.cli.common import note, plural
-from fastslow.cli.score import surprisals_of
+from fastslow.cli.score_blocks import surprisals_of
 from fastslow.data.text import Text, open_text
 from fastslow.errors import DataError
 from fastslow.scoring.items import Item
