@@ -6,7 +6,8 @@
     python benchmarks/codec.py --text FILE... --parts                    what network and contexts bring by themselves
 
 Without --text: the last 5% of the demo's text. Primed is what the text costs a rival after FILE... (the model's
-training text): the size of both less that of the first, or for zlib a preset dictionary. Every archive is unpacked again and
+training text): the size of both less that of the first, or for zlib a preset dictionary. Every archive is unpacked
+again and
 compared before a figure is printed. Every row runs in a process of its own, whose peak memory is shown; seconds are
 those of the processor, so that a busy machine distorts them less.
 
