@@ -43,7 +43,7 @@ def test_the_page_calls_it_by_its_name(box: Path, text: Path, capsys: pytest.Cap
 
 def test_archives_of_it_need_no_name(box: Path, text: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_model(Path("runs/new"))
-    for options in ([], ["--float"], ["--weight-bits", "9"], ["--model", "english"]):
+    for options in ([], ["--weight-bits", "9"], ["--model", "english"]):
         out, err = ran(capsys, "compress", "-f", text, *options)
         assert (out, err) == ("", "" if "--model" in options else TOLD)
         assert ran(capsys, "decompress", "-f", f"{text}.fsz", "-o", "again") == ("", "")

@@ -73,18 +73,14 @@ def code_length_bits(lm: CharLM, text: bytes, lanes: int) -> float:
 
 
 @pytest.mark.slow
-def test_an_archive_is_the_code_length_and_little_more(lm: CharLM) -> None:
-    """0.1% and 256 bytes, in both numerics; and exact numerics cost at most 0.002 bits a character against float."""
+def test_an_archive_is_no_longer_than_the_code_length_of_its_model(lm: CharLM) -> None:
+    """The contexts beside the network never cost: 0.1% and 48 bytes more at most than the float model's code length."""
     text = written(LENGTH, 2)
     assert set(text) <= set(lm.alphabet.symbols)
     bits = code_length_bits(lm, text, LANES)
     assert 1.0 < bits / LENGTH < 2.2  # it has learned, and has not learned everything
-    sizes = {}
-    for mode in ("exact", "float"):
-        archive = codec.compress(text, lm, mode=mode, lanes=LANES)
-        sizes[mode] = len(archive)
-        assert len(archive) <= 1.001 * bits / 8 + 256, mode
-        reader = codec.ArchiveReader(io.BytesIO(archive), lm)
-        assert b"".join(reader.blocks()) == text
-        assert reader.summary.kinds["neural"] == LENGTH
-    assert 8 * (sizes["exact"] - sizes["float"]) / LENGTH <= 0.002
+    archive = codec.compress(text, lm, lanes=LANES)
+    assert len(archive) <= 1.001 * bits / 8 + 48
+    reader = codec.ArchiveReader(io.BytesIO(archive), lm)
+    assert b"".join(reader.blocks()) == text
+    assert reader.summary.kinds["neural"] == LENGTH
