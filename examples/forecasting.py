@@ -131,7 +131,7 @@ def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
         axis.plot(actual, "k", label=series_name, linewidth=1)
         axis.plot(forecasts["FS-LSTM-2"][0], "C3.", label="FS-LSTM-2, a month ahead", markersize=4)
         axis.set(xlabel="month of the test")
-        axis.legend(frameon=False, fontsize="small")
+        axis.legend(frameon=False, fontsize="small", ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
     if args.figure:
         figure.savefig(args.figure, dpi=120)
     return rows

@@ -138,7 +138,7 @@ def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
         print(f"{network:20} {weights:7,}  {', '.join(f'{share:.2f}' for share in shares)}", flush=True)
         rows.append({"network": network, "weights": weights, "right": shares})
     axis.set(xlabel="training step", ylabel="share of right turns")
-    axis.legend(frameon=False)
+    axis.legend(frameon=False, loc="center right")
     if args.figure:
         figure.savefig(args.figure, dpi=120)
     return rows
