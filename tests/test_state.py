@@ -74,7 +74,7 @@ def test_indices_are_refused_in_a_line_that_says_what_to_write(index: object) ->
 def test_a_state_is_told_from_a_tensor() -> None:
     with pytest.raises(AttributeError, match="'LSTMState' object has no attribute 'view': it is not a tensor; write"):
         sample().fast.view(-1)
-    with pytest.raises(AttributeError, match="'FSState' object has no attribute 'foo'$"):
+    with pytest.raises(AttributeError, match=r"'FSState' object has no attribute 'foo'$"):
         _ = sample().foo
     assert not hasattr(sample(), "device")
 

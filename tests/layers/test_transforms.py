@@ -471,5 +471,5 @@ def test_the_choice_says_why_when_only_the_loop_will_do() -> None:
     problem = replace(layer._problem(sample()), traced=True)
     assert choose(problem).name == "reference"
     assert "torch.func, forward-mode differentiation and ONNX export need the loop" in str(choose(problem))
-    with pytest.raises(RuntimeError, match="backend 'window' cannot run this: torch.func, forward-mode"):
+    with pytest.raises(RuntimeError, match=r"backend 'window' cannot run this: torch\.func, forward-mode"):
         choose(problem, "window")

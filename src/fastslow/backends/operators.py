@@ -2,6 +2,7 @@
 
     native, window, triton               a window: (program, tensors) -> y, the final states, the memory
     native_backward, ...                 the gradients, from the memory
+    native_backward_                     the same, and the memory's room is used for them: in plain eager code only
     step                                 one step of a few rows without masks
 
 PyTorch's dispatcher stands between a layer and an engine: what is not plain memory on a device that the engine runs on
@@ -9,13 +10,16 @@ PyTorch's dispatcher stands between a layer and an engine: what is not plain mem
 looks at programs from outside - torch.compile, torch.export, make_fx, the profiler, counters of FLOPs - sees one
 operator, whose schema, shapes, gradient and arithmetic are written down here.
 
-`program` is the text of `fastslow.backends.program`. Operators are pure: everything backward needs is a result.
+`program` is the text of `fastslow.backends.program`. Operators are pure: everything backward needs is a result. The
+exception says so in its name and its schema; it writes into the memory that it was spent, and whoever is given spent
+memory computes again what was lost, so that a graph can be walked any number of times.
 """
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,6 +27,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from fastslow.backends.base import Option, Rates, States
+from fastslow.backends.dispatch import nobody_between, plain
 from fastslow.backends.flat import flat_states, flat_weights, states_like
 from fastslow.backends.program import Request, cells_text, parse, program_text
 from fastslow.backends.second import reference_gradients
@@ -38,6 +43,7 @@ _BACKWARD = (
     "(str program, Tensor x, Tensor[] weights, Tensor? key, Tensor? lengths, Tensor? resets, int first_step, "
     "int first_row, Tensor[] memory, Tensor? d_y, Tensor?[] d_final, bool[] needs) -> Tensor[]"
 )
+_SPENDING = _BACKWARD.replace("Tensor[] memory", "Tensor(a!)[] memory")
 _STEP = "(str program, Tensor x, Tensor[] states, Tensor[] weights) -> (Tensor, Tensor[])"
 
 DEVICES = {"native": ("CPU",), "window": ("CPU", "CUDA"), "triton": ("CPU", "CUDA")}
@@ -53,6 +59,8 @@ MODULES = {
     backward(request, memory, d_y, d_final, needs) -> a gradient for each true entry of `needs`
     memory(request) -> [(shape, type)] of the memory
 """
+SPENDS = ("native",)
+"""Engines whose backward pass is faster in the memory's own room: their `backward` takes `spend=True`."""
 Gradients = list[Tensor | None]
 
 
@@ -167,7 +175,7 @@ def _define(name: str) -> None:
     def backward(
         program: str, x: Tensor, weights: list[Tensor], key: Tensor | None, lengths: Tensor | None,
         resets: Tensor | None, first_step: int, first_row: int, memory: list[Tensor], d_y: Tensor | None,
-        d_final: list[Tensor | None], needs: list[bool],
+        d_final: list[Tensor | None], needs: list[bool], **how: bool,
     ) -> list[Tensor]:  # fmt: skip
         request = _request(program, x, None, weights, key, lengths, resets, first_step, first_row)
         for gradient, shape in zip((d_y, *d_final), (request.output_shape, *request.state_shapes()), strict=True):
@@ -179,7 +187,7 @@ def _define(name: str) -> None:
         if [(tuple(t.shape), t.dtype) for t in memory] != expected:
             raise RuntimeError(f"the memory is not one of this window: it must be {expected}")
         with torch.no_grad():
-            return [_own(gradient) for gradient in kernels().backward(request, memory, d_y, d_final, needs)]
+            return [_own(gradient) for gradient in kernels().backward(request, memory, d_y, d_final, needs, **how)]
 
     def fake_backward(
         program: str, x: Tensor, weights: list[Tensor], key: Tensor | None, lengths: Tensor | None,
@@ -190,6 +198,12 @@ def _define(name: str) -> None:
         shapes = [x.shape, *request.state_shapes(), *(weight.shape for weight in weights)]
         return [x.new_empty(shape) for shape, need in zip(shapes, needs, strict=True) if need]
 
+    if name in SPENDS:
+        LIBRARY.define(f"{name}_backward_{_SPENDING}", tags=tags)
+        for device in DEVICES[name]:
+            LIBRARY.impl(f"{name}_backward_", partial(backward, spend=True), device)
+        torch.library.register_fake(f"{backward_name}_", fake_backward, lib=LIBRARY)
+        _refuse_vmap(f"{backward_name}_")
     for device in DEVICES[name]:
         LIBRARY.impl(name, forward, device)
         LIBRARY.impl(f"{name}_backward", backward, device)
@@ -248,8 +262,9 @@ def _gradient_of(name: str) -> Callable[..., tuple[Any, ...]]:
             request = _request(ctx.program, x, states, weights, key, lengths, resets, *ctx.first)
             found: Gradients = reference_gradients(request, [x, *states, *weights], d_y, d_final, needs)
         else:
+            spends = name in SPENDS and nobody_between() and plain(memory)
             given = iter(
-                getattr(torch.ops.fastslow, f"{name}_backward").default(
+                getattr(torch.ops.fastslow, f"{name}_backward{'_' * spends}").default(
                     ctx.program, x, weights, key, lengths, resets, *ctx.first, memory,
                     None if d_y is None else d_y.contiguous(), d_final, needs,
                 )
@@ -340,4 +355,6 @@ def _backward_flops(program: str, x: Any, weights: Any, *rest: Any, **named: Any
 for _name in MODULES:
     register_flop_formula(getattr(torch.ops.fastslow, _name))(_forward_flops)
     register_flop_formula(getattr(torch.ops.fastslow, f"{_name}_backward"))(_backward_flops)
+for _name in SPENDS:
+    register_flop_formula(getattr(torch.ops.fastslow, f"{_name}_backward_"))(_backward_flops)
 register_flop_formula(torch.ops.fastslow.step)(_forward_flops)
