@@ -48,11 +48,12 @@ def forward(request: Request, keep: bool) -> tuple[Tensor, list[Tensor], list[Te
     held = [lent(shapes, call.dtype) for shapes in memory_shapes(call)] if keep else []
     if held:
         both = len(held) == 2
-        gates = _saved_gates(call, held[1])[0] if both else Gates.leased(call, 1)
+        gates, mark = _saved_gates(call, held[1]) if both else (Gates.leased(call, 1), None)
         memory = Memory(call, cut(held[0], state_shapes(call, True)), gates, kept=True)
-        if both:  # what is left unwritten is the same every time: a result of an operator has no random parts
+        if mark is not None:
+            # What nobody writes is the same every time: a result of an operator has no random parts.
             ended = () if call.lengths is None else (*gates.z, *(t for t in gates.dropped if t is not None))
-            for tensor in (*gates.stats, *ended, _saved_gates(call, held[1])[1]):
+            for tensor in (*gates.stats, *ended, mark):
                 tensor.zero_()
     else:
         memory = Memory.leased(call)
