@@ -5,13 +5,15 @@ structure and the types; the named tuples have them as methods.
 
 The named tuples unpack, and are tuples to whatever walks through nested containers (pytree, DataParallel, the
 `repackage_hidden` of PyTorch's examples). But `state[0]`, `h[-1]` and other indices are refused: in code written for
-`torch.nn.LSTM` they pick a layer of a tensor (layers, B, H), and here would silently pick something else.
+`torch.nn.LSTM` they pick a layer of a tensor (layers, B, H), and here would silently pick something else. (PyTorch's
+own modules, some of which take a named tuple apart by its indices, may.)
 
 Importing this module makes the states known to `torch.load(weights_only=True)` and to `torch.export.save`.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
@@ -55,7 +57,9 @@ class LSTMState(NamedTuple):
         """The rows `rows` (N,) int: leaves (N, H)."""
         return index_rows(self, rows)
 
-    def __getitem__(self, key: Any) -> NoReturn:
+    def __getitem__(self, key: Any) -> Any:
+        if _asked_by_torch():
+            return tuple.__getitem__(self, key)
         raise TypeError(
             f"a state has no index [{key!r}]: write state.h or state.c, each (B, H), or h, c = state; "
             "of an FSLSTM's state nn.LSTM's h[-1] is state.fast.h"
@@ -95,7 +99,9 @@ class FSState(NamedTuple):
         """The rows `rows` (N,) int: leaves (N, H)."""
         return index_rows(self, rows)
 
-    def __getitem__(self, key: Any) -> NoReturn:
+    def __getitem__(self, key: Any) -> Any:
+        if _asked_by_torch():
+            return tuple.__getitem__(self, key)
         raise TypeError(
             f"a state has no index [{key!r}]: it is not (h, c) but (fast, slow): write state.fast or state.slow; "
             "nn.LSTM's h[-1] is state.fast.h"
@@ -103,6 +109,11 @@ class FSState(NamedTuple):
 
     def __getattr__(self, name: str) -> NoReturn:
         _no_attribute(self, name, "state.fast or state.slow; nn.LSTM's h[-1] is state.fast.h")
+
+
+def _asked_by_torch() -> bool:
+    """Whether the caller of the caller is a module of PyTorch's."""
+    return str(sys._getframe(2).f_globals.get("__name__")).split(".")[0] == "torch"
 
 
 def _no_attribute(state: Any, name: str, write: str) -> NoReturn:

@@ -20,7 +20,7 @@ def test_the_equations(fast, slow) -> None:
     y, state = net(x)
 
     def out(hx):
-        return hx if isinstance(hx, torch.Tensor) else hx[0]
+        return hx if isinstance(hx, torch.Tensor) else next(iter(hx))
 
     hf = hs = None
     for t in range(6):

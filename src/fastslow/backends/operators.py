@@ -2,6 +2,7 @@
 
     native, window, triton               a window: (program, tensors) -> y, the final states, the memory
     native_backward, ...                 the gradients, from the memory
+    native_backward_                     the same, and the memory's room is used for them: in plain eager code only
     step                                 one step of a few rows without masks
 
 PyTorch's dispatcher stands between a layer and an engine: what is not plain memory on a device that the engine runs on
@@ -9,20 +10,25 @@ PyTorch's dispatcher stands between a layer and an engine: what is not plain mem
 looks at programs from outside - torch.compile, torch.export, make_fx, the profiler, counters of FLOPs - sees one
 operator, whose schema, shapes, gradient and arithmetic are written down here.
 
-`program` is the text of `fastslow.backends.program`. Operators are pure: everything backward needs is a result.
+`program` is the text of `fastslow.backends.program`. Operators are pure: everything backward needs is a result. The
+exception says so in its name and its schema; it writes into the memory that it was spent, and whoever is given spent
+memory computes again what was lost, so that a graph can be walked any number of times.
 """
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from fastslow.backends.base import Option, Rates, States
+from fastslow.backends.dispatch import nobody_between, plain
 from fastslow.backends.flat import flat_states, flat_weights, states_like
 from fastslow.backends.program import Request, cells_text, parse, program_text
 from fastslow.backends.second import reference_gradients
@@ -38,6 +44,7 @@ _BACKWARD = (
     "(str program, Tensor x, Tensor[] weights, Tensor? key, Tensor? lengths, Tensor? resets, int first_step, "
     "int first_row, Tensor[] memory, Tensor? d_y, Tensor?[] d_final, bool[] needs) -> Tensor[]"
 )
+_SPENDING = _BACKWARD.replace("Tensor[] memory", "Tensor(a!)[] memory")
 _STEP = "(str program, Tensor x, Tensor[] states, Tensor[] weights) -> (Tensor, Tensor[])"
 
 DEVICES = {"native": ("CPU",), "window": ("CPU", "CUDA"), "triton": ("CPU", "CUDA")}
@@ -53,7 +60,8 @@ MODULES = {
     backward(request, memory, d_y, d_final, needs) -> a gradient for each true entry of `needs`
     memory(request) -> [(shape, type)] of the memory
 """
-Gradients = list[Tensor | None]
+SPENDS = ("native",)
+"""Engines whose backward pass is faster in the memory's own room: their `backward` takes `spend=True`."""
 
 
 def run(
@@ -167,7 +175,7 @@ def _define(name: str) -> None:
     def backward(
         program: str, x: Tensor, weights: list[Tensor], key: Tensor | None, lengths: Tensor | None,
         resets: Tensor | None, first_step: int, first_row: int, memory: list[Tensor], d_y: Tensor | None,
-        d_final: list[Tensor | None], needs: list[bool],
+        d_final: list[Tensor | None], needs: list[bool], **how: bool,
     ) -> list[Tensor]:  # fmt: skip
         request = _request(program, x, None, weights, key, lengths, resets, first_step, first_row)
         for gradient, shape in zip((d_y, *d_final), (request.output_shape, *request.state_shapes()), strict=True):
@@ -179,7 +187,7 @@ def _define(name: str) -> None:
         if [(tuple(t.shape), t.dtype) for t in memory] != expected:
             raise RuntimeError(f"the memory is not one of this window: it must be {expected}")
         with torch.no_grad():
-            return [_own(gradient) for gradient in kernels().backward(request, memory, d_y, d_final, needs)]
+            return [_own(gradient) for gradient in kernels().backward(request, memory, d_y, d_final, needs, **how)]
 
     def fake_backward(
         program: str, x: Tensor, weights: list[Tensor], key: Tensor | None, lengths: Tensor | None,
@@ -190,12 +198,18 @@ def _define(name: str) -> None:
         shapes = [x.shape, *request.state_shapes(), *(weight.shape for weight in weights)]
         return [x.new_empty(shape) for shape, need in zip(shapes, needs, strict=True) if need]
 
+    if name in SPENDS:
+        LIBRARY.define(f"{name}_backward_{_SPENDING}", tags=tags)
+        for device in DEVICES[name]:
+            LIBRARY.impl(f"{name}_backward_", partial(backward, spend=True), device)
+        torch.library.register_fake(f"{backward_name}_", fake_backward, lib=LIBRARY)
+        _refuse_vmap(f"{backward_name}_")
     for device in DEVICES[name]:
         LIBRARY.impl(name, forward, device)
         LIBRARY.impl(f"{name}_backward", backward, device)
     torch.library.register_fake(forward_name, fake_forward, lib=LIBRARY)
     torch.library.register_fake(backward_name, fake_backward, lib=LIBRARY)
-    torch.library.register_autograd(forward_name, _gradient_of(name), setup_context=_save, lib=LIBRARY)
+    LIBRARY.impl(name, _gradient_of(name), "Autograd", with_keyset=True)
     torch.library.register_autograd(backward_name, _no_derivative(name), lib=LIBRARY)
     for operator in (forward_name, backward_name):
         _refuse_vmap(operator)
@@ -226,43 +240,85 @@ def _empty_gradients(
 # ---------------------------------------------------------------------- gradients
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
-    program, x, states, weights, key, lengths, resets, first_step, first_row, _ = inputs
-    ctx.program, ctx.first = program, (first_step, first_row)
-    ctx.counts = len(states), len(weights)
-    ctx.set_materialize_grads(False)
-    ctx.mark_non_differentiable(*output[2])
-    ctx.save_for_backward(x, key, lengths, resets, *states, *weights, *output[2])
+@dataclass(frozen=True)
+class _Static:
+    """What an operator is given besides tensors."""
+
+    name: str
+    keys: Any
+    program: str
+    first: tuple[int, int]
+    states: int
+    """How many leaves the states have."""
 
 
-def _gradient_of(name: str) -> Callable[..., tuple[Any, ...]]:
-    def gradient(
-        ctx: Any, d_y: Tensor | None, d_final: Sequence[Tensor | None], d_memory: Any
-    ) -> tuple[None, Tensor | None, Gradients, Gradients, None, None, None, None, None, None]:
-        x, key, lengths, resets, *rest = ctx.saved_tensors
-        count, parameters = ctx.counts
-        states, weights, memory = rest[:count], rest[count : count + parameters], rest[count + parameters :]
-        _, needs_x, needs_states, needs_weights, *_ = ctx.needs_input_grad
-        needs = [needs_x, *_each(needs_states, count), *_each(needs_weights, parameters)]
+class _Window(torch.autograd.Function):
+    """Static, key, lengths, resets, x, leaves of the states, parameters -> y, leaves of the final states, memory.
+
+    What `torch.library.register_autograd` would make, without its walks through nested lists at every call.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, static: _Static, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+        key, lengths, resets, x, *rest = tensors
+        states, weights = rest[: static.states], rest[static.states :]
+        y, final, memory = _below(static, x, states, weights, key, lengths, resets, True)
+        ctx.static, ctx.count = static, len(tensors)
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*memory)
+        ctx.save_for_backward(*tensors, *memory)
+        return (y, *final, *memory)
+
+    @staticmethod
+    def backward(ctx: Any, d_y: Tensor | None, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        static: _Static = ctx.static
+        key, lengths, resets, x, *rest = ctx.saved_tensors[: ctx.count]
+        memory, d_final = list(ctx.saved_tensors[ctx.count :]), list(gradients[: static.states])
+        states, weights = rest[: static.states], rest[static.states :]
+        needs = list(ctx.needs_input_grad[4:])
         if torch.is_grad_enabled():  # somebody will differentiate the gradient, which the loop can
-            request = _request(ctx.program, x, states, weights, key, lengths, resets, *ctx.first)
-            found: Gradients = reference_gradients(request, [x, *states, *weights], d_y, d_final, needs)
+            request = _request(static.program, x, states, weights, key, lengths, resets, *static.first)
+            found = reference_gradients(request, [x, *rest], d_y, d_final, needs)
         else:
+            spends = static.name in SPENDS and nobody_between() and plain(memory)
+            operator = getattr(torch.ops.fastslow, f"{static.name}_backward{'_' * spends}").default
+            d_y = None if d_y is None else d_y.contiguous()
             given = iter(
-                getattr(torch.ops.fastslow, f"{name}_backward").default(
-                    ctx.program, x, weights, key, lengths, resets, *ctx.first, memory,
-                    None if d_y is None else d_y.contiguous(), d_final, needs,
-                )
-            )  # fmt: skip
+                operator(static.program, x, weights, key, lengths, resets, *static.first, memory, d_y, d_final, needs)
+            )
             found = [next(given) if need else None for need in needs]
-        d_states, d_weights = found[1 : 1 + count], found[1 + count :]
-        return None, found[0], d_states, d_weights, None, None, None, None, None, None
-
-    return gradient
+        return None, None, None, None, *found
 
 
-def _each(needs: Any, count: int) -> list[bool]:
-    return list(needs) if isinstance(needs, list | tuple) else [bool(needs)] * count
+def _below(
+    static: _Static, x: Any, states: Any, weights: Any, key: Any, lengths: Any, resets: Any, keep: bool
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """The window by the kernels that come after autograd's."""
+    with torch._C._AutoDispatchBelowAutograd():
+        found: tuple[Tensor, list[Tensor], list[Tensor]] = getattr(torch.ops.fastslow, static.name).default.redispatch(
+            static.keys & torch._C._after_autograd_keyset,
+            static.program, x, states, weights, key, lengths, resets, *static.first, keep,
+        )  # fmt: skip
+    return found
+
+
+def _gradient_of(name: str) -> Callable[..., tuple[Tensor, list[Tensor], list[Tensor]]]:
+    """The kernel of an engine's window for autograd; its nodes are called NativeBackward and so on."""
+    function = cast("Any", type(name.capitalize(), (_Window,), {}))
+
+    def window(
+        keys: Any, program: str, x: Tensor, states: list[Tensor], weights: list[Tensor], key: Tensor | None,
+        lengths: Tensor | None, resets: Tensor | None, first_step: int, first_row: int, keep: bool,
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:  # fmt: skip
+        static = _Static(name, keys, program, (first_step, first_row), len(states))
+        if not (torch.is_grad_enabled() and any(t.requires_grad for t in (x, *states, *weights))):
+            return _below(static, x, states, weights, key, lengths, resets, keep)
+        if not keep:
+            raise RuntimeError(f"fastslow::{name} keeps no memory for a backward pass; call it with keep=True")
+        y, *rest = function.apply(static, key, lengths, resets, x, *states, *weights)
+        return y, rest[: len(states)], rest[len(states) :]
+
+    return window
 
 
 def _no_derivative(name: str) -> Callable[..., Any]:
@@ -340,4 +396,6 @@ def _backward_flops(program: str, x: Any, weights: Any, *rest: Any, **named: Any
 for _name in MODULES:
     register_flop_formula(getattr(torch.ops.fastslow, _name))(_forward_flops)
     register_flop_formula(getattr(torch.ops.fastslow, f"{_name}_backward"))(_backward_flops)
+for _name in SPENDS:
+    register_flop_formula(getattr(torch.ops.fastslow, f"{_name}_backward_"))(_backward_flops)
 register_flop_formula(torch.ops.fastslow.step)(_forward_flops)

@@ -68,7 +68,20 @@ class WiredRNN(Pretrained):
         and no gradient flows across.
 
     `layer.step(x_t, state=None, *, reset=None)` runs one step: x_t (B, X) or (X,), y (B, H) or (H,).
+    `layer.initial_state(batch_size)` gives the state of zeros that None stands for.
+
+    For code written for `torch.nn.LSTM`: `input` and `hx` are other names of x and state, `flatten_parameters` does
+    nothing, and `num_layers`, `bidirectional` and `proj_size` are there. A state (h, c) of (layers, B, H) is refused.
+
+    Hooks of a cell and whatever else acts in a cell's call (pruning, weight and spectral norm, FSDP, offloading) take
+    effect: see `fastslow.layers.reading`. The engines are operators (`torch.ops.fastslow`), so that torch.compile,
+    torch.export, FLOP counters and profilers see them; `fastslow.backends.operators` says what they do.
     """
+
+    # As code written for torch.nn.LSTM reads them.
+    bidirectional = False
+    proj_size = 0
+    num_layers = 1
 
     def __init__(
         self,
@@ -101,6 +114,7 @@ class WiredRNN(Pretrained):
         self.wiring, self.input_size, self.batch_first = wiring, input_size, batch_first
         self.hidden_sizes = {slot: sizes[slot] for slot in wiring.slots}
         self.cell_kinds: str | dict[str, str] = cell if isinstance(cell, str) else dict(cell)
+        self.hidden_size = self.output_size
         self.dropout, self.zoneout_h, self.zoneout_c = float(dropout), float(zoneout_h), float(zoneout_c)
         self.bias, self.layer_norm, self.forget_bias = bias, layer_norm, float(forget_bias)
         self.backend = backend

@@ -12,6 +12,8 @@ import os
 import threading
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -132,23 +134,37 @@ class _Loan(np.ndarray[tuple[int, ...], np.dtype[np.uint8]]):
 
 def lent(shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> Tensor:
     """(`flat_size`,) numbers of the pool, to be `cut`; their block is taken until this tensor's storage is gone."""
-    size = flat_size(shapes, dtype)
-    block = POOL.take(size * dtype.itemsize)
-    loan = block[: size * dtype.itemsize].numpy().view(_Loan)
+    layout = _layout(tuple(shapes), dtype)
+    block = POOL.take(layout.bytes)
+    loan = block[: layout.bytes].numpy().view(_Loan)
     loan._block = block
-    guards = _guards(shapes, dtype)
+    flat = torch.frombuffer(loan, dtype=dtype)
     if poisoned():
-        loan._guards = guards
+        loan._guards = layout.guards
     else:  # what nobody writes is the same every time
-        for shape, end in zip(shapes, guards, strict=True):
-            begin = end - (-math.prod(shape) * dtype.itemsize) % ALIGNMENT
-            block[begin : end + ALIGNMENT].zero_()
-    return torch.frombuffer(loan, dtype=dtype)
+        flat.index_fill_(0, layout.gaps, 0)
+    return flat
 
 
-def _guards(shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> tuple[int, ...]:
-    """Where the bytes behind each tensor begin that nobody may write."""
-    return tuple(flat_size(shapes[: n + 1], dtype) * dtype.itemsize - ALIGNMENT for n in range(len(shapes)))
+@dataclass(frozen=True)
+class _Layout:
+    """bytes: of the whole. guards: where the bytes behind each tensor begin that nobody may write. gaps: the numbers
+    behind the tensors, as an index."""
+
+    bytes: int
+    guards: tuple[int, ...]
+    gaps: Tensor
+
+
+@lru_cache(maxsize=64)
+def _layout(shapes: tuple[tuple[int, ...], ...], dtype: torch.dtype) -> _Layout:
+    numbers, at, guards, gaps = ALIGNMENT // dtype.itemsize, 0, [], []
+    for shape in shapes:
+        end = flat_size([shape], dtype)
+        gaps.append(torch.arange(at + math.prod(shape), at + end))
+        at += end
+        guards.append((at - numbers) * dtype.itemsize)
+    return _Layout(at * dtype.itemsize, tuple(guards), torch.cat(gaps))
 
 
 def _give(block: Tensor, guards: Sequence[int]) -> None:
@@ -165,7 +181,7 @@ class Lease:
     """
 
     def __init__(self, shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> None:
-        self._guards = _guards(shapes, dtype) if poisoned() else ()
+        self._guards = _layout(tuple(shapes), dtype).guards if poisoned() else ()
         size = flat_size(shapes, dtype)
         self.block = POOL.take(size * dtype.itemsize)
         self.tensors = cut(self.block[: size * dtype.itemsize].view(dtype), shapes)

@@ -4,15 +4,17 @@ The loop over time runs in C++, forward and backward; the gradients of the weigh
 product each. Saved for the backward: a node's states, its normalised gates, and its input after dropout. With
 `saving("states")` only the states are saved and the backward computes the rest again, some steps at a time.
 
-The C++ replaces normalised gates by the gradients of the products; a copy of them, so that what is saved stays what it
-is and a graph can be walked twice. The copy is made a piece at a time, which stays in the cache until it is read.
+The C++ replaces normalised gates by the gradients of the products. Where the memory may be spent they are those of the
+memory, which says so in its last number; a second backward computes them again. Else they are a copy, made a piece at
+a time, which stays in the cache until it is read.
 
-Forward and backward are the kernels of the operators `fastslow::native` and `fastslow::native_backward`.
+Forward and backward are the kernels of the operators `fastslow::native`, `..._backward` and `..._backward_`.
 """
 
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,7 +25,7 @@ from fastslow.backends.flat import flat_states
 from fastslow.backends.native.arguments import Arguments, Gates, Memory, gate_shapes, state_shapes
 from fastslow.backends.native.call import Call, compiled, describe, outline
 from fastslow.backends.native.gradients import Wanted, matrix_gradients, vector_gradients
-from fastslow.backends.native.memory import Lease, cut, flat_size, lent
+from fastslow.backends.native.memory import ALIGNMENT, Lease, cut, flat_size, lent
 from fastslow.backends.native.steps import Steps, contiguous, streams
 from fastslow.backends.program import Request
 from fastslow.state import state_tensors
@@ -32,6 +34,9 @@ CHUNKS = 8
 """The backward takes an eighth of a window at a time, for the sake of memory,"""
 CHUNK_BYTES = 1 << 26
 """or as many steps as have so many bytes of gates, which it copies a sixty-fourth at a time."""
+MARK = (ALIGNMENT // 8,)
+"""The last tensor of the memory of gates; its first number is 0 before the gates are spent, and 1 after."""
+_spending = threading.Lock()
 
 
 def forward(request: Request, keep: bool) -> tuple[Tensor, list[Tensor], list[Tensor]]:
@@ -44,11 +49,12 @@ def forward(request: Request, keep: bool) -> tuple[Tensor, list[Tensor], list[Te
     held = [lent(shapes, call.dtype) for shapes in memory_shapes(call)] if keep else []
     if held:
         both = len(held) == 2
-        gates = Gates(call, cut(held[1], gate_shapes(call, call.steps))) if both else Gates.leased(call, 1)
+        gates, mark = _saved_gates(call, held[1]) if both else (Gates.leased(call, 1), None)
         memory = Memory(call, cut(held[0], state_shapes(call, True)), gates, kept=True)
-        if both:  # what is left unwritten is the same every time: a result of an operator has no random parts
+        if mark is not None:
+            # What nobody writes is the same every time: a result of an operator has no random parts.
             ended = () if call.lengths is None else (*gates.z, *(t for t in gates.dropped if t is not None))
-            for tensor in (*gates.stats, *ended):
+            for tensor in (*gates.stats, *ended, mark):
                 tensor.zero_()
     else:
         memory = Memory.leased(call)
@@ -83,7 +89,24 @@ def _plain(request: Request) -> bool:
 def memory_shapes(call: Call) -> list[list[tuple[int, ...]]]:
     """What is kept, by tensor of the memory."""
     states = state_shapes(call, True)
-    return [states, gate_shapes(call, call.steps)] if call.saving == "all" else [states]
+    return [states, [*gate_shapes(call, call.steps), MARK]] if call.saving == "all" else [states]
+
+
+def _saved_gates(call: Call, flat: Tensor) -> tuple[Gates, Tensor]:
+    """The gates in the memory, and their mark."""
+    *tensors, mark = cut(flat, [*gate_shapes(call, call.steps), MARK])
+    return Gates(call, tensors), mark
+
+
+def _unspent(call: Call, flat: Tensor, spend: bool) -> Gates | None:
+    """The gates in the memory if they are there, which they are for the last time if they are to be spent."""
+    gates, mark = _saved_gates(call, flat)
+    with _spending:
+        if mark[0] != 0:
+            return None
+        if spend:
+            mark[0] = 1
+    return gates
 
 
 def memory(request: Request) -> list[tuple[tuple[int], torch.dtype]]:
@@ -97,7 +120,10 @@ def backward(
     d_y: Tensor | None,
     d_final: Sequence[Tensor | None],
     needs: Sequence[bool],
+    *,
+    spend: bool = False,
 ) -> list[Tensor]:
+    """The gradients that `needs` asks for; spend: whether the memory may be used up."""
     call = describe(request)
     leaves = len(d_final)
     given = iter(needs[1 + leaves :])
@@ -107,7 +133,7 @@ def backward(
         [[next(given) if field is not None else False for field in w] for w in request.weights],
     )
     states = cut(held[0], state_shapes(call, True))
-    gates = Gates(call, cut(held[1], gate_shapes(call, call.steps))) if len(held) == 2 else None
+    gates = _unspent(call, held[1], spend) if len(held) == 2 else None
     d_x, d_initial, d_weights = run_backward(
         call,
         [contiguous(w) for w in request.weights],
@@ -116,6 +142,7 @@ def backward(
         None if d_y is None else d_y.contiguous(),
         d_final,
         wanted,
+        spend,
     )
     found = [d_x] if d_x is not None else []
     found += [d for d, need in zip(d_initial, needs[1 : 1 + leaves], strict=True) if need and d is not None]
@@ -134,6 +161,7 @@ def run_backward(
     d_y: Tensor | None,
     d_final: Sequence[Tensor | None],
     wanted: Wanted,
+    spend: bool,
 ) -> tuple[Tensor | None, list[Tensor | None], list[list[Tensor | None]]]:
     """The gradients of x, of the initial h and c of every slot in turn, of each field of each node's weights."""
     saved, memory.gates = memory.gates, None
@@ -171,7 +199,11 @@ def run_backward(
 
     backward = compiled().backward[call.dtype]
     matrices: list[dict[str, Tensor]] = [{} for _ in range(count)]
-    if saved is not None:
+    if saved is not None and spend:
+        args.set_gates(saved, 0)
+        args.run(backward, 0, call.steps, prepare=True)
+        matrix_gradients(call, x, memory, saved, 0, wanted, matrices)
+    elif saved is not None:
         own = CHUNK_BYTES // (call.dtype.itemsize * call.rows * sum(call.blocks))
         length, piece = min(call.steps, max(-(-call.steps // CHUNKS), own)), max(1, own // 64)
         room = Lease([(length, call.rows, size) for size in call.blocks], call.dtype)
