@@ -21,7 +21,7 @@ def matrix_entries(layer: nn.Module) -> int:
 
 
 def networks(shape: Shape, backend: str = "auto") -> dict[str, tuple[str, nn.Module, int]]:
-    """By name: the kind of cell, the layer, and its output's size. The shape's wiring is that of `fast_slow(2)`."""
+    """By name: the kind of cell, the layer, and the size of its output. The shape's wiring is `fast_slow(2)`."""
     x, (fast, slow) = shape.input_size, shape.sizes
     options: dict[str, Any] = {"dropout": shape.dropout, "zoneout_h": shape.zoneout_h, "backend": backend}
     found: dict[str, tuple[str, nn.Module, int]] = {
