@@ -11,7 +11,6 @@ from torch import Tensor
 from fastslow.backends.base import States
 from fastslow.cells.lstm import CellWeights, lstm_step
 from fastslow.lm.model import CharLM
-from fastslow.lm.store import ModelError
 from fastslow.state import LSTMState
 from fastslow.storage import ModelError
 from fastslow.wiring import FROM_INPUT, NO_INPUT
