@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """FS-LSTM, FS-GRU and a stacked GRU of equal size on Penn Treebank, for equal time, with seeds.
 
-    python experiments/cells.py                          Penn Treebank, fetched before (`fastslow data fetch ptb`)
-    python experiments/cells.py --data DIR               DIR holds train.txt, valid.txt and test.txt
+    python -m experiments.cells                          Penn Treebank, fetched before (`fastslow data fetch ptb`)
+    python -m experiments.cells --data DIR               DIR holds train.txt, valid.txt and test.txt
     ... --minutes 6 --seeds 1 2 3 --out runs/cells --dry-run
 
 The recipe is the preset `ptb-cpu`'s, its end the time. Sizes of the GRU networks are those that bring their number of
