@@ -5,7 +5,7 @@ cross-entropy; the problem is solved at 99% of them right. Without memory: 12.5%
 Adding: T pairs of a number in [0, 1) and a mark; one number is marked in each half. The target is their sum, the loss
 the squared error; the problem is solved below 0.01. Always answering 1, which needs no memory, has 0.167.
 Every training batch is fresh, so the training loss is the test loss. All networks have about equally many weights, the
-same optimizer and data, and forget gates that begin open for about T steps, without which none learns in this time.
+same optimizer and data, and forget gates that begin open for about T steps.
 
     python examples/memory.py --figure memory.png
     python examples/memory.py --small

@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
     parser.add_argument("--figure", metavar="FILE", help="draw validation accuracy over the epochs")
     parser.add_argument("--small", action="store_true", help="a run of seconds")
     if parser.parse_args(argv).small:
-        parser.set_defaults(weights=3000, epochs=2, seeds=1, images=640)
+        parser.set_defaults(weights=4000, epochs=5, seeds=1)
     args, rows = parser.parse_args(argv), []
     torch.set_num_threads(1)
     digits = load_digits()

@@ -93,7 +93,7 @@ def test_pixels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = run(example("pixels", "sklearn"), tmp_path / "p.png")
     assert {row["order"] for row in rows} == {"plain", "permuted"}
     best = max(accuracy for row in rows if row["network"] == "FS-LSTM-2" for accuracy in row["accuracy"])
-    assert best > 25, "chance is ten per cent"
+    assert best > 20, "chance is ten per cent"
     assert "test accuracy" in capsys.readouterr().out
 
 
@@ -135,7 +135,7 @@ def test_music(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     alone = chorales(tmp_path / "scales.mat")
     rows = run(music, tmp_path / "m.png", str(tmp_path / "scales.mat"))
     assert all(row["test"][0] < alone for row in rows)
-    assert rows[0]["weights"] == pytest.approx(rows[1]["weights"], rel=0.25)
+    assert rows[0]["weights"] == pytest.approx(rows[1]["weights"], rel=0.3)
     assert "8.45 (published)" in capsys.readouterr().out
 
 
