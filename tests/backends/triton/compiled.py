@@ -79,7 +79,7 @@ def compile_training(layer: FSLSTM, T: int = 2, B: int = 2, **changes: Any) -> l
     x = torch.randn(T, B, layer.input_size)
     with options.using(**changes), compiling() as made:
         for noise in (Noise(draw_key()), None):
-            state = layer._states(None, x, True)
+            state = layer._states(None, x, True, x.dtype)
             y, _ = engine.run(layer.wiring, layer.weights(), x, state, noise, layer.rates)
             y.sum().backward()
     return made
