@@ -87,14 +87,13 @@ def one(data: bytes, at: int, model: bytes | None) -> tuple[bytes, int]:
             network = Network(model)
         check = fields.take(8)
         seed = fields.sealed(seed)
-        payload = fields.take(stored)
+        payload = text = fields.take(stored)
         if tag == b"L":
-            payload = unpack(payload, size)
+            text = unpack(payload, size)
         elif tag != b"R":
-            text = Mixer(payload[note_size:], inner, lanes, network).text()
-            payload = undone(done, text, payload[:note_size])
-        assert len(payload) == size and hashlib.sha256(payload).digest()[:8] == check
-        whole, at = whole + payload, fields.at
+            text = undone(done, Mixer(payload[note_size:], inner, lanes, network).text(), payload[:note_size])
+        assert len(text) == size and hashlib.sha256(payload + text).digest()[:8] == check
+        whole, at = whole + text, fields.at
 
 
 def undone(done: int, text: bytes, note: bytes) -> bytes:

@@ -250,7 +250,7 @@ def test_senseless_options_are_refused(model: ExactModel) -> None:
 def test_without_a_model_the_text_teaches_itself() -> None:
     data = TEXT + b"something else, " + TEXT
     archive = codec.compress(data)
-    assert len(archive) < len(codec.compress(TEXT)) + 40
+    assert len(archive) < len(codec.compress(TEXT)) + 60
     assert codec.decompress(archive) == data
 
 

@@ -3,12 +3,13 @@
     archive = magic  (model | block)*  end
 
 Numbers are varints. Every field is bounded before anything is allocated for it, and every item's head has a CRC-32 that
-goes on from the one before, so that items stand in their order or nowhere. What the payloads hold is checked against
-the SHA-256 of the text: eight bytes of it for each block, eight for the whole.
+goes on from the one before, so that items stand in their order or nowhere. Payloads and the
+texts they hold are checked by SHA-256: eight bytes of it for each block, eight for the whole text.
 """
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,7 +29,6 @@ MAX_TOTAL = 1 << 62
 ID_SIZE = CHECK_SIZE = 8
 MODEL_TAG, END_TAG = 0x4D, 0x45
 _CRC_SIZE = 4
-_MAX_HEAD = 64
 
 
 class Kind(IntEnum):
@@ -48,7 +48,7 @@ class Kind(IntEnum):
 class Block:
     """What stands before a block's payload.
 
-    plain, stored: bytes of text and of payload. check: the first 8 bytes of the SHA-256 of the text.
+    plain, stored: bytes of text and of payload. check: the first 8 bytes of the SHA-256 of both.
     Of coded blocks: lanes; transforms, what the text went through; text and note, the bytes that made of it.
     Of neural ones: the bits of a weight, and the first 8 bytes of the model's hash.
     """
@@ -98,6 +98,13 @@ class End:
 
     def to_bytes(self) -> bytes:
         return bytes([END_TAG]) + varint(self.total) + self.digest
+
+
+def check_of(payload: bytes, text: bytes) -> bytes:
+    """What a block's head says of both: the first 8 bytes of the SHA-256 of one after the other."""
+    digest = hashlib.sha256(payload)
+    digest.update(text)
+    return digest.digest()[:CHECK_SIZE]
 
 
 def crc_of(head: bytes) -> int:

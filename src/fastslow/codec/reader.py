@@ -249,7 +249,11 @@ class ArchiveReader:
                 data = self._coded(entry, payload)
         except FormatError as error:
             raise FormatError(f"{where}: {error}") from None
-        if hashlib.sha256(data).digest()[: container.CHECK_SIZE] != block.check:
+        if isinstance(block, version1.Block):
+            right = version1.text_is_right(block, data)
+        else:
+            right = container.check_of(payload, data) == block.check
+        if not right:
             raise FormatError(f"{where}: it decodes to other bytes than its checksum says")
         return data
 

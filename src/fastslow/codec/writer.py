@@ -116,7 +116,7 @@ class _Writer:
             best.kind,
             len(data),
             len(best.payload),
-            hashlib.sha256(data).digest()[: container.CHECK_SIZE],
+            container.check_of(best.payload, data),
             best.lanes,
             best.transforms,
             best.text,

@@ -6,6 +6,7 @@ version must then rise. Those of version 1 (`v1/`) are read only: the program th
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ..tiny import TEXT, predicted_text, random_text, tiny_model
 FOLDER = Path(__file__).parent
 
 
+@cache
 def models() -> dict[str, ExactModel]:
     return {
         "norm": tiny_model(),
@@ -48,6 +50,7 @@ OLD_CASES = {
 """Name: model, text."""
 
 
+@cache
 def texts() -> dict[str, bytes]:
     made = models()
     words = predicted_text(made["norm"], 420, 5)
@@ -62,6 +65,7 @@ def texts() -> dict[str, bytes]:
         "binary": bytes(range(256)),
         "lines": b"\r\n".join(lines) + b"\nodd\r\n",
         "utf16": ("\ufeff" + "\r\n".join(line.decode() for line in lines[:30]) + " \xe9\u20ac").encode("utf-16-le"),
+        "repeats": b"12:30:01 disk sda1 ok\r\n12:30:07 disk sda2 ok\r\n12:31:44 disk sda1 full\r\nodd\n" * 2,
         "noise": bytes((i * i * 7 + i // 3) % 256 for i in range(100)),
     }
 
@@ -79,10 +83,11 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "binary": ("norm", "binary", {}),
     "lines": ("norm", "lines", {}),
     "utf16": ("norm", "utf16", {}),
+    "repeats": ("norm", "repeats", {}),
     "noise": ("norm", "noise", {}),
 }
 """Name: model, text, options."""
-HAS_LZMA = {"embedded", "binary", "noise"}
+HAS_LZMA = {"embedded", "repeats"}
 """Those with bytes of liblzma's, which another version may choose otherwise: they are read, not compared."""
 
 
