@@ -11,8 +11,9 @@ looks at programs from outside - torch.compile, torch.export, make_fx, the profi
 operator, whose schema, shapes, gradient and arithmetic are written down here.
 
 `program` is the text of `fastslow.backends.program`. Operators are pure: everything backward needs is a result. The
-exception says so in its name and its schema; it writes into the memory that it was spent, and whoever is given spent
-memory computes again what was lost, so that a graph can be walked any number of times.
+exception says so in its name and its schema, and is taken where the window was told `spend`, because nobody else sees
+the memory, as a layer's caller does not. It notes in the memory that it is spent; whoever is given spent memory
+computes again what was lost, so that a graph can be walked any number of times.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ LIBRARY: Any = torch.library.Library("fastslow", "DEF")  # type: ignore[no-untyp
 
 _WINDOW = (
     "(str program, Tensor x, Tensor[] states, Tensor[] weights, Tensor? key, Tensor? lengths, Tensor? resets, "
-    "int first_step, int first_row, bool keep) -> (Tensor, Tensor[], Tensor[])"
+    "int first_step, int first_row, bool keep, bool spend=False) -> (Tensor, Tensor[], Tensor[])"
 )
 _BACKWARD = (
     "(str program, Tensor x, Tensor[] weights, Tensor? key, Tensor? lengths, Tensor? resets, int first_step, "
@@ -99,7 +100,7 @@ def call(
         leaves = [leaf.clone() if leaf.is_inference() else leaf for leaf in leaves]
     key, first_step, first_row = (None, 0, 0) if noise is None else noise
     y, final, _ = getattr(torch.ops.fastslow, name).default(
-        program, x.contiguous(), leaves, given, key, lengths, resets, first_step, first_row, keep
+        program, x.contiguous(), leaves, given, key, lengths, resets, first_step, first_row, keep, keep
     )
     return y, states_like(states, final)
 
@@ -155,7 +156,7 @@ def _define(name: str) -> None:
 
     def forward(
         program: str, x: Tensor, states: list[Tensor], weights: list[Tensor], key: Tensor | None,
-        lengths: Tensor | None, resets: Tensor | None, first_step: int, first_row: int, keep: bool,
+        lengths: Tensor | None, resets: Tensor | None, first_step: int, first_row: int, keep: bool, spend: bool = False,
     ) -> tuple[Tensor, list[Tensor], list[Tensor]]:  # fmt: skip
         request = _request(program, x, states, weights, key, lengths, resets, first_step, first_row)
         if x.shape[0] == 0 or x.shape[1] == 0:
@@ -167,7 +168,7 @@ def _define(name: str) -> None:
 
     def fake_forward(
         program: str, x: Tensor, states: list[Tensor], weights: list[Tensor], key: Tensor | None,
-        lengths: Tensor | None, resets: Tensor | None, first_step: int, first_row: int, keep: bool,
+        lengths: Tensor | None, resets: Tensor | None, first_step: int, first_row: int, keep: bool, spend: bool = False,
     ) -> tuple[Tensor, list[Tensor], list[Tensor]]:  # fmt: skip
         request = _request(program, x, states, weights, key, lengths, resets, first_step, first_row)
         return _fake_forward(request, keep, kernels)
@@ -250,6 +251,7 @@ class _Static:
     first: tuple[int, int]
     states: int
     """How many leaves the states have."""
+    spend: bool
 
 
 class _Window(torch.autograd.Function):
@@ -280,7 +282,9 @@ class _Window(torch.autograd.Function):
             request = _request(static.program, x, states, weights, key, lengths, resets, *static.first)
             found = reference_gradients(request, [x, *rest], d_y, d_final, needs)
         else:
-            spends = static.name in SPENDS and nobody_between() and plain(memory)
+            spends = static.spend and nobody_between() and plain(memory)
+            if spends:  # of which autograd need not know: a second backward pass finds its way
+                memory = [tensor.data for tensor in memory]
             operator = getattr(torch.ops.fastslow, f"{static.name}_backward{'_' * spends}").default
             d_y = None if d_y is None else d_y.contiguous()
             given = iter(
@@ -308,9 +312,9 @@ def _gradient_of(name: str) -> Callable[..., tuple[Tensor, list[Tensor], list[Te
 
     def window(
         keys: Any, program: str, x: Tensor, states: list[Tensor], weights: list[Tensor], key: Tensor | None,
-        lengths: Tensor | None, resets: Tensor | None, first_step: int, first_row: int, keep: bool,
+        lengths: Tensor | None, resets: Tensor | None, first_step: int, first_row: int, keep: bool, spend: bool = False,
     ) -> tuple[Tensor, list[Tensor], list[Tensor]]:  # fmt: skip
-        static = _Static(name, keys, program, (first_step, first_row), len(states))
+        static = _Static(name, keys, program, (first_step, first_row), len(states), spend and name in SPENDS)
         if not (torch.is_grad_enabled() and any(t.requires_grad for t in (x, *states, *weights))):
             return _below(static, x, states, weights, key, lengths, resets, keep)
         if not keep:

@@ -219,7 +219,7 @@ def run_backward(
             matrix_gradients(call, x, memory, gates, first, wanted, matrices, last - first)
         del room
     else:
-        length = -(-call.steps // CHUNKS)
+        length = call.steps if call.saving == "all" else -(-call.steps // CHUNKS)
         gates = Gates.leased(call, length)
         again = args.forward_scratch()
         for last in range(call.steps, 0, -length):
