@@ -12,6 +12,7 @@ import torch
 from fastslow.cli.evaluate import evaluate as evaluate_command
 from fastslow.data.alphabet import Alphabet
 from fastslow.data.text import Text
+from fastslow.errors import FastslowError
 from fastslow.evaluation import Evaluation, evaluate
 from fastslow.lm import CharLM, LMConfig
 from fastslow.lm.config import ConfigError
@@ -77,3 +78,11 @@ def test_a_text_of_files(tmp_path: Path) -> None:
     alone = [parts[0], b"f" + parts[1], b"i" + parts[2]]
     expected = np.concatenate([evaluate(lm, part, per_symbol=True).symbol_nats for part in alone])  # type: ignore[misc]
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)  # type: ignore[arg-type]
+
+
+def test_options_that_read_one_document_say_so(tmp_path: Path) -> None:
+    text = tmp_path / "text"
+    text.write_bytes(b"".join(LINES))
+    for options in ({"dynamic": True}, {"fit_temperature": str(text)}):
+        with pytest.raises(FastslowError, match="one document"):
+            evaluate_command(("english", str(text)), documents="lines", **options)  # type: ignore[arg-type]

@@ -113,6 +113,9 @@ def evaluate(
     runs, named = _runs_and_text(runs_and_text)
     for run in runs:
         check_path(run)
+    each = None if dynamic else _documents(runs[0], documents)
+    if each is not None and fit_temperature is not None:
+        raise OptionError("--fit-temperature reads a text as one document: give --documents none with it")
     text = _own_text(runs[0], part) if named is None else _text(named, part, protocol, raw)
     note_form(text)
     other_text = None if fit_temperature is None else _fitting_text(runs[0], fit_temperature, text, raw)
@@ -121,14 +124,14 @@ def evaluate(
     result: Evaluation
     exact_bpc = None
     if int8:
-        exact_bpc = measure(models, text, streams=min(streams, max(1, len(text) - 1)), warm=warm).bpc
+        whole = min(streams, max(1, len(text) - 1))
+        exact_bpc = measure(models, text, streams=whole, warm=warm, documents=each).bpc
         for lm in models:
             lm.layer.round_to_int8_()
     if dynamic:
         result = measure_dynamic(models, runs, text, rate=rate, decay=decay, segment=segment, per_symbol=kept)
     else:
         streams = min(streams, max(1, len(text) - 1))
-        each = _documents(runs[0], documents)
         result = measure(models, text, streams=streams, warm=warm, per_symbol=kept, documents=each)
     tempered = None
     if other_text is not None:
