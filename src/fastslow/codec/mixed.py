@@ -8,6 +8,7 @@ Python, the reference, with the same bytes, at about one kilobyte a second.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Protocol
 
@@ -26,11 +27,16 @@ MAX_LANES = 64
 _AT_ONCE = 2_000_000_000
 """Multiplications of weights in one call of compiled code: some tenths of a second, in which no signal is heeded."""
 _BYTES_AT_ONCE = 1 << 16
+_PYTHON_SPEED = 1000
+"""Bytes a second of the reference, roughly."""
+_LONG_IN_PYTHON = 30_000
 _SMALL_STEP = 3_000_000
 """Multiplications in a step below which a second thread costs more than it brings."""
 _PATIENCE, _EXCESS = 4, 3
 """After a quarter of its steps a block is given up when it is on course to be half as large again as it may be: EXCESS
 halves."""
+
+log = logging.getLogger(__name__)
 
 Progress = Callable[[int], None]
 """Told how many more bytes are done."""
@@ -144,7 +150,11 @@ class Reference:
 
 
 def _coder(data: bytes, length: int, lanes: int, network: Predictor | None, decodes: bool) -> _Coder:
-    kind = Reference if isinstance(library(), str) else Compiled
+    reason = library()
+    kind = Reference if isinstance(reason, str) else Compiled
+    if kind is Reference and length >= _LONG_IN_PYTHON:
+        minutes = -(-length // (60 * _PYTHON_SPEED))
+        log.warning("the codec runs in Python (%s): about %d minutes for this block", reason, minutes)
     return kind(data, length, lanes, network, decodes=decodes)
 
 
