@@ -216,6 +216,16 @@ def test_a_lease_cuts_one_block(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [tensor.unique().item() for tensor in lease.tensors] == [0.0, 1.0, 2.0]
 
 
+def test_blocks_from_inference_mode_serve_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = Pool()
+    with torch.inference_mode():
+        block = pool.take(10_000)
+    assert not block.is_inference()
+    pool.give(block)
+    monkeypatch.setenv("FASTSLOW_POISON", "1")
+    assert pool.take(10_000) is block
+
+
 def test_writing_past_the_end_shows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FASTSLOW_POISON", "1")
     lease = Lease([(16,), (16,)], torch.float32)

@@ -91,7 +91,8 @@ def _fresh(size: int) -> Tensor:
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE") and size >= 1 << 21:
         memory.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(memory, dtype=torch.uint8)
+    with torch.inference_mode(False):  # an ordinary tensor, for windows of either mode
+        return torch.frombuffer(memory, dtype=torch.uint8)
 
 
 POOL = Pool()
