@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from fastslow import FSLSTM
+from fastslow.backends import reference
 from fastslow.backends.triton import engine, ops, options
 from fastslow.backends.triton.plan import padded, plan
+from fastslow.state import state_tensors
 from fastslow.wiring import FROM_INPUT, NO_INPUT, fast_slow, sequential
 from tests.backends.twins import CASES, TWO_READERS, Case, make_inputs
 
@@ -175,3 +177,20 @@ def test_products_are_added_in_float32() -> None:
     torch.testing.assert_close(twice, 2 * once)
     exact = ops.add_product(ops.add_product(None, a.float(), b.float()), a.float(), b.float())
     torch.testing.assert_close(twice, exact, rtol=2e-2, atol=2e-2)
+
+
+def test_windows_with_resets_are_the_window_engines() -> None:
+    """Its kernels have none: the numbers are right, whatever runs."""
+    case = CASES["fs2-resets"]
+    inputs = make_inputs(case, torch.float32)
+    args = case.wiring, inputs.weights, inputs.xs[0], inputs.state, inputs.noises[0], case.rates, None, inputs.resets
+    y, state = engine.run(*args)
+    expected, final = reference.run(*args)
+    torch.testing.assert_close(y, expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(state_tensors(state), state_tensors(final), atol=1e-4, rtol=1e-4)
+
+
+def test_other_cells_are_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    problem = replace(CASES["fs2"].problem(torch.float32), kinds=("gru", "lstm", "gru"))
+    assert "and these cells are gru" in str(engine.refusal(problem))

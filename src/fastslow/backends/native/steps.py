@@ -118,6 +118,7 @@ class Steps:
         slots = len(wiring.slots)
         kinds = [kind_of(weights[slot_of.index(slot)]) for slot in range(slots)]
         self._leaves = [2 * slot + leaf for slot, kind in enumerate(kinds) for leaf in range(kind.leaves)]
+        self._all_leaves = len(self._leaves) == 2 * slots
         self._states = (ctypes.c_void_p * (2 * slots))(), (ctypes.c_void_p * (2 * slots))()
         self._args = StepArgs(
             steps=1,
@@ -161,7 +162,10 @@ class Steps:
             else:
                 args.tokens, args.logits = x, y
             args.threads = min(self._most_threads, torch.get_num_threads())
-            for addresses, given in zip(self._states, (states_in, states_out), strict=True):
-                for i, address in zip(self._leaves, given, strict=True):
-                    addresses[i] = address
+            if self._all_leaves:
+                self._states[0][:], self._states[1][:] = states_in, states_out  # type: ignore[assignment]
+            else:
+                for addresses, given in zip(self._states, (states_in, states_out), strict=True):
+                    for i, address in zip(self._leaves, given, strict=True):
+                        addresses[i] = address
             self._function(self._byref)
