@@ -243,7 +243,7 @@ def front(theme: Theme) -> Figure:
 def throughput() -> dict[str, dict[str, float]]:
     """Characters per second by shape and engine, from the table of docs/performance.md."""
     page = (ROOT / "docs" / "performance.md").read_text()
-    table = page[page.index("<!-- bench: cpu -->") :]
+    table = page.split("<!-- measured: bench cpu -->")[1]
     table = table[: table.index("\nFirst use")]
     found: dict[str, dict[str, float]] = {}
     for shape, engine, speed in re.findall(
