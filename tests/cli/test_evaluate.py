@@ -42,8 +42,8 @@ def test_matrices_of_8_bits(model: Path, text: Path, capsys: pytest.CaptureFixtu
     assert found["bpc"] == pytest.approx(rounded, rel=1e-6)
     assert found["bpc_before_rounding"] == bpc(model) != rounded
     told = output_of(capsys, "evaluate", model, text, "--int8", *REFERENCE)
-    assert f"8 bits; {bpc(model):.4f} before, so rounding costs {rounded - bpc(model):+.5f}" in told
-    assert "give one of them" in error_of(capsys, "evaluate", model, text, "--int8", "--dynamic")
+    assert f"8-bit matrices; {bpc(model):.4f} before, so rounding costs {rounded - bpc(model):+.5f}" in told
+    assert "give only one of them" in error_of(capsys, "evaluate", model, text, "--int8", "--dynamic")
 
 
 def test_several_models_are_an_ensemble(model: Path, text: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -77,13 +77,13 @@ def test_bad_input(model: Path, text: Path, capsys: pytest.CaptureFixture[str]) 
     assert "empty is empty" in error_of(capsys, "evaluate", model, "empty")
     assert error_of(capsys, "evaluate", model, "gone.txt") == "cannot read gone.txt: no such file or directory"
     assert "there is no run nothing" in error_of(capsys, "evaluate", "nothing", text)
-    assert "there is no run and no text runs/nothing" in error_of(capsys, "evaluate", "runs/nothing")
+    assert "there is neither a run nor a text runs/nothing" in error_of(capsys, "evaluate", "runs/nothing")
     assert "there is none in runs/" in error_of(capsys, "evaluate")
     assert "there is none in runs/" in error_of(capsys, "evaluate", text)
     assert "name a text to evaluate on" in error_of(capsys, "evaluate", model)
     assert "--streams must be at least 1" in error_of(capsys, "evaluate", model, text, "--streams", 0)
     assert "--warm must be at least 0" in error_of(capsys, "evaluate", model, text, "--warm", -1)
-    assert "--protocol belongs to a corpus" in error_of(capsys, "evaluate", model, text, "--protocol", "char")
+    assert "--protocol needs a corpus" in error_of(capsys, "evaluate", model, text, "--protocol", "char")
     narrow = save_model(Path("narrow"), Alphabet(b"abc"))
     assert "0x30 '0' at offset 0" in error_of(capsys, "evaluate", narrow, text)
 

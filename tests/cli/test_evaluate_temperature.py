@@ -31,7 +31,7 @@ def test_a_temperature_fitted_on_the_runs_validation_text(text: Path, capsys: py
 
 def test_bad_input(model: Path, text: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = ["evaluate", model, text, "--fit-temperature"]
-    assert "give one of them" in error_of(capsys, *given, "valid", "--dynamic")
+    assert "give only one of them" in error_of(capsys, *given, "valid", "--dynamic")
     assert "needs such a text: " in error_of(capsys, *given, "valid")
     assert "is the text that is evaluated" in error_of(capsys, *given, text)
     assert "cannot read gone.txt" in error_of(capsys, *given, "gone.txt")

@@ -73,7 +73,7 @@ def test_training_on_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 def test_a_text_of_files(tmp_path: Path) -> None:
     lm = model()
     parts = [b"abc def", b"ghi", b"jkl mno"]
-    text = Text(np.frombuffer(b"".join(parts), dtype=np.uint8), "files", (), (0, 7, 10))
+    text = Text(np.frombuffer(b"".join(parts), dtype=np.uint8), "files", starts=(0, 7, 10))
     got = evaluate(lm, text, documents="files", per_symbol=True).symbol_nats
     alone = [parts[0], b"f" + parts[1], b"i" + parts[2]]
     expected = np.concatenate([evaluate(lm, part, per_symbol=True).symbol_nats for part in alone])  # type: ignore[misc]

@@ -90,9 +90,11 @@ class Spy:
         self.steps: list[Step] = []
         real = Updater.step
 
-        def step(updater: Updater, inputs: Tensor, targets: Tensor, state: Any, rate: float) -> Step:
+        def step(
+            updater: Updater, inputs: Tensor, targets: Tensor, state: Any, rate: float, resets: Tensor | None = None
+        ) -> Step:
             self.calls.append((inputs, targets, state, rate))
-            self.steps.append(real(updater, inputs, targets, state, rate))
+            self.steps.append(real(updater, inputs, targets, state, rate, resets))
             return self.steps[-1]
 
         monkeypatch.setattr(Updater, "step", step)

@@ -25,7 +25,8 @@ from fastslow.lm.packaged import packaged, packaged_models
 
 if TYPE_CHECKING:
     from fastslow.codec.models import CodecModel
-    from fastslow.codec.reader import Summary, Wanted
+    from fastslow.codec.reader import Summary
+    from fastslow.codec.wanted import Wanted
     from fastslow.codec.writer import Options
 
 OK, ERROR, WARNING = 0, 1, 2

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from fastslow.codec.buffers import compress, decompress
     from fastslow.codec.errors import CodecError, FormatError, ModelError
     from fastslow.codec.models import CodecModel, export_model
-    from fastslow.codec.reader import ArchiveReader, Summary, Wanted, decompress_stream
+    from fastslow.codec.reader import ArchiveReader, Summary, decompress_stream
     from fastslow.codec.stream import open
+    from fastslow.codec.wanted import Wanted
     from fastslow.codec.writer import Options, compress_stream
 
 _HOMES = {
@@ -33,7 +34,7 @@ _HOMES = {
     "ArchiveReader": "fastslow.codec.reader",
     "Options": "fastslow.codec.writer",
     "Summary": "fastslow.codec.reader",
-    "Wanted": "fastslow.codec.reader",
+    "Wanted": "fastslow.codec.wanted",
     "CodecModel": "fastslow.codec.models",
     "export_model": "fastslow.codec.models",
     "CodecError": "fastslow.codec.errors",

@@ -17,6 +17,7 @@ from fastslow.codec import container, plain, transforms, version1
 from fastslow.codec.container import Kind
 from fastslow.codec.errors import FormatError, ModelError
 from fastslow.codec.models import CodecModel, ModelLike, as_model, model_from_serial
+from fastslow.codec.wanted import Wanted
 
 if TYPE_CHECKING:
     import torch
@@ -42,23 +43,6 @@ class Summary:
     @property
     def bits_per_byte(self) -> float:
         return 8 * self.stored / self.plain if self.plain else 0.0
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """The model that a block needs: the head of its hash, the bits of a weight, and what it was called, if that is
-    known."""
-
-    model_id: bytes
-    weight_bits: int
-    name: str = ""
-
-    def __str__(self) -> str:
-        name = "".join(c for c in self.name if c.isprintable())[:80]
-        return self.model_id.hex()[:16] + (f" ({name})" if name else "")
-
-    def fits(self, model: CodecModel) -> bool:
-        return model.id(self.weight_bits)[: len(self.model_id)] == self.model_id
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastslow.codec.models import CodecModel, as_model
-from fastslow.codec.reader import Wanted
+from fastslow.codec.wanted import Wanted
 from fastslow.errors import FastslowError
 from fastslow.lm.packaged import packaged_models
 

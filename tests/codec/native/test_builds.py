@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fastslow.backends.fused.native import build
 
 from fastslow.codec.exact.tables import standard_tables
 from fastslow.codec.mixed import Reference, encode_block
 from fastslow.codec.native import library
+from fastslow.compiling import build
 from fastslow.mixing import native as mixing
 
 from ..tiny import TEXT
