@@ -63,7 +63,8 @@ def test_losses_are_kept_and_compared(runs: list[str], text: Path, capsys: pytes
 
 
 def test_bad_input(runs: list[str], model: Path, text: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "--rate and --decay need --dynamic" in error_of(capsys, "evaluate", model, text, "--rate", "1", "--decay", "1")
+    error = error_of(capsys, "evaluate", model, text, "--rate", "1", "--decay", "1")
+    assert "--rate and --decay need --dynamic" in error
     assert "give both --rate and --decay" in error_of(capsys, "evaluate", model, text, "--dynamic", "--rate", "1")
     assert "in one stream" in error_of(capsys, "evaluate", model, text, "--dynamic", "--streams", "2")
     assert "--segment must be at least 1" in error_of(capsys, "evaluate", model, text, "--dynamic", "--segment", "0")
