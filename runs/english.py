@@ -456,7 +456,7 @@ def marks_text(record: dict[str, Any]) -> str:
         lines += [
             "",
             f"Speed: {widest['bytes'] / widest['pack_s'] / 1000:.1f} kB/s compressing and "
-            f"{widest['bytes'] / widest['unpack_s'] / 1000:.1f} kB/s decompressing at {widest['lanes']} lanes"
+            f"{widest['bytes'] / widest['unpack_s'] / 1000:.1f} kB/s decompressing"
             + (
                 "; one stream: {score:,.0f} characters a second scored, {sample:,.0f} sampled.".format(
                     **record["speed"]
