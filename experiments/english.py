@@ -41,7 +41,6 @@ import torch
 from fastslow import CharLM, codec
 from fastslow.cli.common import use_few_threads
 from fastslow.cli.progress import TrainingView
-from fastslow.codec.mixed import lanes_for
 from fastslow.codec.models import CodecModel
 from fastslow.data.alphabet import Alphabet
 from fastslow.data.augment import CHANGES, augmented_pieces
@@ -486,8 +485,7 @@ def marks_text(record: dict[str, Any]) -> str:
         lines += [
             "",
             f"Speed: {widest['bytes'] / widest['pack_s'] / 1000:.1f} kB/s compressing and "
-            f"{widest['bytes'] / widest['unpack_s'] / 1000:.1f} kB/s decompressing, "
-            f"{lanes_for(widest['bytes'])} lanes"
+            f"{widest['bytes'] / widest['unpack_s'] / 1000:.1f} kB/s decompressing"
             + (
                 "; one stream: {score:,.0f} characters a second scored, {sample:,.0f} sampled.".format(
                     **record["speed"]

@@ -50,7 +50,7 @@ def test_archives_of_it_need_no_name(box: Path, text: Path, capsys: pytest.Captu
         assert Path("again").read_bytes() == TEXT
     assert ran(capsys, "compress", "-q", "-f", text) == ("", "")
     archive = Path(f"{text}.fsz")
-    assert exact_model(boxed_lm()).id.hex()[:16] in ran(capsys, "decompress", "-l", archive)[0]
+    assert "tables.txt.fsz" in ran(capsys, "decompress", "-l", archive)[0]
     archive.rename("renamed")
     assert ran(capsys, "decompress", "-t", "-v", "renamed")[1].endswith("renamed: whole\n")
 
