@@ -144,7 +144,7 @@ def compiled_with_any_sizes() -> None:
         counters.clear()
         layer = made(dropout=0.2, zoneout_h=0.1).train(training)
         compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend="aot_eager")
-        for steps, rows in ((4, 3), (9, 5), (3, 8)):
+        for steps, rows in ((5, 7), (9, 8), (12, 2)):  # not the input size, which is known
             x = sample(steps, rows)
             torch.manual_seed(3)
             y, _ = compiled(x)
