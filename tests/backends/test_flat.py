@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import pytest
 import torch
-from torch import Tensor
 
 from fastslow import FSLSTM
-from fastslow.backends import flat as module
-from fastslow.backends.flat import Kind, flat, flat_states, flat_weights, kind_of
+from fastslow.backends.flat import flat, flat_states, flat_weights, kind_of
+from fastslow.cells.simple import TanhWeights
 from fastslow.state import LSTMState, state_tensors
 from fastslow.wiring import fast_slow
 
-
-class OneMatrix(NamedTuple):
-    w_h: Tensor
-    bias: Tensor | None
-
-
-@pytest.fixture
-def one_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second cell: two parameters, and a state that is one tensor."""
-    monkeypatch.setitem(module.KINDS, "one", Kind("one", OneMatrix, None, 1))
+OneMatrix = TanhWeights
+"""A second cell: its state is one tensor."""
 
 
 def test_a_layers_weights_and_states_come_back() -> None:
@@ -40,13 +29,13 @@ def test_a_layers_weights_and_states_come_back() -> None:
     assert form.leaves == 4
 
 
-def test_cells_may_differ(one_matrix: None) -> None:
+def test_cells_may_differ() -> None:
     wiring = fast_slow(2)
-    own = OneMatrix(torch.zeros(2, 2), None)
+    own = OneMatrix(None, torch.zeros(2, 2), None, None)
     lstm = FSLSTM(3, 5, 4).weights()[0]
     weights = (lstm, own, lstm)
     kinds = tuple(map(kind_of, weights))
-    assert kinds == ("lstm", "one", "lstm")
+    assert kinds == ("lstm", "tanh", "lstm")
     form = flat(wiring, kinds)
     assert form.weights(flat_weights(weights)) == weights
     states = (LSTMState(torch.zeros(1, 5), torch.ones(1, 5)), torch.zeros(1, 4))
@@ -56,9 +45,9 @@ def test_cells_may_differ(one_matrix: None) -> None:
     assert form.leaves == len(flat_states(states)) == 3
 
 
-def test_cells_of_one_slot_have_one_form_of_state(one_matrix: None) -> None:
-    with pytest.raises(ValueError, match=r"slot 'fast' .* 'lstm' and 'one' \(node 'fast.1'\)"):
-        flat(fast_slow(2), ("lstm", "lstm", "one"))
+def test_cells_of_one_slot_have_one_form_of_state() -> None:
+    with pytest.raises(ValueError, match=r"slot 'fast' .* 'lstm' and 'tanh' \(node 'fast.1'\)"):
+        flat(fast_slow(2), ("lstm", "lstm", "tanh"))
 
 
 def test_unknown_weights() -> None:
