@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for folder in (args.out, args.work):
         folder.mkdir(parents=True, exist_ok=True)
     if args.only is not None:
-        sys.path[:0] = [str(ROOT / "src")]
+        sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
         return {"bench": run_bench, "train": run_train}[args.only](args)
     given = list(sys.argv[1:] if arguments is None else arguments)
     return run_stages(args, [stage for stage in STAGES if stage in asked], given)

@@ -33,5 +33,5 @@ def test_bad_input(model: Path, text: Path, capsys: pytest.CaptureFixture[str]) 
     given = ["evaluate", model, text, "--fit-temperature"]
     assert "give only one of them" in error_of(capsys, *given, "valid", "--dynamic")
     assert "needs such a text: " in error_of(capsys, *given, "valid")
-    assert "is the text that is evaluated" in error_of(capsys, *given, text)
+    assert "is the text to evaluate" in error_of(capsys, *given, text)
     assert "cannot read gone.txt" in error_of(capsys, *given, "gone.txt")

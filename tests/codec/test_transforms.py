@@ -32,7 +32,7 @@ def test_everything_comes_back(parts: list[bytes], times: int) -> None:
         (b"one\r\r\n", LINES, b"one\r\n", b""),
         (b"\xef\xbb\xbftext", MARK, b"text", b""),
         ("\ufeffcaf\xe9 \r\n".encode("utf-16-le"), UTF16 | MARK | LINES, "caf\xe9 \n".encode(), b""),
-        (b"a\x00b\x00c\x00\x00\xd8" * 4, UTF16, b"abc\xed\xa0\x80" * 4, b""),
+        (b"a\x00b\x00c\x00\x01\xd8" * 4, UTF16, b"abc\xed\xa0\x81" * 4, b""),
         (b"a\x00b", 0, b"a\x00b", b""),
         (b"", 0, b"", b""),
         (b"\xef\xbb\xbf", 0, b"\xef\xbb\xbf", b""),

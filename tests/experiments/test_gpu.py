@@ -64,18 +64,20 @@ def test_a_training_goes_on_where_the_disk_is_lost(
     script: Any, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from experiments import carried
-    from fastslow.training.loop import Run
+    from fastslow.training.loop import Loop
+    from fastslow.training.watch import Watch
 
     # The clock says that the time is up once an update of the call is done.
     done: list[int] = []
-    update, seconds = Run._update, Run._session_seconds
+    update, seconds = Loop._update, Watch.seconds.fget
+    assert seconds is not None
 
-    def counted(run: Any) -> None:
-        update(run)
-        done.append(run.position.update)
+    def counted(loop: Any) -> None:
+        update(loop)
+        done.append(loop.learner.position.update)
 
-    monkeypatch.setattr(Run, "_update", counted)
-    monkeypatch.setattr(Run, "_session_seconds", lambda run: seconds(run) + 1e6 * len(done))
+    monkeypatch.setattr(Loop, "_update", counted)
+    monkeypatch.setattr(Watch, "seconds", property(lambda watch: seconds(watch) + 1e6 * len(done)))
     updates = []
     for call in range(4):
         here = tmp_path / f"call-{call}"
@@ -98,8 +100,8 @@ def test_a_training_goes_on_where_the_disk_is_lost(
     more = ["--carried", str(tmp_path / "carried")]
     assert train(script, *arguments(tmp_path / "call-3", data, *more, max_time=1e5)) == 0
     assert carried.packed_update(tmp_path / "call-3" / "out") == 5
-    monkeypatch.setattr(Run, "_session_seconds", seconds)
-    monkeypatch.setattr(Run, "_update", update)
+    monkeypatch.setattr(Watch, "seconds", property(seconds))
+    monkeypatch.setattr(Loop, "_update", update)
     assert train(script, *arguments(tmp_path / "call-3", data)) == 0
     assert json.loads((tmp_path / "call-3" / "out" / "carried.json").read_text())["complete"]
     assert carried.unpack(tmp_path / "call-3" / "out", tmp_path / "run").complete

@@ -222,7 +222,8 @@ def profiler_names() -> None:
     with torch.profiler.profile() as profile:
         layer(sample())[0].sum().backward()
     names = {event.key for event in profile.key_averages()}
-    assert {"fastslow::native", "fastslow::native_backward"} <= names, names
+    # Eager windows of a layer reuse the memory of the forward pass in their backward.
+    assert {"fastslow::native", "fastslow::native_backward_"} <= names, names
 
 
 # ---------------------------------------------------------------------- tensors without memory

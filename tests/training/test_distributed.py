@@ -238,7 +238,7 @@ def test_the_command(tmp_path: Path) -> None:
     complaints = [line for line in again.stderr.splitlines() if line.startswith("fastslow: error: ")]
     assert complaints == [
         f"fastslow: error: {out} was started with window 8, not 9: a resumed run keeps it; leave it out, or start "
-        "another run in another folder"
+        "a new run in another folder"
     ]
 
 

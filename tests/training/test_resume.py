@@ -358,7 +358,7 @@ def test_damaged_checkpoints(stopped: Path, damage: str) -> None:
         (b'\\"validated\\": 10', b'\\"validated\\": 99', "its best update was never validated"),
         (b'\\"update\\": 10', b'\\"update\\": []', r"update is '\[\]'"),
         (b'\\"has_state\\": true', b'\\"had_state\\": true', "unknown field 'had_state'"),
-        (b'\\"cpu\\": 50', b'\\"cpx\\": 50', "random generator of 'cpx'"),
+        (b'\\"cpu\\": 50', b'\\"cpx\\": 50', "unknown random generator, 'cpx'"),
     ],
 )
 def test_checkpoints_that_say_something_else(stopped: Path, old: bytes, new: bytes, message: str) -> None:
@@ -376,7 +376,7 @@ def test_checkpoints_that_say_something_else(stopped: Path, old: bytes, new: byt
     ("old", "new", "message"),
     [
         ('"format_version": 1', '"format_version": 2', "written by a newer fastslow"),
-        ('"fastslow-run"', '"else"', "is not that of a fastslow run"),
+        ('"fastslow-run"', '"else"', "does not belong to a fastslow run"),
         ('"batch": 4', '"batch": "four"', "batch must be a whole number"),
         ('"hidden_size": 8', '"hidden_size": 0', "hidden_size must be"),
         ('"sessions": [', '"season": [', "unknown field 'season'"),
@@ -426,7 +426,7 @@ def test_resume_by_folder(tmp_path: Path, undisturbed: Path) -> None:
     assert resume(out, changes={"max_time": None}).status == "completed"
     assert_same(out, undisturbed)
     assert [session["command"] for session in read_record(out).sessions] == ["a b", "c d", None]
-    with pytest.raises(ConfigError, match="no such field"):
+    with pytest.raises(ConfigError, match="unknown field of the recipe"):
         resume(out, changes={"speed": 3})
     with pytest.raises(RunError, match="passed in Python"):
         resume(undisturbed)

@@ -274,8 +274,9 @@ class _Window(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, d_y: Tensor | None, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         static: _Static = ctx.static
-        key, lengths, resets, x, *rest = ctx.saved_tensors[: ctx.count]
-        memory, d_final = list(ctx.saved_tensors[ctx.count :]), list(gradients[: static.states])
+        saved = ctx.saved_tensors  # read once: checkpointing unpacks each tensor a single time
+        key, lengths, resets, x, *rest = saved[: ctx.count]
+        memory, d_final = list(saved[ctx.count :]), list(gradients[: static.states])
         states, weights = rest[: static.states], rest[static.states :]
         needs = list(ctx.needs_input_grad[4:])
         if torch.is_grad_enabled():  # somebody will differentiate the gradient, which the loop can

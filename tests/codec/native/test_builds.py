@@ -20,7 +20,7 @@ from ..tiny import TEXT
 from .test_coder import Fixed
 
 DRIVER = Path(__file__).parent / "driver.cpp"
-INCLUDES = [f"-I{path}" for path in (build.CSRC, mixing.CSRC, Path(library.__file__).parent / "csrc")]
+INCLUDES = [f"-I{path}" for path in (build.SHARED, mixing.CSRC, Path(library.__file__).parent / "csrc")]
 LINES = b"12:30:01 disk sda1 ok\r\n12:30:07 disk sda2 ok\n" * 40
 NOISE = np.random.default_rng(0).bytes(3000)
 X86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="the options are those of x86-64")
