@@ -69,8 +69,8 @@ class CellModule(nn.Module):
         self.weight_hh = new(self.hidden_size)
 
     def weights(self) -> Any:
-        """The parameters as engines take them."""
-        raise NotImplementedError
+        """The parameters as engines take them; every subclass defines this."""
+        raise NotImplementedError(f"{type(self).__name__} must define weights(): its parameters as `kind.weights`")
 
     def reset_parameters(self) -> None:
         """Orthogonal matrices, each as a whole (not gate by gate); biases 0; norm gains 1."""
