@@ -120,9 +120,9 @@ def measure_ours(what: str, name: str, text: bytes, lanes: int | None) -> dict[s
     """An archive; or of the parts, archives without the network, and the network's own code length."""
     from fastslow import codec
     from fastslow.codec import plain
-    from fastslow.codec.exact.predictor import ExactPredictor
     from fastslow.codec.mixed import lanes_for
     from fastslow.codec.models import as_model
+    from fastslow.codec.predictor import ExactPredictor
 
     if what == "network alone":
         start = seconds()

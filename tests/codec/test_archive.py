@@ -14,8 +14,8 @@ import pytest
 from fastslow import codec
 from fastslow.codec import container
 from fastslow.codec.exact.model import ExactModel
-from fastslow.codec.exact.predictor import ExactPredictor
 from fastslow.codec.mixed import encode_block, lanes_for
+from fastslow.codec.predictor import ExactPredictor
 from fastslow.errors import FastslowError
 
 from .fuzz import Pieces

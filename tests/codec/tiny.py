@@ -94,7 +94,7 @@ def random_text(length: int, seed: int = 7, symbols: bytes = ALPHABET) -> bytes:
 
 def predicted_text(model: ExactModel, length: int, seed: int = 3) -> bytes:
     """What the model itself would write: text whose archive its predictions shorten more than anything else does."""
-    from fastslow.codec.exact.predictor import ExactPredictor
+    from fastslow.codec.predictor import ExactPredictor
 
     predictor, draw = ExactPredictor(model), Draw(seed)
     predictor.begin(1)

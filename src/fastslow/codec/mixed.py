@@ -15,10 +15,10 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from fastslow.codec.exact.predictor import ExactPredictor
 from fastslow.codec.native.coder import NativeCoder
 from fastslow.codec.native.engine import NativeEngine
 from fastslow.codec.native.library import library
+from fastslow.codec.predictor import ExactPredictor
 from fastslow.codec.rangecoder import BitDecoder, BitEncoder
 from fastslow.codec.steps import Layout, Predictor
 from fastslow.mixing.reference import Masses, ReferenceMixer, masses_of

@@ -22,7 +22,7 @@ from fastslow.codec.wanted import Wanted
 if TYPE_CHECKING:
     import torch
 
-    from fastslow.codec.exact.predictor import ExactPredictor
+    from fastslow.codec.predictor import ExactPredictor
 
 _PIECE = 1 << 20
 _OLD_KINDS = {version1.RAW: Kind.RAW, version1.LZMA: Kind.LZMA, version1.NEURAL: Kind.NEURAL}
@@ -273,7 +273,7 @@ class ArchiveReader:
     def _predictor(self, wanted: Wanted) -> ExactPredictor:
         """The model's predictor, made at first use."""
         if self._network is None or self._network[0] != wanted:
-            from fastslow.codec.exact.predictor import ExactPredictor
+            from fastslow.codec.predictor import ExactPredictor
 
             exact = self._model(wanted).exact(wanted.weight_bits)
             self._network = wanted, ExactPredictor(exact, "cpu" if self._device is None else self._device)

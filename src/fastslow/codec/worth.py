@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastslow.codec.exact.predictor import ExactPredictor
+from fastslow.codec.predictor import ExactPredictor
 from fastslow.mixing.tables import ln, tables
 
 _LANES, _STEPS, _WARM = 16, 512, 128

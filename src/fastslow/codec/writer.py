@@ -21,7 +21,7 @@ from fastslow.codec.reader import Progress, Summary, read_up_to
 if TYPE_CHECKING:
     import torch
 
-    from fastslow.codec.exact.predictor import ExactPredictor
+    from fastslow.codec.predictor import ExactPredictor
 
 DEFAULT_BLOCK = 1 << 22
 _MIN_CODED = 8
@@ -200,7 +200,7 @@ class _Writer:
 
     def _predictor(self) -> ExactPredictor:
         if self._network is None:
-            from fastslow.codec.exact.predictor import ExactPredictor
+            from fastslow.codec.predictor import ExactPredictor
 
             assert self.model is not None
             device = "cpu" if self.device is None else self.device

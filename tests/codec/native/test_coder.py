@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastslow.codec.errors import FormatError
-from fastslow.codec.exact.predictor import ExactPredictor
 from fastslow.codec.exact.tables import Ints, standard_tables
 from fastslow.codec.frequencies import MAX_LOGIT, FrequencyModel
 from fastslow.codec.mixed import Compiled, Reference, decode_block, encode_block
 from fastslow.codec.native.library import library
+from fastslow.codec.predictor import ExactPredictor
 from fastslow.compiling.build import BuildError, compiler
 
 from ..tiny import TEXT, tiny_model

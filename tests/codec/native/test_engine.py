@@ -17,11 +17,11 @@ from fastslow import FSLSTM, SequentialLSTM, WiredLSTM
 from fastslow.codec.errors import ModelError
 from fastslow.codec.exact.engine import ExactEngine
 from fastslow.codec.exact.model import ExactModel
-from fastslow.codec.exact.predictor import ExactPredictor
 from fastslow.codec.exact.quantise import quantise
 from fastslow.codec.exact.tables import ONE
 from fastslow.codec.native import library
 from fastslow.codec.native.engine import NativeEngine, refusal
+from fastslow.codec.predictor import ExactPredictor
 from fastslow.compiling.build import BuildError, compiler
 
 from ..exact.test_engine import GOLDEN, medium

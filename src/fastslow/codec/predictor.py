@@ -1,4 +1,4 @@
-"""The exact model as the block coder's predictor."""
+"""The exact model as the block coder's predictor: the one place that chooses between its two engines."""
 
 from __future__ import annotations
 
