@@ -41,7 +41,8 @@ import torch
 from fastslow import CharLM, codec
 from fastslow.cli.common import use_few_threads
 from fastslow.cli.progress import TrainingView
-from fastslow.codec.models import CodecModel
+from fastslow.codec.models import CodecModel, exact_model
+from fastslow.codec.package import make, rounded
 from fastslow.data.alphabet import Alphabet
 from fastslow.data.augment import CHANGES, augmented_pieces
 from fastslow.data.text import Text
@@ -49,7 +50,6 @@ from fastslow.errors import FastslowError
 from fastslow.evaluation import evaluate
 from fastslow.lm import ModelOptions, files, parameter_count
 from fastslow.lm.packaged import CARD_FILE, DEFAULT, models_folder
-from fastslow.models.make import exact_model, make, rounded
 from fastslow.storage import read_json, write_atomic, write_json
 from fastslow.training import DataSource, TrainConfig, train
 from fastslow.training.folder import RESULT_FILE, read_metrics, read_record

@@ -28,9 +28,9 @@ from typing import Any
 
 from experiments.jobs import Job, JobsError, Stopped, Texts, complete, run_jobs, the_texts, training
 from experiments.report.records import Record, record_of_runs, write_record
+from fastslow.codec.package import make
 from fastslow.errors import FastslowError
 from fastslow.lm import CharLM
-from fastslow.models.make import make
 from fastslow.storage import write_bytes
 
 RUNS: dict[str, tuple[str, int]] = {

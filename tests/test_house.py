@@ -21,7 +21,7 @@ FLOORS = [
     {"lm"},
     {"evaluation"},
     {"training", "sampling", "scoring", "codec", "dynamics"},
-    {"bench", "models"},
+    {"bench"},
     {"cli"},
     {"__main__"},
 ]

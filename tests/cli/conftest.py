@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from fastslow.codec.package import make
 from fastslow.lm import packaged
-from fastslow.models.make import make
 from tests.cli.command import TEXT, save_model
-from tests.models.boxed import boxed_lm, empty_the_box
+from tests.lm.boxed import boxed_lm, empty_the_box
 
 
 @pytest.fixture(autouse=True)

@@ -9,9 +9,9 @@ import pytest
 
 from fastslow import CharLM
 from fastslow.cli import main
-from fastslow.models.make import exact_model
+from fastslow.codec.models import exact_model
 from tests.cli.command import TEXT, TINY, error_of, output_of, save_model
-from tests.models.boxed import boxed_lm
+from tests.lm.boxed import boxed_lm
 
 NETWORK = ("--predictor", "network")
 TOLD = "fastslow: model: english, the bundled model (4,620 weights)\n"

@@ -93,8 +93,8 @@ def _of_run(name: str) -> tuple[LMConfig, TrainConfig | None, dict[str, Any]]:
 
 def _in_the_box(folder: Path) -> dict[str, Any]:
     """What a packaged model takes on the disk, what archives call it, and where its card is."""
+    from fastslow.codec.models import exact_model
     from fastslow.lm import CharLM
-    from fastslow.models.make import exact_model
 
     return {
         "folder": str(folder),

@@ -40,17 +40,7 @@ class CodecModel:
         if self._given is not None:
             return self._given
         if weight_bits not in self._exact:
-            from fastslow.codec.exact.quantise import quantise
-
-            lm = self.lm
-            self._exact[weight_bits] = quantise(
-                lm.alphabet.symbols,
-                lm.embedding.weight,
-                lm.layer,
-                lm.head.weight,
-                lm.head.bias,
-                weight_bits=weight_bits,
-            )
+            self._exact[weight_bits] = exact_model(self.lm, weight_bits)
         return self._exact[weight_bits]
 
     @property
@@ -62,6 +52,14 @@ class CodecModel:
     def id(self, weight_bits: int = 16) -> bytes:
         """The SHA-256 of the model in integers, which names it in archives."""
         return self.exact(weight_bits).id
+
+
+def exact_model(lm: CharLM, weight_bits: int = 16) -> ExactModel:
+    """The model in integers that compresses for `lm`."""
+    from fastslow.codec.exact.quantise import quantise
+
+    parts = lm.embedding.weight, lm.layer, lm.head.weight, lm.head.bias
+    return quantise(lm.alphabet.symbols, *parts, weight_bits=weight_bits)
 
 
 ModelLike: TypeAlias = "str | os.PathLike[str] | CharLM | ExactModel | CodecModel"

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from fastslow.codec.package import make
 from fastslow.lm import packaged
-from fastslow.models.make import make
-from tests.models.boxed import boxed_lm
+from tests.lm.boxed import boxed_lm
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 PARTS = ("config.json", "model.safetensors", "README.md")
 
 
@@ -40,7 +40,7 @@ def test_the_wheel_and_the_source_archive_have_the_models(tmp_path: Path) -> Non
     (archive,) = (source / "dist").glob("*.tar.gz")
     wanted = [f"fastslow/models/{name}/{part}" for name in ("tiny", *IN_THE_PACKAGE) for part in PARTS]
     wheel_names = set(zipfile.ZipFile(wheel).namelist())
-    assert {*wanted, "fastslow/models/make.py"} <= wheel_names
+    assert {*wanted, "fastslow/codec/package.py"} <= wheel_names
     with tarfile.open(archive) as file:
         names = {name.partition("/src/")[2] for name in file.getnames()}
     assert set(wanted) <= names

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from fastslow import codec
-from fastslow.codec.models import as_model
+from fastslow.codec import package
+from fastslow.codec.models import as_model, exact_model
+from fastslow.codec.package import Made, make, rounded
 from fastslow.data.alphabet import Alphabet
 from fastslow.lm import CharLM, ModelError, packaged
-from fastslow.models import make as making
-from fastslow.models.make import Made, exact_model, make, rounded
 from tests.codec.tiny import Draw
 from tests.lm.models import TEXT, small_lm
 
@@ -92,7 +92,7 @@ def test_the_names_in_archives_never_change(tmp_path: Path) -> None:
     model = as_model(tmp_path / "m")
     assert model.id() == made.id
     with safe_open(tmp_path / "m" / "model.safetensors", framework="pt") as file:
-        assert file.metadata()[making.ID] == GOLDEN
+        assert file.metadata()[package.ID] == GOLDEN
 
 
 GOLDEN = "e53415c2d942a0067c202b45e4563a332ddcf3fca67f4be63109fca2f8248eeb"
@@ -124,7 +124,7 @@ def test_8_bits_are_loaded_as_they_were_rounded(options: dict[str, Any], tmp_pat
 
 
 def test_a_model_too_large_for_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(making, "MAX_BYTES", {16: 1000, 8: 1000})
+    monkeypatch.setattr(package, "MAX_BYTES", {16: 1000, 8: 1000})
     with pytest.raises(ModelError, match=r"takes [\d,]+ bytes; a packaged one may take 1,000"):
         make(small_lm(), tmp_path / "m")
     assert not (tmp_path / "m").exists()
@@ -143,7 +143,7 @@ def test_weights_that_would_not_come_back_are_refused(tmp_path: Path, monkeypatc
     def inexact(weights: Any, bits: Any) -> Any:
         return {name: values * (2.0 ** -bits[name] * 1.01) for name, values in weights.items()}
 
-    monkeypatch.setattr(making, "to_float", inexact)
+    monkeypatch.setattr(package, "to_float", inexact)
     with pytest.raises(ModelError, match="it cannot be packaged"):
         make(small_lm(), tmp_path / "m")
 
@@ -154,12 +154,12 @@ def test_the_packaged_models_are_whole(name: str) -> None:
     lm = CharLM.from_pretrained(folder)
     assert lm.alphabet.is_bytes or folder.parent == packaged.clone_folder()
     with safe_open(folder / "model.safetensors", framework="pt") as file:
-        wanted = file.metadata()[making.ID]
+        wanted = file.metadata()[package.ID]
     assert exact_model(lm).id.hex() == wanted
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert wanted in card
     assert f"{lm.num_parameters:,}" in card
-    assert sum(path.stat().st_size for path in folder.iterdir()) <= max(making.MAX_BYTES.values())
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= max(package.MAX_BYTES.values())
 
 
 def test_what_is_made_says_its_size(tmp_path: Path) -> None:

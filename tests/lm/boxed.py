@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from fastslow.codec.package import Made, make
 from fastslow.data.alphabet import Alphabet
 from fastslow.lm import CharLM, packaged
-from fastslow.models.make import Made, make
 from tests.lm.models import small_lm
 
 

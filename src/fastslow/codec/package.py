@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastslow.codec.exact.model import SHIFT_BITS, ExactCell, ExactModel
-from fastslow.codec.exact.quantise import quantise
+from fastslow.codec.exact.model import SHIFT_BITS, ExactCell
 from fastslow.codec.exact.tables import ONE_BITS, Ints
+from fastslow.codec.models import exact_model
 from fastslow.lm import CharLM, ModelError, files
 from fastslow.lm.fixed import Fixed, rows_of_8_bits, stored, to_float
 
@@ -36,11 +36,6 @@ class Made(NamedTuple):
     size: int
     parameters: int
     id: bytes
-
-
-def exact_model(lm: CharLM) -> ExactModel:
-    """The model in integers of 16 bits that compresses for `lm`."""
-    return quantise(lm.alphabet.symbols, lm.embedding.weight, lm.layer, lm.head.weight, lm.head.bias)
 
 
 def fixed_weights(lm: CharLM) -> dict[str, Fixed]:
