@@ -1,4 +1,4 @@
-# Every target creates its own environment in .venv on first use: `demo` what a user needs, the others what a developer needs.
+# Every target creates its environment in .venv on first use: `demo` with the user's dependencies, the others with the developer's.
 PYTHON ?= python3
 BIN := .venv/bin
 USER_STAMP := .venv/.installed-user
@@ -33,19 +33,19 @@ format: $(STAMP)
 docs: $(STAMP)  ## the documentation site, in docs/_build/html; warnings are errors
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html docs docs/_build/html
 
-pictures: $(STAMP)  ## draw the pictures of README and documentation again
+pictures: $(STAMP)  ## redraw the pictures in the README and the documentation
 	$(BIN)/python docs/pictures.py
 
-soak: $(STAMP)  ## a run killed thirty times, on a full disk and read-only, against one undisturbed; ARGS="--help"
+soak: $(STAMP)  ## kill and resume training runs, also on a full and a read-only disk, and compare with an uninterrupted run; ARGS="--help"
 	$(BIN)/python -m tests.stress.soak $(ARGS)
 
-fuzz: $(STAMP)  ## 10,000 mutations of a run's files, opened as the programs do; some minutes; ARGS="--help"
+fuzz: $(STAMP)  ## open 10,000 damaged copies of a run's files as the commands do; takes some minutes; ARGS="--help"
 	$(BIN)/python -m tests.stress.fuzz $(ARGS)
 
-bench: $(STAMP)  ## one table: engines against torch.nn.LSTM and the floors, on this machine
+bench: $(STAMP)  ## time the engines, torch.nn.LSTM and the matrix products alone on this machine
 	$(BIN)/fastslow bench
 
-bench-codec: $(STAMP)  ## archives beside other compressors; ARGS="--help" says what it needs
+bench-codec: $(STAMP)  ## compare archive sizes with those of other compressors; ARGS="--help" says what it needs
 	$(PIP) '.[bench]'
 	$(BIN)/python benchmarks/codec.py $(ARGS)
 
