@@ -38,7 +38,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from fastslow import CharLM, codec
+from fastslow import CharLM, codec, hub
 from fastslow.cli.common import use_few_threads
 from fastslow.cli.progress import TrainingView
 from fastslow.codec.models import CodecModel, exact_model
@@ -73,6 +73,8 @@ RECIPE = TrainConfig(
 BENCH = Path(__file__).parents[1] / "benchmarks" / "codec.py"
 RIVALS = ("ppmd I, order 12", "zpaq -m5", "xz -9e", "bzip2 -9")
 KINDS = ("static", "exact", "rivals")
+TAGS = ("character-level", "byte-level", "language-model", "rnn", "lstm", "fs-lstm")
+"""Of the model card."""
 SPEEDS = {"static": 10_000.0, "exact": 2_500.0, "rivals": 50_000.0}
 """Bytes a second there and back, for a rough estimate of costs. Short texts, of few lanes, take longer."""
 
@@ -452,7 +454,7 @@ def marks_text(record: dict[str, Any]) -> str:
     names = {"static": "code length", "exact": "archive"}
     columns = [*(names[kind] for kind in ours), *rivals]
     lines = [
-        "Bits a byte:",
+        "Bits per byte:",
         "",
         f"| text | bytes | {' | '.join(columns)} |",
         "|---" + "|--:" * (len(columns) + 1) + "|",
@@ -462,11 +464,11 @@ def marks_text(record: dict[str, Any]) -> str:
         lines.append(f"| {name} | {row['bytes']:,} | {' | '.join(found)} |")
     lines += [
         "",
-        "Code length: minus the logarithm of the probabilities, without a file around it. The other compressors see "
-        f"the same bytes and nothing before them; this one needs its model of {model:,} bytes, which comes with the "
-        "package. With it counted into every archive, in bytes:",
+        "*Code length*: the negative logarithm of the model's probabilities. *Archive*: the size of the whole file. The "
+        "other compressors start without prior knowledge; `fastslow` needs its model of "
+        f"{model:,} bytes, which comes with the package. Sizes in bytes, with the model added to each archive:",
         "",
-        f"| text | bytes | archive | archive and model | {' | '.join(rivals)} | the model has paid for itself after |",
+        f"| text | bytes | archive | archive and model | {' | '.join(rivals)} | break-even |",
         "|---" + "|--:" * (len(rivals) + 4) + "|",
     ]
     for name, row in record["texts"].items():
@@ -476,7 +478,7 @@ def marks_text(record: dict[str, Any]) -> str:
         saved = min(others) - size if others else None
         even = "-" if saved is None else "never"
         if saved is not None and saved > 0:
-            even = f"{model / saved * row['bytes'] / 1e6:,.0f} MB of such text"
+            even = f"{model / saved * row['bytes'] / 1e6:,.0f} MB of similar text"
         found = [figure(row.get(rival, {}), "size") for rival in rivals]
         lines.append(f"| {name} | {row['bytes']:,} | {size:,} | {size + model:,} | {' | '.join(found)} | {even} |")
     whole = [row["exact"] | {"bytes": row["bytes"]} for row in record["texts"].values() if "exact" in row]
@@ -487,7 +489,7 @@ def marks_text(record: dict[str, Any]) -> str:
             f"Speed: {widest['bytes'] / widest['pack_s'] / 1000:.1f} kB/s compressing and "
             f"{widest['bytes'] / widest['unpack_s'] / 1000:.1f} kB/s decompressing"
             + (
-                "; one stream: {score:,.0f} characters a second scored, {sample:,.0f} sampled.".format(
+                "; one stream: {score:,.0f} characters per second scored, {sample:,.0f} sampled.".format(
                     **record["speed"]
                 )
                 if "speed" in record
@@ -560,60 +562,61 @@ def card(
     }
     commands = list(dict.fromkeys(without_folders(s["command"]) for s in record.sessions if s.get("command")))
     by_split = {split: [book for book in listed if book["split"] == split] for split in ("train", "valid")}
-    bpc = "not validated" if row["valid_bpc"] is None else f"{row['valid_bpc']:.4f} bits a byte on the validation text"
-    return f"""# {DEFAULT}
+    bpc = "not validated" if row["valid_bpc"] is None else f"{row['valid_bpc']:.4f} bits per byte on the validation text"
+    text = f"""A small byte-level language model of English, bundled with `fastslow`: {network_text(row["network"])}, \
+{row["parameters"]:,} weights, all 256 byte values in its alphabet. `fastslow score FILE` and `fastslow compress FILE`
+use it when no model is named, `fastslow sample english` samples from it, and `CharLM.from_pretrained("english")` loads
+it.
 
-A small byte-level language model of English that comes with `fastslow`: {network_text(row["network"])}, \
-{row["parameters"]:,} weights, every byte value in its alphabet. `fastslow score FILE` and `fastslow compress FILE` take
-it when no model is named; `fastslow sample english` lets it write; `CharLM.from_pretrained("english")` loads it.
+## Format
 
-## Size and form
-
-{size:,} bytes: `config.json`, and `model.safetensors` with the weights as 16-bit integers and a power of two each
-(biases: 32 bits). These are the integers of exact compression, so that the float model and the one in archives are the
-same model, on every machine. Archives name it
+{size:,} bytes: `config.json`, and `model.safetensors` with the weights as 16-bit integers (biases: 32 bits), each tensor
+with a power of two as its scale. Compression uses the same integers, so the floating-point model and the one that codes
+archives are the same on every machine. Archives identify it by this SHA-256:
 
     {name}
 
 ## Data
 
-{len(by_split["train"])} books to train on ({train_bytes:,} bytes) and {len(by_split["valid"])} to validate on \
-({valid_bytes:,} bytes), from Project Gutenberg without its headers, UTF-8, one author once, listed below. All are in
-the public domain in the United States.
+{len(by_split["train"])} books for training ({train_bytes:,} bytes) and {len(by_split["valid"])} for validation \
+({valid_bytes:,} bytes), from Project Gutenberg, in UTF-8, without Project Gutenberg's headers, one book for each name of
+an author in the catalogue. They are listed below. All are in the public domain in the United States.
 
 ## Training
 
-{row["updates"]:,} updates, {row["characters"]:,} characters \
+{row["updates"]:,} training steps, {row["characters"]:,} characters \
 ({row["characters"] / max(1, train_bytes):.2f} passes over the text), {row["seconds"] / 3600:.1f} hours on \
-{machine.get("processor", "a CPU")} ({machine.get("threads", "?")} threads); seed {row["seed"]}; {bpc}, before rounding.
-The recipe, where it is not the default: {", ".join(f"{key} {value}" for key, value in changed.items())}.
+{machine.get("processor", "a CPU")} (threads: {machine.get("threads", "?")}); seed {row["seed"]}; {bpc}, before rounding
+to integers. The recipe, where it differs from the defaults: \
+{", ".join(f"{key} {value}" for key, value in changed.items())}.
 Made with {", ".join(f"{key} {value}" for key, value in made_with.items())}, by
 
 {indented(commands)}
 
 ## Short runs
 
-Networks of nearly equal size, batches and windows, each trained for the same time on one core
-(`python -m experiments.english pilots`). So short a training tells which learns quickest, not which ends best.
+Networks of nearly equal size, and other batch sizes and window lengths, each trained for the same time on one core
+(`python -m experiments.english pilots`). Such short runs show which network learns fastest, not which is best after a
+long training.
 
 {tried.strip() if tried is not None else "Not measured."}
 
-## Marks
+## Results
 
-On text that it never saw. `valid` is the validation text above (the training kept the weights that were best there);
-`book` is War and Peace in English (Project Gutenberg 2600){same_author(by_split["train"])}.
+On text that the model has not seen. `valid` is the validation text above, on which the best weights were chosen; `book`
+is War and Peace in English (Project Gutenberg 2600){same_author(by_split["train"])}.
 
 {marks_text(found).rstrip() if found is not None else "Not measured."}
 
-## What it is bad at
+## Limits
 
-- Modern text: its books are of the nineteenth and early twentieth century, and so is its language. Words, names and
-  ways of writing since then surprise it.
-- Other languages, code, logs, tables, markup, binary data: they are read and compressed without loss, at more bits than
-  a compressor that starts from nothing. Train a model of your own for them.
-- Facts and sense: it has learned spelling, words and some grammar. What it writes means nothing.
-- Period views: the books have the opinions of their time about peoples, women and religions, often offensive ones, and
-  what it writes can repeat them.
+- Modern text: the books, and so their language, are of the nineteenth and early twentieth century. Newer words, names
+  and styles surprise the model.
+- Other languages, source code, logs, tables, markup and binary data are modelled badly: the model needs more bits for
+  them than a general-purpose compressor. Train a model of your own for them.
+- Facts and meaning: the model has learned spelling, words and some grammar. The text that it generates makes no sense.
+- Views of the period: the books have the opinions of their time about peoples, women and religions, which are often
+  offensive, and generated text can repeat them.
 
 ## Books
 
@@ -623,12 +626,25 @@ For validation:
 
 {book_list(by_split["valid"])}
 """
+    return hub_card(text, found).markdown(DEFAULT)
+
+
+def hub_card(text: str, found: dict[str, Any] | None) -> hub.Card:
+    """The card with the front matter that the Hugging Face Hub reads; `found`: the record of marks."""
+    measured_on = {"valid, whole": "Project Gutenberg, validation books", "book, whole": "War and Peace"}
+    texts = {} if found is None else found["texts"]
+    bpc = {
+        f"{shown}, bytes": round(texts[name]["static"]["bits"], 3)
+        for name, shown in measured_on.items()
+        if "static" in texts.get(name, {})
+    }
+    return hub.Card(DEFAULT, text, "apache-2.0", TAGS, bpc or None, language="en")
 
 
 def same_author(listed: list[dict[str, str]]) -> str:
-    """What the model was trained on of the author of the marks' book."""
-    titles = [book["title"] for book in listed if "Tolstoy" in book["author"]]
-    return f", whose author also wrote {' and '.join(titles)}, which it was trained on" if titles else ""
+    """The titles in the training text by the author of War and Peace, whose name is spelled in several ways."""
+    titles = [book["title"] for book in listed if "Tolsto" in book["author"]]
+    return f"; its author also wrote {', '.join(titles)}, which are in the training text" if titles else ""
 
 
 def indented(commands: list[str]) -> str:

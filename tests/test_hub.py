@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from fastslow import hub
+from fastslow.lm.packaged import CARD_FILE, DEFAULT, models_folder
 from tests.standin import StandIn, serving
 
 pytest.importorskip("huggingface_hub")
@@ -107,6 +108,22 @@ def test_the_card_has_what_the_hub_reads(standin: StandIn, tmp_path: Path) -> No
     assert result["dataset"] == {"name": "Penn Treebank (raw)", "type": "penn-treebank-raw"}
     assert result["metrics"][0]["value"] == 1.25
     assert 'CharLM.from_pretrained("me/tiny")' in text or "CharLM.from_pretrained('me/tiny')" in text
+
+
+def test_the_bundled_models_card_has_what_the_hub_reads() -> None:
+    from huggingface_hub import ModelCard
+
+    card = ModelCard((models_folder() / DEFAULT / CARD_FILE).read_text(encoding="utf-8"))
+    assert card.data.license == "apache-2.0"
+    assert card.data.library_name == "fastslow"
+    assert card.data.language == "en"
+    assert card.data.metrics == ["bpc"]
+    assert {"character-level", "fs-lstm"} <= set(card.data.tags)
+    assert [(result.dataset_name, result.metric_value) for result in card.data.eval_results] == [
+        ("Project Gutenberg, validation books, bytes", 1.654),
+        ("War and Peace, bytes", 1.585),
+    ]
+    assert card.text.lstrip().startswith(f"# {DEFAULT}\n")
 
 
 def test_a_layer_there_and_back(standin: StandIn, tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
-"""Models on the Hugging Face Hub: fetching the files of one, uploading a folder with its model card.
+"""Models on the Hugging Face Hub: download the files of a model, upload a folder with a model card.
 
-The package `huggingface-hub` is imported at first use. Where the Hub is and who asks is its business: it reads
-`HF_ENDPOINT`, `HF_TOKEN` and `HF_HOME`.
+The package `huggingface-hub` is imported at first use. It reads `HF_ENDPOINT`, `HF_TOKEN` and `HF_HOME`.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ LIBRARY = "fastslow"
 
 
 class HubError(FastslowError):
-    """A model that the Hub does not give or does not take, or the package `huggingface-hub` that is missing."""
+    """A download from or an upload to the Hub failed, or the package `huggingface-hub` is not installed."""
 
 
 def is_hub_name(name: str) -> bool:
@@ -29,22 +28,23 @@ def is_hub_name(name: str) -> bool:
 
 
 def fetch(name: str, files: Sequence[str], *, revision: str | None = None) -> Path:
-    """The folder with these files of the model `owner/name`, in the Hub's cache on this machine. Raises HubError."""
+    """Download these files of the model `owner/name` to the Hub's local cache and return their folder. Raises HubError."""
     hub = _library(f"fetch the model {name}")
     try:
         return Path(hub.snapshot_download(name, allow_patterns=list(files), revision=revision, library_name=LIBRARY))
-    except (OSError, ValueError) as error:  # all errors of that package are of these two kinds
+    except (OSError, ValueError) as error:  # all errors of that package derive from these two
         raise HubError(f"the Hugging Face Hub gave no model of that name: {_reason(error)}") from error
 
 
 @dataclass(frozen=True)
 class Card:
-    """What a model card says.
+    """The content of a model card.
 
-    title, text: the heading, and Markdown below it.
-    license: an identifier of the Hub, such as "apache-2.0" or "mit"; None claims none.
-    tags: words to find the model by.
+    title, text: the heading, and the Markdown below it.
+    license: a license identifier of the Hub, such as "apache-2.0" or "mit"; None states none.
+    tags: keywords for the Hub's search.
     bpc: bits per character by the name of the text they were measured on.
+    language: an ISO 639-1 code, such as "en"; None states none.
     """
 
     title: str
@@ -52,9 +52,10 @@ class Card:
     license: str | None = None
     tags: tuple[str, ...] = ()
     bpc: Mapping[str, float] | None = None
+    language: str | None = None
 
     def markdown(self, name: str) -> str:
-        """The card of the model `owner/name`: front matter that the Hub reads, then the text."""
+        """The card of the model `owner/name`: front matter for the Hub, then the text."""
         hub = _library("write a model card")
         results = [
             hub.EvalResult(
@@ -69,6 +70,7 @@ class Card:
             for text, value in (self.bpc or {}).items()
         ]
         data = hub.ModelCardData(
+            language=self.language,
             license=self.license,
             library_name=LIBRARY,
             tags=list(self.tags),
@@ -88,9 +90,9 @@ def push(
     revision: str | None = None,
     message: str = "Upload model with fastslow",
 ) -> str:
-    """Upload what `save(folder)` writes, and the card, to the model `owner/name`, made if need be; its address.
+    """Upload what `save(folder)` writes, and the card, to the model `owner/name`, and return its address.
 
-    A card that `save` wrote is kept. Raises HubError.
+    The repository is created if it does not exist. A card that `save` wrote is kept. Raises HubError.
     """
     hub = _library(f"upload the model {name}")
     api = hub.HfApi(library_name=LIBRARY)

@@ -190,13 +190,15 @@ def test_marks_and_the_package(
     assert english.main(package) == 0
     assert sorted(path.name for path in target.iterdir()) == ["README.md", "config.json", "model.safetensors"]
     card = (target / "README.md").read_text(encoding="utf-8")
+    assert card.startswith("---\nlanguage: en\nlibrary_name: fastslow\nlicense: apache-2.0\nmetrics:\n- bpc\n")
+    assert f"value: {record['texts']['book, whole']['static']['bits']:.3f}".rstrip("0") in card
     assert record["archive_id"] in card
     assert told.rstrip() in card
-    assert ", whose author also wrote War Or Peace, which it was trained on." in card
+    assert "; its author also wrote War Or Peace, which are in the training text." in card
     assert "fs-lstm-2 8/5" in card
     assert '- A "Quoted" Title, Somebody Known (12)' in card
     assert "Kept Aside" not in card
-    assert "9 updates, 288 characters" in card
+    assert "9 training steps, 288 characters" in card
     assert "    python -m experiments.english" in card
     assert str(tmp_path) not in card
     archive = codec.compress(TEXT, run)
