@@ -29,6 +29,11 @@ from fastslow.training.config import TrainConfig
 from fastslow.training.folder import RESULT_FILE, RUN_FILE, read_record, read_result
 from fastslow.training.presets import PRESETS, Preset, find_preset
 
+PRESET_NAMES = (
+    "CORPUS-NETWORK is a network of the paper, or a baseline of equal size, by the paper's recipe; with -cpu at the end,\n"
+    "by our recipe for CPUs. ptb-cpu and ptb-cpu-* are small networks for a CPU; study-* belong to the study of the dynamics."
+)
+
 if TYPE_CHECKING:
     import torch
 
@@ -236,6 +241,7 @@ def _print_installation(facts: dict[str, Any]) -> None:
     for name, preset in facts["presets"].items():
         table.add_row(name, f"{preset['parameters']:,}", preset["network"], preset["corpus"])
     console.print(table)
+    print(f"\n{PRESET_NAMES}")
     boxed = [f"{name} ({weights_text(folder)})" for name, folder in packaged_models().items()]
     print(f"\nbundled models: {', '.join(boxed) or 'none'}")
     print(f"runs: {', '.join(facts['runs']) or 'none in runs/ yet'}")
