@@ -1,6 +1,6 @@
-"""The pictures of README and documentation, from the records and tables of this repository: `make pictures`.
+"""Draw the pictures of the README and the documentation from the repository's records and tables: `make pictures`.
 
-Each is written twice, for light and for dark pages: docs/pictures/NAME-light.svg and NAME-dark.svg. The same input
+Each picture is written twice, for light and dark pages: docs/pictures/NAME-light.svg and NAME-dark.svg. The same input
 gives the same bytes.
 """
 
@@ -32,7 +32,7 @@ OUT = ROOT / "docs" / "pictures"
 
 @dataclass(frozen=True)
 class Theme:
-    """The colours of a page: ink for text and lines, grey for what stands back, the others for data."""
+    """The colours of a page: ink for text and lines, grey for secondary elements, the others for data."""
 
     name: str
     ink: str
@@ -169,7 +169,7 @@ def own_results() -> dict[str, tuple[float, float]]:
             found[record["model"]] = (record["parameters"] / 1e6, sum(scores) / len(scores))
     pair = ("stacked LSTM-2", "sequential LSTM-2")
     if all(name in found for name in pair) and abs(found[pair[0]][1] - found[pair[1]][1]) < 0.002:
-        found["stacked and sequential LSTM-2"] = found.pop(pair[0])  # one point for the eye
+        found["stacked and sequential LSTM-2"] = found.pop(pair[0])  # drawn as one point
         del found[pair[1]]
     return found
 
@@ -282,6 +282,44 @@ def engines(theme: Theme) -> Figure:
     return figure
 
 
+# ---------------------------------------------------------------------- compression
+
+
+def archives() -> dict[str, dict[str, float]]:
+    """Bits per byte of each compressor by kind of text, from the table of docs/compression.md."""
+    page = (ROOT / "docs" / "compression.md").read_text()
+    table = page.split("<!-- measured: kinds -->")[1].split("<!-- measured: end -->")[0]
+    head, _, *rows = [line.strip("|").split("|") for line in table.splitlines() if line.startswith("|")]
+    names = [name.strip() for name in head[2:-1]]
+    found = {}
+    for kind, size, *sizes, _ in rows:
+        numbers = [float(text.strip(" *").replace(",", "")) for text in (size, *sizes)]
+        found[kind.strip(" *")] = {name: 8 * n / numbers[0] for name, n in zip(names, numbers[1:], strict=True)}
+    return found
+
+
+def compression(theme: Theme) -> Figure:
+    """Archive sizes by kind of text, beside other compressors."""
+    kinds = archives()
+    styles: dict[str, dict[str, Any]] = {
+        "fastslow": {"marker": "o", "color": theme.slow, "s": 46, "zorder": 4},
+        "zpaq -m5": {"marker": "s", "color": theme.fast, "s": 26},
+        "ppmd": {"marker": "^", "color": theme.other, "s": 28},
+        "xz -9e": {"marker": "D", "color": theme.grey, "s": 22},
+        "bzip2 -9": {"marker": "v", "facecolors": "none", "edgecolors": theme.grey, "s": 28},
+    }
+    figure, axes = plt.subplots(figsize=(8, 4.6))
+    for name, style in styles.items():
+        axes.scatter([kind[name] for kind in kinds.values()], range(len(kinds)), label=name, **{"zorder": 3, **style})
+    axes.set_yticks(range(len(kinds)), list(kinds))
+    axes.invert_yaxis()
+    axes.set_xlim(0, 3.2)
+    axes.set_xlabel("bits per byte (whole archives, without the bundled model)")
+    figure.legend(loc="outside upper center", ncols=len(styles), frameon=False, labelcolor=theme.ink, fontsize=9)
+    _plain(axes, theme)
+    return figure
+
+
 # ---------------------------------------------------------------------- learning curves
 
 
@@ -321,7 +359,7 @@ def floors() -> list[set[str]]:
 
 
 def house(theme: Theme) -> Figure:
-    """The floors: what lies higher imports only from below."""
+    """The floors of the package: each imports only from lower ones."""
     names = [sorted(floor - {"__main__"}) for floor in floors()]
     names = [floor for floor in names if floor]
     figure, axes = plt.subplots(figsize=(9, 0.46 * len(names) + 0.5))
@@ -353,6 +391,7 @@ PICTURES: dict[str, Callable[[Theme], Figure]] = {
     "wiring": wiring,
     "engines": engines,
     "ptb": ptb,
+    "compression": compression,
     "curves": curves,
     "house": house,
 }
@@ -371,7 +410,7 @@ def write(name: str, theme: Theme, folder: Path = OUT) -> Path:
 
 
 def main() -> None:
-    """Draw the pictures that are named, or all."""
+    """Draw the named pictures, or all of them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", choices=[*PICTURES, []], help="which (default: all)")
     OUT.mkdir(exist_ok=True)
