@@ -464,8 +464,8 @@ def marks_text(record: dict[str, Any]) -> str:
         lines.append(f"| {name} | {row['bytes']:,} | {' | '.join(found)} |")
     lines += [
         "",
-        "*Code length*: the negative logarithm of the model's probabilities. *Archive*: the size of the whole file. The "
-        "other compressors start without prior knowledge; `fastslow` needs its model of "
+        "*Code length*: the negative logarithm of the model's probabilities. *Archive*: the size of the whole file. "
+        "The other compressors start without prior knowledge; `fastslow` needs its model of "
         f"{model:,} bytes, which comes with the package. Sizes in bytes, with the model added to each archive:",
         "",
         f"| text | bytes | archive | archive and model | {' | '.join(rivals)} | break-even |",
@@ -562,7 +562,9 @@ def card(
     }
     commands = list(dict.fromkeys(without_folders(s["command"]) for s in record.sessions if s.get("command")))
     by_split = {split: [book for book in listed if book["split"] == split] for split in ("train", "valid")}
-    bpc = "not validated" if row["valid_bpc"] is None else f"{row['valid_bpc']:.4f} bits per byte on the validation text"
+    bpc = (
+        "not validated" if row["valid_bpc"] is None else f"{row['valid_bpc']:.4f} bits per byte on the validation text"
+    )
     text = f"""A small byte-level language model of English, bundled with `fastslow`: {network_text(row["network"])}, \
 {row["parameters"]:,} weights, all 256 byte values in its alphabet. `fastslow score FILE` and `fastslow compress FILE`
 use it when no model is named, `fastslow sample english` samples from it, and `CharLM.from_pretrained("english")` loads
@@ -570,17 +572,17 @@ it.
 
 ## Format
 
-{size:,} bytes: `config.json`, and `model.safetensors` with the weights as 16-bit integers (biases: 32 bits), each tensor
-with a power of two as its scale. Compression uses the same integers, so the floating-point model and the one that codes
-archives are the same on every machine. Archives identify it by this SHA-256:
+{size:,} bytes: `config.json`, and `model.safetensors` with the weights as 16-bit integers (biases: 32 bits), each
+tensor with a power of two as its scale. Compression uses the same integers, so the floating-point model and the one
+that codes archives are the same on every machine. Archives identify it by this SHA-256:
 
     {name}
 
 ## Data
 
 {len(by_split["train"])} books for training ({train_bytes:,} bytes) and {len(by_split["valid"])} for validation \
-({valid_bytes:,} bytes), from Project Gutenberg, in UTF-8, without Project Gutenberg's headers, one book for each name of
-an author in the catalogue. They are listed below. All are in the public domain in the United States.
+({valid_bytes:,} bytes), from Project Gutenberg, in UTF-8, without Project Gutenberg's headers, one book for each name
+of an author in the catalogue. They are listed below. All are in the public domain in the United States.
 
 ## Training
 

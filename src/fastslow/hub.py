@@ -28,7 +28,7 @@ def is_hub_name(name: str) -> bool:
 
 
 def fetch(name: str, files: Sequence[str], *, revision: str | None = None) -> Path:
-    """Download these files of the model `owner/name` to the Hub's local cache and return their folder. Raises HubError."""
+    """Download these files of the model `owner/name` to the Hub's local cache; their folder. Raises HubError."""
     hub = _library(f"fetch the model {name}")
     try:
         return Path(hub.snapshot_download(name, allow_patterns=list(files), revision=revision, library_name=LIBRARY))

@@ -17,7 +17,7 @@ def test_the_installation(model: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert told.startswith("fastslow ")
     for name in (*ENGINES, *PRESETS):
         assert f"{name} " in told
-    assert "with -cpu at the end,\nby our recipe for CPUs. ptb-cpu and ptb-cpu-* are small networks" in told
+    assert "ending in -cpu,\nby our recipe for CPUs. ptb-cpu and ptb-cpu-* are small networks" in told
     assert "runs: runs/mine" in told
     found = json.loads(output_of(capsys, "info", "--device", "cpu", "--json"))
     assert list(found["engines"]) == list(ENGINES)

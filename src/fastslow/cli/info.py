@@ -30,8 +30,8 @@ from fastslow.training.folder import RESULT_FILE, RUN_FILE, read_record, read_re
 from fastslow.training.presets import PRESETS, Preset, find_preset
 
 PRESET_NAMES = (
-    "CORPUS-NETWORK is a network of the paper, or a baseline of equal size, by the paper's recipe; with -cpu at the end,\n"
-    "by our recipe for CPUs. ptb-cpu and ptb-cpu-* are small networks for a CPU; study-* belong to the study of the dynamics."
+    "CORPUS-NETWORK is a network of the paper, or a baseline of equal size, by the paper's recipe; ending in -cpu,\n"
+    "by our recipe for CPUs. ptb-cpu and ptb-cpu-* are small networks; study-* belong to the study of the dynamics."
 )
 
 if TYPE_CHECKING:
