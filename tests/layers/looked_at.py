@@ -626,6 +626,7 @@ def run(name: str) -> str | None:
 
 def main(names: list[str]) -> None:
     warnings.filterwarnings("ignore", category=DeprecationWarning)
+    torch.set_num_threads(1)  # OpenMP's threads do not survive a fork: the cases' processes would wait for them
     made()(sample())  # what is compiled and checked once is so before the forks
     for name in names:
         print(json.dumps([name, run(name)]), flush=True)
