@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from fastslow.cli.train import prepare, train
 from fastslow.lm import CharLM, ModelOptions
@@ -48,6 +49,21 @@ def test_a_run_goes_on_with_its_own_options(text: Path, capsys: pytest.CaptureFi
     again = output_of(capsys, "train", "--resume", "--out", RUN, "--json")
     assert json.loads(again)["updates"] == 20
     assert [line["update"] for line in read_metrics(RUN) if line["kind"] == "train"] == [5, 10, 15, 20]
+
+
+def test_a_run_that_starts_from_a_trained_model(text: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output_of(capsys, "train", text, *TINY, "--max-updates", 10)
+    started = ("train", text, "--init-from", RUN, "--dropout", 0.2, "--rate", 0, "--max-updates", 5, "--batch", 4)
+    output_of(capsys, *started, "--window", 8, "--out", "further")
+    first, further = CharLM.from_pretrained(RUN), CharLM.from_pretrained("further")
+    assert further.config.hidden_size == first.config.hidden_size == 8
+    assert further.config.dropout == 0.2
+    for name, weight in first.state_dict().items():
+        assert torch.equal(weight, further.state_dict()[name])
+    assert read_record("further").init_from == str(RUN)
+    assert "has its alphabet" in error_of(capsys, *started, "--alphabet", "text", "--out", "other")
+    assert "keeps its network" in error_of(capsys, *started, "--hidden-size", 9, "--out", "other")
+    assert "there is no model nowhere" in error_of(capsys, "train", text, "--init-from", "nowhere")
 
 
 def test_what_a_resumed_run_may_not_change(text: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,6 +18,7 @@ from fastslow.cli.app import ERROR, INTERRUPTED
 from fastslow.cli.common import RUNS, Flag, OptionError, check_backend, print_json
 from fastslow.errors import FastslowError
 from fastslow.lm.config import ModelOptions
+from fastslow.lm.files import find_folder, read_config
 from fastslow.training.config import TrainConfig, parse_duration
 from fastslow.training.folder import read_record
 from fastslow.training.launch import LaunchError, find_launch
@@ -41,6 +42,9 @@ def train(
     *,
     preset: Annotated[
         str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint=f"(default: {DEFAULT_PRESET})")
+    ] = None,
+    init_from: Annotated[
+        str | None, tyro.conf.arg(metavar="MODEL", help_behavior_hint="(default: random weights)")
     ] = None,
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: in runs/)")] = None,
     resume: Flag = False,
@@ -75,6 +79,8 @@ def train(
     Args:
         texts: files to train on, joined in this order
         preset: a network with its recipe; `fastslow info` lists them
+        init_from: start from the weights of a trained model, with its network and alphabet; its dropout and zoneout can
+            be changed
         out: the run folder
         resume: continue the run in the folder, with the options it was started with
         valid: a file to validate on
@@ -93,6 +99,8 @@ def train(
     check_backend(backend or "auto")
     if not find_launch().leads:
         return _follow()
+    if init_from is not None and alphabet is not None:
+        raise OptionError(f"--alphabet: a run that starts from {init_from} has its alphabet; leave the option out")
     started = find_preset(preset or DEFAULT_PRESET)
     if resume:
         folder = out or _default_out(texts, preset, corpus)
@@ -134,6 +142,7 @@ def train(
             device=where,
             backend=engine,
             resume=resume,
+            init_from=init_from,
             progress=view,
             command=shlex.join(["fastslow", *sys.argv[1:]]),
         )
@@ -274,6 +283,9 @@ def prepare(arguments: list[str]) -> tuple[list[str], dict[str, Any]]:
         name = _value(arguments, "--preset") or DEFAULT_PRESET
         found = PRESETS.get(name, PRESETS[DEFAULT_PRESET]) if asks_help else find_preset(name)
         model, recipe = found.model, _without_limits(found.train, typed)
+        initial = _value(arguments, "--init-from")
+        if initial is not None and not asks_help:
+            model = read_config(find_folder(initial)).options
     wanted = _value(arguments, "--architecture")
     if wanted in ("stacked", "sequential") and model.architecture == "fs-lstm":
         model = replace(model, architecture="stacked" if wanted == "stacked" else "sequential", slow_size=None)

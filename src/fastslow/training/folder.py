@@ -65,8 +65,8 @@ class RunRecord:
     """What `run.json` holds.
 
     source: where the text came from, or None if it was handed over in Python. data: name, bytes and SHA-256 of its
-    parts. sessions: one entry for each process that worked on the run: when, which command, versions, machine, engine;
-    the first and the latest of very many.
+    parts. init_from: the trained model whose weights it started from, or None. sessions: one entry for each process
+    that worked on the run: when, which command, versions, machine, engine; the first and the latest of very many.
     """
 
     model: ModelOptions
@@ -75,6 +75,7 @@ class RunRecord:
     data: Mapping[str, Any]
     backend: str = "auto"
     device: str = "cpu"
+    init_from: str | None = None
     sessions: list[dict[str, Any]] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
@@ -87,6 +88,7 @@ class RunRecord:
             "data": dict(self.data),
             "backend": self.backend,
             "device": self.device,
+            **({} if self.init_from is None else {"init_from": self.init_from}),
             "sessions": self.sessions,
         }
 
@@ -96,7 +98,8 @@ class RunRecord:
         if value.get("format") != RUN_FORMAT:
             raise ModelError(f"{where} does not belong to a fastslow run: its format is not {RUN_FORMAT!r}")
         check_version(value, RUN_FORMAT_VERSION, where)
-        names = ("model", "train", "source", "data", "backend", "device", "sessions")
+        value = {"init_from": None, **value}  # which says only what is not random weights
+        names = ("model", "train", "source", "data", "backend", "device", "init_from", "sessions")
         check_fields(value, ("format", "format_version", *names), where, ModelError)
         kinds = {"model": dict, "train": dict, "data": dict, "backend": str, "device": str, "sessions": list}
         for name, kind in kinds.items():
@@ -104,6 +107,8 @@ class RunRecord:
                 raise ModelError(f"{where} is damaged: {name} is not of type {kind.__name__}")
         if not isinstance(value["source"], dict | None):
             raise ModelError(f"{where} is damaged: source is not an object")
+        if not isinstance(value["init_from"], str | None):
+            raise ModelError(f"{where} is damaged: init_from is not a model's name")
         for name, text in value["data"].items():
             if text is not None and not _fits(text, _TEXT):
                 raise ModelError(f"{where} is damaged: its data lacks name, bytes or sha256 of {name[:40]!r}")
@@ -117,6 +122,7 @@ class RunRecord:
                 data=value["data"],
                 backend=value["backend"],
                 device=value["device"],
+                init_from=value["init_from"],
                 sessions=value["sessions"],
             )
         except FastslowError as error:

@@ -20,6 +20,7 @@ from fastslow.storage import ModelError
 from fastslow.training.config import CHANGEABLE, TrainConfig
 from fastslow.training.distributed import Ranks, rows_at_once
 from fastslow.training.folder import RUN_FILE, RunError, RunFolder, RunRecord, check_changes, read_record
+from fastslow.training.initial import configuration, read_initial, write_initial
 from fastslow.training.sources import DataSource, make_alphabet
 
 
@@ -58,6 +59,7 @@ def prepare(
     backend: str,
     resume: bool | Literal["auto"],
     alphabet: Literal["bytes", "text"] | None,
+    init_from: str | None,
     command: str | None,
     ranks: Ranks,
     stack: ExitStack,
@@ -75,7 +77,7 @@ def prepare(
         raise ConfigError(
             "documents need states that start anew inside an update, and a GPU's are recorded without: use cpu"
         )
-    record = RunRecord(model, config, source, splits.describe(), backend, _device(device))
+    record = RunRecord(model, config, source, splits.describe(), backend, _device(device), init_from)
     on, rows = ranks.device(record.device), rows_at_once(config.batch, config.accumulate, ranks.size)
     _check_recipe(config, splits, record.device)
     session: dict[str, Any] = {"command": command}
@@ -87,18 +89,38 @@ def prepare(
         folder = stack.enter_context(RunFolder.open(out))
         record, session["changed"] = _continued(read_record(out), record, folder.path)
         if not (folder.path / files.CONFIG_FILE).exists():  # killed between the record and it: as it was meant
-            files.write_config(folder.path, model.with_alphabet(make_alphabet(kind, splits)))
+            lm_config, initial = _model(record, kind, splits)
+            _write_model(folder.path, lm_config, initial, config, on)
         stored = files.read_config(folder.path)
         if stored.options != model:
             raise ModelError(f"{out} is damaged: its configuration differs from its record")
         session["engine"] = _engine(stored, config, rows, backend, on)
         return Asked(folder.path, folder, record, stored, splits, session)
-    lm_config = model.with_alphabet(make_alphabet(kind, splits))
+    if init_from is not None and alphabet is not None:
+        raise ConfigError(f"a run that starts from {init_from} has its alphabet: leave out the alphabet")
+    lm_config, initial = _model(record, kind, splits)
     session["engine"] = _engine(lm_config, config, rows, backend, on)
     folder = stack.enter_context(RunFolder.create(out))
     folder.write_record(record)  # first: from here on the run can be resumed
-    files.write_config(folder.path, lm_config)
+    _write_model(folder.path, lm_config, initial, config, on)
     return Asked(folder.path, folder, record, lm_config, splits, session)
+
+
+def _model(record: RunRecord, kind: str, splits: Splits) -> tuple[LMConfig, CharLM | None]:
+    """The configuration of a new run's model, and the trained model it starts from, if there is one."""
+    if record.init_from is None:
+        return record.model.with_alphabet(make_alphabet(kind, splits)), None
+    initial = read_initial(record.init_from, record.model, splits)
+    return configuration(initial, record.model), initial
+
+
+def _write_model(
+    folder: Path, lm_config: LMConfig, initial: CharLM | None, config: TrainConfig, device: torch.device
+) -> None:
+    """The configuration last: where it is missing, a resumed run writes both again."""
+    if initial is not None:
+        write_initial(folder, initial, config, device)
+    files.write_config(folder, lm_config)
 
 
 def _was_begun_by(ranks: Ranks, out: str | os.PathLike[str]) -> bool:
@@ -151,6 +173,9 @@ def _continued(old: RunRecord, new: RunRecord, out: Path) -> tuple[RunRecord, di
     """
     if old.model != new.model:
         raise ConfigError(f"{out} was started with another network: leave out the network's options to resume it")
+    if new.init_from not in (None, old.init_from):
+        began = "random weights" if old.init_from is None else old.init_from
+        raise ConfigError(f"{out} was started from {began}, not from {new.init_from}: leave it out to resume the run")
     changed = check_changes(old.train, new.train, CHANGEABLE, out)
     _check_texts(old, new.data, f"the one {out} was started with")
     return replace(old, train=new.train, backend=new.backend, device=new.device), changed

@@ -43,6 +43,7 @@ def train(
     backend: str = "auto",
     resume: bool | Literal["auto"] = False,
     alphabet: Literal["bytes", "text"] | None = None,
+    init_from: str | os.PathLike[str] | None = None,
     progress: Callback | None = None,
     command: str | None = None,
 ) -> RunResult:
@@ -57,6 +58,9 @@ def train(
         resume: True goes on with the run in `out`, which must have been started with the same arguments (but for
             `config.CHANGEABLE`); "auto" does so if there is one, and starts it otherwise.
         alphabet: "bytes" or "text", default what `data` says; "bytes" for parts in memory.
+        init_from: a trained model, as `CharLM.from_pretrained` takes it, whose weights the run starts from instead of
+            random ones. `model` has its sizes, and the run its alphabet; dropout and zoneout may differ. Adam's moments
+            start from zero. A resumed run does not need it.
         progress: called with what happens (`training.events`), in this thread.
         command: what a person typed, for the record.
 
@@ -70,7 +74,8 @@ def train(
     Raises FastslowError (ConfigError, DataError, RunError, StorageError, ModelError, DivergedError, LaunchError, and
     where there are several processes LostError and ElsewhereError) in one line.
     """
-    prepared = partial(prepare, model, config, data, out, device, backend, resume, alphabet, command)
+    start = None if init_from is None else os.fspath(init_from)
+    prepared = partial(prepare, model, config, data, out, device, backend, resume, alphabet, start, command)
     return _job(prepared, data if isinstance(data, Splits) else None, progress)
 
 
