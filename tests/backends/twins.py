@@ -125,6 +125,10 @@ TWO_READERS = Wiring(
     (Node("a", "a", "x"), Node("b", "b", "a"), Node("c", "c", "a"), Node("d", "a", "b"), Node("e", "c", "a"))
 )
 """Nodes b, c and e read a, the last one after a's slot has moved on; c's own output only e's state carries on."""
+LAST_READ_TWICE = Wiring(
+    (Node("a", "a", "x"), Node("b", "b", "a"), Node("c", "c", "a"), Node("d", "c", "b")), slots=("a", "b", "c")
+)
+"""Nodes b and c read a, which is the last of its slot: what they read goes on where its state starts anew."""
 TWO_INPUTS = Wiring((Node("a", "a", "x"), Node("b", "b", "x"), Node("c", "a", "b"), Node("d", "a", None)))
 
 CASES: dict[str, Case] = {
@@ -196,6 +200,9 @@ CASES: dict[str, Case] = {
         wiring=TWO_READERS, sizes={"a": 9, "b": 7, "c": 8}, T=5, resets=((1, 0), (3, 0), (4, 1)), dropout=0.0
     ),
     "two-inputs": Case(wiring=TWO_INPUTS, sizes=6),
+    "last-read-twice-resets": Case(
+        wiring=LAST_READ_TWICE, sizes={"a": 9, "b": 7, "c": 8}, T=5, resets=((1, 0), (3, 0), (4, 1))
+    ),
 }
 """What every engine of any wiring must pass, in every type it takes."""
 

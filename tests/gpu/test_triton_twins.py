@@ -11,7 +11,7 @@ from fastslow import FSLSTM, StackedLSTM
 from fastslow.backends.triton import engine, options
 from fastslow.noise import Noise, random_bits
 from tests.backends.triton.rounded import brief, check_rounded
-from tests.backends.twins import CASES, Case, check_repeatable, check_twin
+from tests.backends.twins import ALL_CASES, CASES, Case, check_repeatable, check_twin
 
 pytestmark = pytest.mark.gpu
 BF16 = torch.bfloat16
@@ -22,11 +22,17 @@ SETTINGS: dict[str, dict[str, bool]] = {
     "joint": {"gates_apart": False},
     "own": {"own_products": True, "dependent_launch": True},
 }
-FEW = ("fs2", "fs2-lengths", "fs2-63x1", "fs2-eval", "two-readers", "stacked3", "sequential3")
-ROUNDED = ("fs2", "fs2-odd", "fs2-no-norm", "fs2-lengths", "fs2-eval", "fs4", "stacked3", "two-readers", "two-inputs")
+FEW = ("fs2", "fs2-lengths", "fs2-63x1", "fs2-eval", "two-readers", "stacked3", "sequential3", "fs2-resets", "gru")
+ROUNDED = (
+    *("fs2", "fs2-odd", "fs2-no-norm", "fs2-lengths", "fs2-eval", "fs4", "stacked3", "two-readers", "two-inputs"),
+    *("fs2-resets", "gru", "gru-no-norm", "plain-lstm", "tanh", "mixed"),
+)
 PAPER = {
     "ptb-2": Case(input_size=128, sizes={"fast": 700, "slow": 400}, T=4, B=8, zoneout_c=0.5, zoneout_h=0.1),
     "large": replace(CASES["fs4"], input_size=256, sizes={"fast": 1200, "slow": 1500}, T=3, B=5),
+    "ptb-2-gru": Case(
+        input_size=128, sizes={"fast": 700, "slow": 400}, T=4, B=8, zoneout_h=0.1, cells="gru", resets=((0, 1), (2, 3))
+    ),
 }
 
 
@@ -39,17 +45,19 @@ def _allowed(setting: str, device: torch.device) -> dict[str, bool]:
 # A dependent launch and other products are other kernels to compile, an overlap is not.
 @pytest.mark.parametrize(
     ("name", "setting"),
-    [(name, setting) for name in CASES for setting in SETTINGS if setting in ("plain", "overlap") or name in FEW],
+    [(name, setting) for name in ALL_CASES for setting in SETTINGS if setting in ("plain", "overlap") or name in FEW],
 )
 def test_float32(name: str, setting: str, device: torch.device) -> None:
-    with options.using(chunk_rows=2 * CASES[name].B + 1, **_allowed(setting, device)):  # a whole chunk, a ragged one
-        check_twin(engine, CASES[name], device=device)
+    with options.using(
+        chunk_rows=2 * ALL_CASES[name].B + 1, **_allowed(setting, device)
+    ):  # a whole chunk, a ragged one
+        check_twin(engine, ALL_CASES[name], device=device)
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("name", ROUNDED)
 def test_bfloat16(name: str, setting: str, device: torch.device) -> None:
-    case = brief(CASES[name])
+    case = brief(ALL_CASES[name])
     check_rounded(case, device, chunk_rows=case.B + 1, **_allowed(setting, device))  # sums over several chunks
 
 

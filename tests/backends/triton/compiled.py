@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from fastslow import FSLSTM
-from fastslow.backends.triton import engine, kernels, ops, options
+from fastslow.backends.triton import engine, ops, options
+from fastslow.layers.wired import WiredRNN
 from fastslow.noise import Noise, draw_key
 
 
@@ -47,7 +47,7 @@ def compiling() -> Iterator[list[tuple[str, dict[str, Any], Any]]]:
         kernel: str, grid: tuple[int, ...], *args: Any, warps: int, dependent: bool = False, **constants: Any
     ) -> None:
         settings = {"num_warps": warps, **({"launch_pdl": True} if dependent else {})}
-        done = getattr(kernels, kernel).run(*args, grid=grid, warmup=True, **constants, **settings)
+        done = ops.found(kernel).run(*args, grid=grid, warmup=True, **constants, **settings)
         if id(done) not in seen:
             seen.add(id(done))
             made.append((kernel, constants, done))
@@ -74,12 +74,15 @@ def local_bytes(cubin: bytes) -> int:
     return sum(map(int, found))
 
 
-def compile_training(layer: FSLSTM, T: int = 2, B: int = 2, **changes: Any) -> list[tuple[str, dict[str, Any], Any]]:
+def compile_training(
+    layer: WiredRNN, T: int = 2, B: int = 2, *, resets: bool = False, **changes: Any
+) -> list[tuple[str, dict[str, Any], Any]]:
     """Everything one window of training and one of evaluation launches. Results are those of unwritten memory."""
     x = torch.randn(T, B, layer.input_size)
+    anew = torch.zeros(T, B, dtype=torch.bool) if resets else None
     with options.using(**changes), compiling() as made:
         for noise in (Noise(draw_key()), None):
             state = layer._states(None, x, True, x.dtype)
-            y, _ = engine.run(layer.wiring, layer.weights(), x, state, noise, layer.rates)
+            y, _ = engine.run(layer.wiring, layer.weights(), x, state, noise, layer.rates, None, anew)
             y.sum().backward()
     return made

@@ -15,11 +15,11 @@ from fastslow.backends.triton import backward, engine, ops, options
 from fastslow.noise import Noise, random_bits
 from fastslow.state import state_tensors
 from tests.backends.triton.rounded import brief, check_rounded
-from tests.backends.twins import CASES, Case, check_repeatable, check_twin
+from tests.backends.twins import ALL_CASES, LAST_READ_TWICE, NO_NOISE, Case, check_repeatable, check_twin, make_inputs
 
 
 def small(name: str, T: int = 2, B: int = 2, **changes: object) -> Case:
-    return replace(CASES[name], T=T, B=B, **changes)  # type: ignore[arg-type]
+    return replace(ALL_CASES[name], T=T, B=B, **changes)  # type: ignore[arg-type]
 
 
 OVERLAP, JOINT, OWN = {"overlap": True}, {"gates_apart": False}, {"own_products": True}
@@ -34,6 +34,34 @@ QUICK: dict[str, tuple[Case, dict[str, bool]]] = {
     "eval-no-bias": (small("fs2-no-bias", training=False), {}),
     "only-states-overlap": (small("fs2-only-states", T=1), OVERLAP | JOINT),
     "own-joint-overlap": (small("fs2", T=2, B=1), OVERLAP | JOINT | OWN),
+    "resets": (small("fs2", T=3, resets=((0, 0), (2, 1))), {}),
+    "resets-lengths": (small("fs2", T=3, B=3, lengths=(3, 0, 2), resets=((1, 0), (1, 2), (2, 2), (0, 1))), {}),
+    "resets-everywhere-overlap": (small("fs2-resets-everywhere", resets=((0, 0), (0, 1), (1, 0), (1, 1))), OVERLAP),
+    "gru": (small("gru", T=3), {}),
+    "gru-own-overlap": (small("gru", B=1), OWN | OVERLAP),
+    "gru-joint-no-norm-resets": (small("gru-no-norm", T=3, resets=((0, 0), (2, 1))), JOINT),
+    "gru-eval-no-bias-lengths": (small("gru-eval", B=3, bias=False, lengths=(1, 0, 2)), {}),
+    "plain-lstm": (small("plain-lstm", resets=((1, 0),)), {}),
+    "plain-lstm-no-bias": (small("plain-lstm-no-noise", T=1, bias=False), {}),
+    "tanh-eval-lengths": (small("tanh-eval-lengths", T=3, B=3, lengths=(3, 0, 2), resets=((1, 0),)), {}),
+    "relu": (small("relu"), OWN),
+    "mixed-overlap": (small("mixed", T=2), OVERLAP),
+    "mixed-norms": (small("mixed-norms"), {}),
+    "last-read-twice": (
+        Case(
+            wiring=LAST_READ_TWICE,
+            sizes={"a": 5, "b": 4, "c": 3},
+            cells={"a": "gru", "b": "tanh", "c": "lstm", "d": "plain_lstm"},
+            T=3,
+            B=2,
+            resets=((1, 0), (2, 1)),
+        ),
+        {},
+    ),
+    "last-read-twice-whole": (
+        Case(wiring=LAST_READ_TWICE, sizes=3, T=2, B=2, cells="gru", resets=((1, 0),), **NO_NOISE),
+        {},
+    ),
 }
 
 
@@ -51,7 +79,7 @@ def test_column_sums_in_several_parts(monkeypatch: pytest.MonkeyPatch) -> None:
         check_twin(engine, small("fs2", T=3))
 
 
-SHORT = [name for name, case in CASES.items() if case.T * case.B < 40]
+SHORT = [name for name, case in ALL_CASES.items() if case.T * case.B < 40]
 
 
 @pytest.mark.slow
@@ -59,14 +87,28 @@ SHORT = [name for name, case in CASES.items() if case.T * case.B < 40]
 def test_twin(name: str) -> None:
     n = SHORT.index(name)  # some for every second case, third and fifth: it takes ten minutes as it is
     setting = {"overlap": n % 2 == 1, "gates_apart": n % 3 > 0, "own_products": n % 5 == 0}
-    with options.using(chunk_rows=2 * CASES[name].B + 1, **setting):
-        check_twin(engine, CASES[name])
+    with options.using(chunk_rows=2 * ALL_CASES[name].B + 1, **setting):
+        check_twin(engine, ALL_CASES[name])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["fs2-63x1", "stacked3-63x1"])
 def test_long_twin(name: str) -> None:
-    check_twin(engine, CASES[name])
+    check_twin(engine, ALL_CASES[name])
+
+
+def test_a_rows_padding_may_hold_anything() -> None:
+    """Past a row's end x may be NaN: no gradient is."""
+    case = small("mixed", B=2, lengths=(2, 1))
+    inputs = make_inputs(case, torch.float32)
+    x = inputs.xs[0].detach().clone()
+    x[1, 1] = torch.nan
+    y, state = engine.run(
+        case.wiring, inputs.weights, x, inputs.state, inputs.noises[0], case.rates, inputs.lengths, None
+    )
+    asked = [leaf for leaf in inputs.leaves.values() if leaf is not inputs.xs[0]]
+    found = torch.autograd.grad(y.sum() + sum(leaf.sum() for leaf in state_tensors(state)), asked, allow_unused=True)
+    assert all(grad is None or grad.isfinite().all() for grad in found)
 
 
 @pytest.mark.parametrize(("rows", "sums", "columns", "parts"), [(3, 300, 70, 4), (130, 64, 128, 1), (1, 130, 5, 4)])
@@ -84,10 +126,14 @@ def test_bfloat16_twin() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["fs2", "fs2-odd", "fs2-no-norm", "fs2-lengths", "fs4", "stacked3", "two-readers", "two-inputs"]
+    "name",
+    [
+        *("fs2", "fs2-odd", "fs2-no-norm", "fs2-lengths", "fs4", "stacked3", "two-readers", "two-inputs"),
+        *("fs2-resets", "gru", "gru-no-norm", "plain-lstm", "tanh", "mixed"),
+    ],
 )
 def test_more_bfloat16_twins(name: str) -> None:
-    check_rounded(brief(CASES[name]))
+    check_rounded(brief(ALL_CASES[name]))
 
 
 def test_repeatable() -> None:

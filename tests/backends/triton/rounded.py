@@ -41,4 +41,5 @@ def check_rounded(
 def brief(case: Case) -> Case:
     """The case with at most 4 steps."""
     lengths = case.lengths and tuple(min(4, length) for length in case.lengths)
-    return replace(case, T=min(4, case.T), lengths=lengths)
+    resets = case.resets and tuple((t, row) for t, row in case.resets if t < 4)
+    return replace(case, T=min(4, case.T), lengths=lengths, resets=resets)

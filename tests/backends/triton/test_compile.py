@@ -18,11 +18,14 @@ pytest.importorskip("triton", reason="triton is not installed: its kernels canno
 ROOT = Path(__file__).parents[3]
 PROGRAM = """
 import json, sys, torch
-from fastslow import FSLSTM
+from fastslow.layers.wired import WiredRNN
+from fastslow.wiring import fast_slow
 from tests.backends.triton.compiled import compile_training, local_bytes
 
-sizes, precision, changes = json.loads(sys.argv[1])
-layer = FSLSTM(*sizes, dropout=0.3, zoneout_h=0.1, zoneout_c=0.3)
+sizes, precision, cell, changes = json.loads(sys.argv[1])
+inputs, fast, slow, *count = sizes
+rates = {"zoneout_h": 0.1, "dropout": 0.3} | ({"zoneout_c": 0.3} if cell == "lstm" else {})
+layer = WiredRNN(fast_slow(*count), inputs, {"fast": fast, "slow": slow}, cell=cell, **rates)
 made = compile_training(layer, precision=getattr(torch, precision), **changes)
 told = []
 for name, constants, kernel in made:
@@ -38,10 +41,12 @@ print(json.dumps(told))
 """
 
 
-def compiled(tmp_path: Path, sizes: tuple[int, ...], precision: str, **changes: object) -> list[dict[str, Any]]:
+def compiled(
+    tmp_path: Path, sizes: tuple[int, ...], precision: str, cell: str | dict[str, str] = "lstm", **changes: object
+) -> list[dict[str, Any]]:
     env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, json.dumps([sizes, precision, changes])],
+        [sys.executable, "-c", PROGRAM, json.dumps([sizes, precision, cell, changes])],
         cwd=ROOT,
         env={**env, "TRITON_CACHE_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -53,11 +58,11 @@ def compiled(tmp_path: Path, sizes: tuple[int, ...], precision: str, **changes: 
     return result
 
 
-KERNELS = {"step_forward", "step_backward", "drop_copy", "norm_sums", "column_sums"}
+KERNELS = {"lstm_forward", "lstm_backward", "drop_copy", "norm_sums", "column_sums"}
 
 
-def check(made: list[dict[str, Any]], waits: bool = False) -> None:
-    assert {kernel["kernel"] for kernel in made} - {"part_product"} == KERNELS
+def check(made: list[dict[str, Any]], waits: bool = False, kernels: set[str] = KERNELS) -> None:
+    assert {kernel["kernel"] for kernel in made} - {"part_product"} == kernels
     for kernel in made:
         assert kernel["cubin"], kernel
         assert str(kernel["target"]).startswith("sm_90"), kernel
@@ -67,19 +72,44 @@ def check(made: list[dict[str, Any]], waits: bool = False) -> None:
 
 def check_waiting(made: list[dict[str, Any]]) -> None:
     check(made, waits=True)
-    forward = [kernel for kernel in made if kernel["kernel"] == "step_forward"]
+    forward = [kernel for kernel in made if kernel["kernel"] == "lstm_forward"]
     for kernel in forward:
         # h and c, and of bias, gains and shifts the four gates' and c's; behind: z of four gates, and the key.
         assert kernel["loads_ahead"] >= 2 + 3 * 4 + 2, kernel
         assert kernel["loads_behind"] <= kernel["loads_ahead"] - 8, kernel
     # The very first one of a backward pass does not run ahead.
-    assert {kernel["waits"] for kernel in made if kernel["kernel"] == "step_backward"} == {True, False}
+    assert {kernel["waits"] for kernel in made if kernel["kernel"] == "lstm_backward"} == {True, False}
 
 
 def test_a_small_layer_in_bfloat16(tmp_path: Path) -> None:
     made = compiled(tmp_path, (5, 20, 7), "bfloat16", dependent_launch=True, own_products=True)
     check_waiting(made)
     assert all(kernel["waits"] for kernel in made if kernel["kernel"] == "part_product")
+
+
+MIXED = {"fast.0": "gru", "slow": "lstm", "fast.1": "tanh", "fast.2": "relu"}
+OF_MIXED = {f"{cell}_{way}" for cell in ("lstm", "gru", "simple") for way in ("forward", "backward")}
+
+
+def test_every_cell_with_resets(tmp_path: Path) -> None:
+    made = compiled(tmp_path, (5, 20, 7, 3), "bfloat16", MIXED, dependent_launch=True, resets=True)
+    check(made, waits=True, kernels=OF_MIXED | {"drop_copy", "norm_sums", "column_sums"})
+    of_cells = [kernel for kernel in made if kernel["kernel"] in OF_MIXED]
+    assert {kernel["constants"]["ANEW"] for kernel in of_cells} == {True, False}  # the last of a slot, and others
+    for kernel in of_cells:
+        if kernel["kernel"] == "gru_forward":  # h and the four sums' biases, gains and shifts; behind: z and the key
+            assert kernel["loads_ahead"] >= 1 + 3 * 4, kernel
+            assert kernel["loads_behind"] <= kernel["loads_ahead"] - 6, kernel
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["bfloat16", "float32"])
+@pytest.mark.parametrize("cell", ["gru", "tanh"])
+def test_other_cells_of_the_papers_sizes(tmp_path: Path, cell: str, precision: str) -> None:
+    made = compiled(tmp_path, (128, 700, 400), precision, cell, resets=True)
+    kind = {"gru": "gru", "tanh": "simple"}[cell]
+    rest = {"drop_copy", "column_sums"} if cell == "tanh" else {"drop_copy", "norm_sums"}
+    check(made, kernels={f"{kind}_forward", f"{kind}_backward", *rest})
 
 
 @pytest.mark.slow

@@ -5,17 +5,17 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
 from fastslow import FSLSTM
-from fastslow.backends import reference
 from fastslow.backends.triton import engine, ops, options
-from fastslow.backends.triton.plan import padded, plan
-from fastslow.state import state_tensors
+from fastslow.backends.triton.cells import CELLS
+from fastslow.backends.triton.plan import padded, plan, runs
 from fastslow.wiring import FROM_INPUT, NO_INPUT, fast_slow, sequential
-from tests.backends.twins import CASES, TWO_READERS, Case, make_inputs
+from tests.backends.twins import CASES, MIXED, TWO_READERS, Case, make_inputs
 
 
 @pytest.fixture(autouse=True)
@@ -120,7 +120,8 @@ def launches(monkeypatch: pytest.MonkeyPatch, case: Case, **changes: object) -> 
     monkeypatch.setattr(ops, "launch", launch)
     inputs = make_inputs(case, torch.float32)
     with options.using(**changes):
-        y, _ = engine.run(case.wiring, inputs.weights, inputs.xs[0], inputs.state, inputs.noises[0], case.rates)
+        noise, resets = inputs.noises[0], inputs.resets
+        y, _ = engine.run(case.wiring, inputs.weights, inputs.xs[0], inputs.state, noise, case.rates, None, resets)
         y.backward(torch.ones(y.shape[::-1]).permute(2, 1, 0))  # not contiguous
     return made
 
@@ -130,14 +131,14 @@ def test_the_first_backward_kernel_does_not_run_ahead(monkeypatch: pytest.Monkey
     vectors = ("bias", "gate_gain", "gate_shift", "cell_gain", "cell_shift")  # without a gradient, so without sums
     case = Case(wiring=sequential(2), sizes=4, T=3, B=2, frozen=vectors)
     made = launches(monkeypatch, case, dependent_launch=True)
-    steps = [dependent for kernel, dependent in made if kernel == "step_backward"]
+    steps = [dependent for kernel, dependent in made if kernel == "lstm_backward"]
     assert steps == [False] + [True] * 5
-    assert all(dependent for kernel, dependent in made if kernel == "step_forward")
+    assert all(dependent for kernel, dependent in made if kernel == "lstm_forward")
     assert not any(dependent for kernel, dependent in launches(monkeypatch, case))
     made = launches(monkeypatch, case, dependent_launch=True, own_products=True)
-    backward = [pair for pair in made if pair[0] in ("step_backward", "part_product")]
-    assert backward == [("step_backward", False), ("part_product", True)] + 5 * [
-        ("step_backward", True),
+    backward = [pair for pair in made if pair[0] in ("lstm_backward", "part_product")]
+    assert backward == [("lstm_backward", False), ("part_product", True)] + 5 * [
+        ("lstm_backward", True),
         ("part_product", True),
     ]
     assert all(not dependent for kernel, dependent in launches(monkeypatch, case, own_products=True))
@@ -179,18 +180,37 @@ def test_products_are_added_in_float32() -> None:
     torch.testing.assert_close(twice, exact, rtol=2e-2, atol=2e-2)
 
 
-def test_windows_with_resets_are_the_window_engines() -> None:
-    """Its kernels have none: the numbers are right, whatever runs."""
-    case = CASES["fs2-resets"]
-    inputs = make_inputs(case, torch.float32)
-    args = case.wiring, inputs.weights, inputs.xs[0], inputs.state, inputs.noises[0], case.rates, None, inputs.resets
-    y, state = engine.run(*args)
-    expected, final = reference.run(*args)
-    torch.testing.assert_close(y, expected, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(state_tensors(state), state_tensors(final), atol=1e-4, rtol=1e-4)
-
-
-def test_other_cells_are_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("cells", ["gru", "plain_lstm", "tanh", MIXED], ids=str)
+def test_every_cell_is_taken(monkeypatch: pytest.MonkeyPatch, cells: Any) -> None:
+    pytest.importorskip("triton", reason="without triton it takes no cell")
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    problem = replace(CASES["fs2"].problem(torch.float32), kinds=("gru", "lstm", "gru"))
-    assert "and these cells are gru" in str(engine.refusal(problem))
+    assert engine.refusal(Case(wiring=fast_slow(3), sizes=4, cells=cells).problem(torch.float32)) is None
+
+
+def test_a_cell_without_kernels_is_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton", reason="without triton that is the only reason given")
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setattr(engine, "CELLS", {0: CELLS[0]})
+    problem = replace(CASES["fs2"].problem(torch.float32), kinds=("gru", "lstm", "tanh"))
+    assert str(engine.refusal(problem)).startswith("it has no kernels of gru, tanh cells")
+
+
+@pytest.mark.parametrize("cells", ["lstm", "gru", MIXED], ids=str)
+def test_what_is_launched_does_not_depend_on_resets(monkeypatch: pytest.MonkeyPatch, cells: Any) -> None:
+    """They are read by the kernels: the same launches whatever they hold, and nothing is read back."""
+    case = Case(wiring=fast_slow(3), sizes=4, T=3, B=2, cells=cells)
+    plain = launches(monkeypatch, case)
+    for resets in ((), ((0, 0), (2, 1))):
+        assert launches(monkeypatch, replace(case, resets=resets)) == plain
+
+
+def test_the_plan_of_a_gru() -> None:
+    case = Case(wiring=fast_slow(2), sizes={"fast": 20, "slow": 7}, cells="gru")
+    step = plan(case.wiring, make_inputs(case, torch.float32).weights)[1]
+    assert (step.blocks, step.z_width, step.own, step.has_c) == (4, 4 * 16, 0, False)
+    assert (step.cell.name, step.norm, step.bias) == ("gru", True, True)
+
+
+def test_runs_of_blocks() -> None:
+    assert runs((0, 1, 2, 3)) == [(0, 0, 4)]
+    assert runs((5, 6, 4, 7)) == [(0, 5, 2), (2, 4, 1), (3, 7, 1)]

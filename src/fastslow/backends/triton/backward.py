@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastslow.backends.triton import ops
 from fastslow.backends.triton.plan import Step
-from fastslow.backends.triton.window import Held, Setting, at, old_c
+from fastslow.backends.triton.window import Given, Held, Setting, at, old_wide
 from fastslow.wiring import FROM_INPUT
 
 SPLITS, SUMMED = 32, 16
@@ -19,8 +19,8 @@ SPLITS, SUMMED = 32, 16
 
 @dataclass
 class Gradients:
-    """What the backward pass makes. By node: matrix (4 width, columns), matrix_x (4 width, x_width), sums (splits, 3 or
-    1, 4 width) and cell (splits, 2 width); by slot: dh and dc (B, width)."""
+    """What the backward pass makes. By node: matrix (z_width, columns), matrix_x (z_width, x_width), sums (splits, 3 or
+    1, z_width) and own (splits, blocks width); by slot: dh and dc (B, width), the latter also where nobody has a c."""
 
     x: Tensor | None
     dh: list[Tensor]
@@ -28,12 +28,12 @@ class Gradients:
     matrix: list[Tensor | None]
     matrix_x: list[Tensor | None]
     sums: list[Tensor | None]
-    cell: list[Tensor | None]
+    own: list[Tensor | None]
 
 
 @dataclass
 class Passing:
-    """Buffers of the loop, by node. dz, dn (chunk, B, 4 width), cell (chunk, B, 2 width).
+    """Buffers of the loop, by node. dz, dn (chunk, B, z_width), own (chunk, B, blocks width).
 
     joint (parts, B, columns): dz [W_x, W_h] in parts to add up, of which dx (parts, B, x_width) and dh (parts, B,
     width), the gradients of what the node reads and of the state it takes, are the columns - unless the two are
@@ -42,20 +42,21 @@ class Passing:
 
     dz: list[Tensor]
     dn: list[Tensor]
-    cell: list[Tensor]
+    own: list[Tensor]
     dx: list[Tensor]
     dh: list[Tensor]
     joint: list[Tensor]
 
 
 def _passing(setting: Setting, chunk: int, device: torch.device) -> Passing:
-    B, kind, parts = setting.B, setting.kind, setting.parts
+    B, kind = setting.B, setting.kind
     wide = torch.float32 if setting.options.own_products or ops.wide_products(device) else kind
     made = Passing([], [], [], [], [], [])
     for s in setting.steps:
-        made.dz.append(torch.empty(chunk, B, 4 * s.width, dtype=kind, device=device))
-        made.dn.append(torch.empty_like(made.dz[-1]) if setting.norm else made.dz[-1])
-        made.cell.append(torch.empty(chunk, B, 2 * s.width if setting.norm else 1, dtype=kind, device=device))
+        parts = setting.parts(s)
+        made.dz.append(torch.empty(chunk, B, s.z_width, dtype=kind, device=device))
+        made.dn.append(torch.empty_like(made.dz[-1]) if s.norm else made.dz[-1])
+        made.own.append(torch.empty(chunk, B, s.own * s.width, dtype=kind, device=device) if s.own else made.dz[-1])
         joint = torch.empty(parts, B, s.columns, dtype=wide, device=device)
         made.joint.append(joint)
         if setting.options.overlap and s.reads_node:
@@ -68,12 +69,20 @@ def _passing(setting: Setting, chunk: int, device: torch.device) -> Passing:
 
 
 def _step(
-    setting: Setting, held: Held, passing: Passing, grads: Gradients, s: Step, t: int, place: int, dy: Tensor | None
+    setting: Setting,
+    given: Given,
+    held: Held,
+    passing: Passing,
+    grads: Gradients,
+    s: Step,
+    t: int,
+    place: int,
+    dy: Tensor | None,
 ) -> None:
     """The fused kernel of node s at step t; `place` is the step's entry in the chunk's buffers."""
     n = s.index
     z = at(held.z[n], t)
-    key = held.key[0] if held.key[0] is not None else z
+    key = z if given.key is None else given.key
     further = None
     for reader in s.readers[1:]:
         add = further is not None
@@ -84,22 +93,20 @@ def _step(
     dependent = setting.options.dependent_launch and not (t == setting.T - 1 and n == len(setting.steps) - 1)
     carry = passing.dh[s.after]
     read = passing.dx[s.readers[0]] if s.readers else carry
-
-    def given(parts: list[Tensor | None]) -> Tensor:
-        part = parts[n]
-        return z if part is None else part
-
+    dh = grads.dh[s.slot]
+    dc = grads.dc[s.slot] if s.has_c else dh
     ops.launch(
-        "step_backward",
+        f"{s.cell.name}_backward",
         (setting.B,),
-        z, given(held.bias), given(held.gate_gain), given(held.gate_shift), given(held.cell_gain),
-        given(held.cell_shift), old_c(held, s, t), at(held.stats[n], t), carry, read,
-        carry if further is None else further, carry if dy is None else dy[t], grads.dh[s.slot], grads.dc[s.slot],
-        passing.dz[n][place], passing.dn[n][place], passing.cell[n][place], held.ends[0] if held.ends else z, key,
-        setting.first_step + t, t, setting.first_row, *setting.masks(s), setting.rates.forget_bias,
+        z, given.vectors[n], old_wide(held, s, t), at(held.stats[n], t), carry, read,
+        carry if further is None else further, carry if dy is None else dy[t], dh, dc,
+        passing.dz[n][place], passing.dn[n][place], passing.own[n][place], z if given.ends is None else given.ends,
+        z if given.anew is None else given.anew[t + 1], key,
+        setting.first_step + t, t, setting.first_row, *setting.masks(s),
         carry.stride(1), carry.stride(0), read.stride(1), read.stride(0),
-        **setting.constants(s, held), PARTS=setting.parts, CARRY=carried, EXTRA=further is not None,
-        OUT=s.output and dy is not None, DEPENDENT=dependent, warps=setting.warps(s.width), dependent=dependent,
+        **setting.constants(s, given), CARRY=carried, CARRY_PARTS=carry.shape[0], READ_PARTS=read.shape[0],
+        EXTRA=further is not None, OUT=s.output and dy is not None, DEPENDENT=dependent,
+        warps=setting.warps(s.width), dependent=dependent,
     )  # fmt: skip
 
 
@@ -108,7 +115,7 @@ def _chunk(setting: Setting) -> int:
     return max(1, min(setting.T, setting.options.chunk_rows // setting.B))
 
 
-def _loop(setting: Setting, held: Held, grads: Gradients, dy: Tensor | None, want: Wanted) -> None:
+def _loop(setting: Setting, given: Given, held: Held, grads: Gradients, dy: Tensor | None, want: Wanted) -> None:
     steps, T = setting.steps, setting.T
     device = grads.dh[0].device
     chunk = _chunk(setting)
@@ -129,7 +136,7 @@ def _loop(setting: Setting, held: Held, grads: Gradients, dy: Tensor | None, wan
                 for r in steps:
                     if r.reads_node and r.early == s.index:
                         beside.wait(r.index)
-                _step(setting, held, passing, grads, s, t, t - start, dy)
+                _step(setting, given, held, passing, grads, s, t, t - start, dy)
                 matrix, dz = held.matrix[s.index], passing.dz[s.index][t - start]
                 assert matrix is not None
                 if setting.options.overlap and s.reads_node:
@@ -142,10 +149,14 @@ def _loop(setting: Setting, held: Held, grads: Gradients, dy: Tensor | None, wan
                     product(dz, matrix, passing.joint[s.index])
         beside.join()
         for s in steps:
-            _after_chunk(setting, held, passing, grads, s, start, end, want)
+            _after_chunk(setting, given, held, passing, grads, s, start, end, want)
     for s in steps:
         if s.first:
             grads.dh[s.slot] += passing.dh[s.index].sum(0)
+    if given.anew is not None:
+        started = given.anew[0].bool().unsqueeze(1)
+        for grad in (*grads.dh, *grads.dc):
+            grad.masked_fill_(started, 0)
 
 
 @dataclass(frozen=True)
@@ -158,7 +169,15 @@ class Wanted:
 
 
 def _after_chunk(
-    setting: Setting, held: Held, passing: Passing, grads: Gradients, s: Step, start: int, end: int, want: Wanted
+    setting: Setting,
+    given: Given,
+    held: Held,
+    passing: Passing,
+    grads: Gradients,
+    s: Step,
+    start: int,
+    end: int,
+    want: Wanted,
 ) -> None:
     """Gradients of weights, of norms and of x from steps start .. end of node s."""
     n, B = s.index, setting.B
@@ -174,11 +193,11 @@ def _after_chunk(
         kind = torch.float32 if ops.wide_products(dz.device) else dz.dtype
         of_x = ops.product(dz, matrix_x, torch.empty(rows, s.x_width, dtype=kind, device=dz.device))
         target = grads.x[start:end].view(rows, -1)
-        key = held.key[0] if held.key[0] is not None else dz
+        key = dz if given.key is None else given.key
         setting.drop_copy(of_x, target, key, start, n, s.x_size, s.x_size, add=True)
     if not want.vectors[n]:
         return
-    sums, cell = grads.sums[n], grads.cell[n]
+    sums, own = grads.sums[n], grads.own[n]
     assert sums is not None
     splits = sums.shape[0]
     each = -(-rows // splits)
@@ -188,46 +207,47 @@ def _after_chunk(
         grid = (-(-width // 64), splits)
         ops.launch("column_sums", grid, values, sums, rows, WIDTH=width, EACH=each, ROWS=SUMMED, COLUMNS=64, warps=4)
 
-    if not setting.norm:
+    if not s.norm:
         columns(dz, sums)
         return
-    assert cell is not None
-    z, stats, bias = held.z[n], held.stats[n], held.bias[n]
+    z, stats = held.z[n], held.stats[n]
     assert z is not None
     assert stats is not None
     ops.launch(
         "norm_sums",
-        (-(-4 * s.width // 64), splits),
-        dz, passing.dn[n], z[start:end], z if bias is None else bias, stats[start:end], sums, rows,
-        H=s.size, HP=s.width, BIAS=bias is not None, EACH=each, ROWS=SUMMED, COLUMNS=64, warps=4,
+        (-(-s.z_width // 64), splits),
+        dz, passing.dn[n], z[start:end], given.vectors[n], stats[start:end], sums, rows,
+        H=s.size, HP=s.width, BLOCKS=s.blocks, BIAS=setting.bias(s), EACH=each, ROWS=SUMMED, COLUMNS=64, warps=4,
     )  # fmt: skip
-    columns(passing.cell[n][: end - start].view(rows, -1), cell)
+    if own is not None:
+        columns(passing.own[n][: end - start].view(rows, -1), own)
 
 
 def backward(
-    setting: Setting, held: Held, dy: Tensor | None, dfinal: Sequence[Tensor | None], want: Wanted
+    setting: Setting, given: Given, held: Held, dy: Tensor | None, dfinal: Sequence[Tensor | None], want: Wanted
 ) -> Gradients:
-    """Gradients from those of y (T, B, H) and of the final state (h and c of every slot; None: zero)."""
+    """Gradients from those of y (T, B, H) and of the final states (their leaves, slot after slot; None: zero)."""
     T, B, steps = setting.T, setting.B, setting.steps
-    device = next(z.device for z in held.z if z is not None)
+    device = given.vectors[0].device
     grads = Gradients(None, [], [], [], [], [], [])
     if want.x:
         x_size = next(s.x_size for s in steps if s.source == FROM_INPUT)
         grads.x = torch.zeros(T, B, x_size, device=device)
+    arrived = iter(dfinal)
     for slot in range(len(setting.wiring.slots)):
         s = next(s for s in steps if s.slot == slot)
-        for into, given in ((grads.dh, dfinal[2 * slot]), (grads.dc, dfinal[2 * slot + 1])):
+        for into, there in ((grads.dh, True), (grads.dc, s.has_c)):
             into.append(torch.zeros(B, s.width, device=device))
-            if given is not None:
-                into[-1][:, : s.size] = given
+            final = next(arrived) if there else None
+            if final is not None:
+                into[-1][:, : s.size] = final
     splits = max(1, min(SPLITS, _chunk(setting) * B // SUMMED))
     for s in steps:
         vectors = want.vectors[s.index]
         grads.matrix.append(None)
         grads.matrix_x.append(None)
-        rows = 3 if setting.norm else 1
-        grads.sums.append(torch.zeros(splits, rows, 4 * s.width, device=device) if vectors else None)
-        grads.cell.append(torch.zeros(splits, 2 * s.width, device=device) if vectors and setting.norm else None)
-    passing_dy = None if dy is None else dy.contiguous()
-    _loop(setting, held, grads, passing_dy, want)
+        rows = 3 if s.norm else 1
+        grads.sums.append(torch.zeros(splits, rows, s.z_width, device=device) if vectors else None)
+        grads.own.append(torch.zeros(splits, s.own * s.width, device=device) if vectors and s.own else None)
+    _loop(setting, given, held, grads, None if dy is None else dy.contiguous(), want)
     return grads

@@ -12,31 +12,30 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastslow.backends.base import Option, Problem, Rates, States
-from fastslow.backends.flat import flat_states
+from fastslow.backends.flat import KINDS
 from fastslow.backends.operators import run as run_operator
 from fastslow.backends.program import Request
 from fastslow.backends.triton import options as run_options
 from fastslow.backends.triton.backward import Gradients, Wanted
 from fastslow.backends.triton.backward import backward as backward_pass
+from fastslow.backends.triton.cells import CELLS
 from fastslow.backends.triton.forward import forward as forward_pass
-from fastslow.backends.triton.plan import plan
-from fastslow.backends.triton.window import STATS, Held, Setting
-from fastslow.cells.lstm import CellWeights
+from fastslow.backends.triton.plan import plan, runs
+from fastslow.backends.triton.window import STATS, Given, Held, Setting
 from fastslow.noise import Noise
 from fastslow.wiring import FROM_INPUT, Wiring
 
 NAME = "triton"
-CELLS = ("lstm",)
-"""The cells that it has kernels for."""
 LARGEST = 8192
 """Largest H: a row must fit the registers of one program."""
-MEMORY = ("matrix", "matrix_x", "x", "operand", "z", "c", "stats", "c0")
-"""The parts of `Held` that the memory of a window is: the others are its inputs."""
+MEMORY = tuple(part.name for part in fields(Held))
+"""What the memory of a window is, part by part."""
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 """Types of matrix operands, by the name a program has for them."""
 
@@ -51,9 +50,9 @@ def refusal(problem: Problem) -> str | None:
     kind = _kind(problem.autocast)
     if kind not in (torch.float32, torch.bfloat16):
         return f"its products are float32 or bfloat16, and autocast asks for {kind}"
-    others = sorted(set(problem.kinds) - set(CELLS))
-    if others:
-        return f"its kernels are those of the layer-normalised LSTM, and these cells are {', '.join(others)}"
+    unknown = sorted(name for name in set(problem.kinds) if KINDS[name].code not in CELLS)
+    if unknown:
+        return f"it has no kernels of {', '.join(unknown)} cells (fastslow.backends.triton.cells has those that it has)"
     if max(problem.hidden_sizes) > LARGEST:
         return f"hidden sizes go up to {LARGEST}; got {max(problem.hidden_sizes)}"
     if problem.device.type == "cuda":
@@ -96,7 +95,7 @@ def options(device: str = "cuda") -> tuple[tuple[str, Option], ...]:
 
 def run(
     wiring: Wiring,
-    weights: Sequence[CellWeights],
+    weights: Sequence[Any],
     x: Tensor,
     state: States,
     noise: Noise | None,
@@ -104,10 +103,6 @@ def run(
     lengths: Tensor | None = None,
     resets: Tensor | None = None,
 ) -> tuple[Tensor, States]:
-    if resets is not None:  # its kernels have none
-        from fastslow.backends.window import engine as window
-
-        return window.run(wiring, weights, x, state, noise, rates, lengths, resets)
     chosen = options(x.device.type)
     return run_operator(NAME, chosen, weights, x, state, noise, rates, wiring, lengths, resets)
 
@@ -130,20 +125,22 @@ def _setting(request: Request) -> Setting:
         first_row=0 if noise is None else noise.first_row,
         kind=kind,
         options=run_options.Options(precision=kind, **chosen),
-        norm=request.weights[0].layer_norm,
     )
+
+
+def _given(request: Request, setting: Setting) -> Given:
+    key = None if request.noise is None else request.noise.key
+    return Given.of(setting, request.weights, key, request.lengths, request.resets)
 
 
 def forward(request: Request, keep: bool) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     assert request.states is not None
-    if request.resets is not None:
-        raise RuntimeError("the triton engine's operator has no resets: backend='window' has")
-    key = None if request.noise is None else request.noise.key
-    given = _setting(request), request.weights, request.x, request.states, key, request.lengths
+    setting = _setting(request)
     with torch.autocast(request.x.device.type, enabled=False), _on(request.x.device):
-        y, final, held = forward_pass(*given, keep=keep)
+        given = _given(request, setting)
+        y, final, held = forward_pass(setting, given, request.weights, request.x, request.states, keep)
     kept = [tensor for part in MEMORY for tensor in getattr(held, part) if tensor is not None]
-    return y, flat_states(final), kept if keep else []
+    return y, final, kept if keep else []
 
 
 def memory(request: Request) -> list[tuple[tuple[int, ...], torch.dtype]]:
@@ -151,33 +148,27 @@ def memory(request: Request) -> list[tuple[tuple[int, ...], torch.dtype]]:
     T, B, kind = setting.T, setting.B, setting.kind
     found: list[tuple[tuple[int, ...], torch.dtype]] = []
     of_x = [s for s in setting.steps if s.source == FROM_INPUT and s.x_size]
-    found += [((4 * s.width, s.columns), kind) for s in setting.steps]
-    found += [((4 * s.width, s.x_width), kind) for s in of_x]
+    found += [((s.z_width, s.columns), kind) for s in setting.steps]
+    found += [((s.z_width, s.x_width), kind) for s in of_x]
     found += [((T * B, s.x_width), kind) for s in of_x]
     found += [((T + 1, B, s.columns), kind) for s in setting.steps]
-    found += [((T, B, 4 * s.width), kind) for s in setting.steps]
+    found += [((T, B, s.z_width), kind) for s in setting.steps]
     found += [((T, B, s.width), wide) for s in setting.steps]
     found += [((T, B, STATS), wide) for _ in setting.steps]
     slots = range(len(setting.wiring.slots))
     return found + [((B, next(s.width for s in setting.steps if s.slot == slot)), wide) for slot in slots]
 
 
-def _held(request: Request, setting: Setting, memory: Sequence[Tensor]) -> Held:
-    """What the forward pass held, of its memory and its inputs."""
-    held = Held(*([] for _ in fields(Held)))
+def _held(setting: Setting, memory: Sequence[Tensor]) -> Held:
+    """What the forward pass held."""
+    held = Held(*([] for _ in MEMORY))
     each = iter(memory)
     for part in MEMORY:
-        count = len(setting.wiring.slots) if part == "c0" else len(setting.steps)
+        count = len(setting.wiring.slots) if part == "wide0" else len(setting.steps)
         for n in range(count):
             s = setting.steps[n]
             lacks = part in ("matrix_x", "x") and not (s.source == FROM_INPUT and s.x_size)
             getattr(held, part).append(None if lacks else next(each))
-    for name in ("bias", "gate_gain", "gate_shift", "cell_gain", "cell_shift"):
-        values = [getattr(cell, name) for cell in request.weights]
-        getattr(held, name).extend(None if value is None else value.contiguous() for value in values)
-    if request.lengths is not None:
-        held.ends.append(request.lengths.to(request.x.device))
-    held.key.append(None if request.noise is None else request.noise.key)
     return held
 
 
@@ -191,28 +182,28 @@ def backward(
     setting = _setting(request)
     leaves = 1 + len(d_final)
     given = iter(needs[leaves:])
-    cells = [CellWeights(*(field is not None and next(given) for field in cell)) for cell in request.weights]  # type: ignore[arg-type]
+    asked = [[field is not None and next(given) for field in node] for node in request.weights]
     want = Wanted(
         x=needs[0],
-        matrices=tuple(bool(cell.w_x or cell.w_h) for cell in cells),
-        vectors=tuple(any(cell[2:]) for cell in cells),
+        matrices=tuple(any(node[:2]) for node in asked),
+        vectors=tuple(any(node[2:]) for node in asked),
     )
     device = request.x.device
     with torch.autocast(device.type, enabled=False), _on(device):
-        grads = backward_pass(setting, _held(request, setting, memory), d_y, d_final, want)
+        grads = backward_pass(setting, _given(request, setting), _held(setting, memory), d_y, d_final, want)
         found: list[Tensor | None] = [grads.x]
         for slot in range(len(setting.wiring.slots)):
-            size = next(s.size for s in setting.steps if s.slot == slot)
-            found += [grads.dh[slot][:, :size], grads.dc[slot][:, :size]]
+            s = next(s for s in setting.steps if s.slot == slot)
+            found += [leaf[slot][:, : s.size] for leaf in (grads.dh, grads.dc)[: s.kind.leaves]]
         for n in range(len(setting.steps)):
             found += _parameter_gradients(setting, grads, n)
-    wanted = [*needs[:leaves], *(field for cell in cells for field in cell)]
-    likes = [request.x, *d_final, *(field for cell in request.weights for field in cell)]
+    wanted = [*needs[:leaves], *(field for node in asked for field in node)]
+    likes = [request.x, *d_final, *(field for node in request.weights for field in node)]
     every = zip(wanted, found, likes, strict=True)
-    return [_given(grad, like) for need, grad, like in every if need]
+    return [_or_zeros(grad, like) for need, grad, like in every if need]
 
 
-def _given(gradient: Tensor | None, like: Tensor | None) -> Tensor:
+def _or_zeros(gradient: Tensor | None, like: Tensor | None) -> Tensor:
     """None comes for the input's matrix of a node that has no input."""
     if gradient is None:
         assert like is not None
@@ -227,24 +218,31 @@ def _on(device: torch.device) -> torch.cuda.device:
 
 
 def _parameter_gradients(setting: Setting, grads: Gradients, n: int) -> list[Tensor | None]:
-    """Gradients in the order of `CellWeights`' fields, out of the padded ones."""
+    """Gradients in the order of the fields of the node's weights, out of the padded ones; None: not made."""
     s = setting.steps[n]
-    found: dict[str, Tensor | None] = dict.fromkeys(CellWeights._fields)
-    matrix, matrix_x, sums, cell = grads.matrix[n], grads.matrix_x[n], grads.sums[n], grads.cell[n]
+    found: dict[str, Tensor | None] = dict.fromkeys(s.kind.weights._fields)
+    matrix, matrix_x, sums, own = grads.matrix[n], grads.matrix_x[n], grads.sums[n], grads.own[n]
+
+    def blocks(of_z: Tensor, field: str, first: int, columns: int) -> Tensor:
+        """The rows of z that a matrix adds to, in its own order."""
+        rows = of_z.view(s.blocks, s.width, -1)[:, : s.size, first : first + columns]
+        return _picked(rows, s.kind.rows(field)).view(-1, columns)
+
     if matrix is not None:
-        rows = matrix.view(4, s.width, -1)[:, : s.size]
-        found["w_h"] = rows[..., s.h_at : s.h_at + s.size].reshape(4 * s.size, s.size)
+        found["w_h"] = blocks(matrix, "w_h", s.h_at, s.size)
         if s.reads_node:
-            found["w_x"] = rows[..., : s.x_size].reshape(4 * s.size, s.x_size)
+            found["w_x"] = blocks(matrix, "w_x", 0, s.x_size)
     if matrix_x is not None:
-        rows = matrix_x.view(4, s.width, -1)[:, : s.size, : s.x_size]
-        found["w_x"] = rows.reshape(4 * s.size, s.x_size)
+        found["w_x"] = blocks(matrix_x, "w_x", 0, s.x_size)
     if sums is not None:
-        totals = sums.sum(0).view(-1, 4, s.width)[..., : s.size].flatten(1)
-        found["bias"] = totals[0]
-        if setting.norm:
-            found["gate_shift"], found["gate_gain"] = totals[1], totals[2]
-    if cell is not None:
-        parts = cell.sum(0).view(2, s.width)[:, : s.size]
-        found["cell_shift"], found["cell_gain"] = parts[0], parts[1]
-    return [found[name] for name in CellWeights._fields]
+        totals = [part.sum(0).view(-1, s.width)[:, : s.size] for part in (sums, own) if part is not None]
+        vectors = torch.cat(totals)
+        for field, places in s.kind.vectors.items():
+            if max(places) < len(vectors):
+                found[field] = _picked(vectors, places).view(-1)
+    return list(found.values())
+
+
+def _picked(blocks: Tensor, places: Sequence[int]) -> Tensor:
+    """The blocks at these places."""
+    return torch.cat([blocks[place : place + count] for _, place, count in runs(places)])

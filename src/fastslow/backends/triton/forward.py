@@ -4,68 +4,70 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastslow.backends.base import States
 from fastslow.backends.triton import ops
-from fastslow.backends.triton.plan import Step
-from fastslow.backends.triton.window import STATS, Held, Setting, at, old_c
-from fastslow.cells.lstm import NORM_EPSILON, CellWeights
-from fastslow.state import LSTMState
+from fastslow.backends.triton.plan import Step, runs
+from fastslow.backends.triton.window import STATS, Given, Held, Setting, at, old_wide
+from fastslow.cells.lstm import NORM_EPSILON
+from fastslow.state import state_tensors
 from fastslow.wiring import FROM_INPUT
 
 
-def _padded_matrix(parts: Sequence[tuple[Tensor, int, int]], s: Step, kind: torch.dtype) -> Tensor:
-    """Blocks (4H, size), each `size` columns wide and padded to `width`, side by side: (4 s.width, sum of widths)."""
-    out = torch.zeros(4, s.width, sum(width for _, _, width in parts), dtype=kind, device=parts[0][0].device)
+def _padded_matrix(node: Any, names: Sequence[str], s: Step, kind: torch.dtype) -> Tensor:
+    """The node's matrices of these names, blocks in the order of z and padded, side by side: (z_width, columns)."""
+    widths = [s.x_width if name == "w_x" else s.width for name in names]
+    out = torch.zeros(s.blocks, s.width, sum(widths), dtype=kind, device=node.w_h.device)
     start = 0
-    for matrix, size, width in parts:
-        out[:, : s.size, start : start + size] = matrix.detach().view(4, s.size, size)
+    for name, width in zip(names, widths, strict=True):
+        matrix = getattr(node, name).detach()
+        blocks = matrix.contiguous().view(-1, s.size, matrix.shape[1])
+        for first, place, count in runs(s.kind.rows(name)):
+            out[place : place + count, : s.size, start : start + matrix.shape[1]] = blocks[first : first + count]
         start += width
     return out.flatten(0, 1)
 
 
-def _prepare(
-    setting: Setting, weights: Sequence[CellWeights], x: Tensor, state: States, key: Tensor | None, keep: bool
-) -> Held:
+def _prepare(setting: Setting, given: Given, weights: Sequence[Any], x: Tensor, state: States, keep: bool) -> Held:
     T, B, kind, device = setting.T, setting.B, setting.kind, x.device
-    steps = setting.steps
+    steps, key = setting.steps, given.key
     held = Held(*([] for _ in fields(Held)))
-    held.key.append(key)
-    flat_x = x.detach().reshape(T * B, -1)
-    for s, cell in zip(steps, weights, strict=True):
-        h_part = (cell.w_h.contiguous(), s.size, s.width)
-        x_part = None if cell.w_x is None else (cell.w_x.contiguous(), s.x_size, s.x_width)
-        held.matrix.append(_padded_matrix([x_part, h_part] if x_part and s.reads_node else [h_part], s, kind))
+    flat_x = given.read(setting, x.detach()).reshape(T * B, -1)
+    for s, node in zip(steps, weights, strict=True):
+        has_input = node.w_x is not None
+        held.matrix.append(_padded_matrix(node, ["w_x", "w_h"] if has_input and s.reads_node else ["w_h"], s, kind))
         held.operand.append(torch.empty(T + 1 if keep else 2, B, s.columns, dtype=kind, device=device))
-        held.c.append(torch.empty(T if keep else 2, B, s.width, device=device))
+        held.wide.append(torch.empty(T if keep else 2, B, s.width, device=device))
         held.stats.append(torch.empty(T if keep else 1, B, STATS, device=device))
-        if s.source == FROM_INPUT and x_part:
-            matrix = _padded_matrix([x_part], s, kind)
+        if s.source == FROM_INPUT and has_input:
+            matrix = _padded_matrix(node, ["w_x"], s, kind)
             read = torch.empty(T * B, s.x_width, dtype=kind, device=device)
             setting.drop_copy(flat_x, read, x if key is None else key, 0, s.index, s.x_size, s.x_width)
-            z = torch.empty(T, B, 4 * s.width, dtype=kind, device=device)
+            z = torch.empty(T, B, s.z_width, dtype=kind, device=device)
             ops.product(read, matrix.t(), z.view(T * B, -1))
             held.matrix_x.append(matrix if keep else None)
             held.x.append(read if keep else None)
         else:
-            z = torch.empty(T if keep else 1, B, 4 * s.width, dtype=kind, device=device)
+            z = torch.empty(T if keep else 1, B, s.z_width, dtype=kind, device=device)
             held.matrix_x.append(None)
             held.x.append(None)
         held.z.append(z)
-        for name in ("bias", "gate_gain", "gate_shift", "cell_gain", "cell_shift"):
-            value = getattr(cell, name)
-            getattr(held, name).append(None if value is None else value.detach().contiguous())
-    for slot, (h, c) in enumerate(state):
+    for slot, given_state in enumerate(state):
         s = next(s for s in steps if s.slot == slot)
+        leaves = [leaf.detach() for leaf in state_tensors(given_state)]
+        if given.anew is not None:
+            started = given.anew[0].bool().unsqueeze(1)
+            leaves = [leaf.masked_fill(started, 0) for leaf in leaves]
         first = at(held.operand[s.index], 0)[:, s.h_at :]
         first.zero_()
-        first[:, : s.size] = h.detach()
-        c0 = torch.zeros(B, s.width, device=device)
-        c0[:, : s.size] = c.detach()
-        held.c0.append(c0)
+        first[:, : s.size] = leaves[0]
+        wide = torch.zeros(B, s.width, device=device)
+        wide[:, : s.size] = leaves[-1]
+        held.wide0.append(wide)
     return held
 
 
@@ -75,31 +77,28 @@ def _next_operand(held: Held, s: Step, steps: Sequence[Step], t: int) -> Tensor:
     return at(held.operand[s.after], t + 1 if s.last else t)[:, after.h_at :]
 
 
-def _step(setting: Setting, held: Held, s: Step, t: int, y: Tensor) -> None:
+def _step(setting: Setting, given: Given, held: Held, whole: Tensor | None, s: Step, t: int, y: Tensor) -> None:
     """The fused kernel of node s at step t, and the copies for further readers."""
     steps, n = setting.steps, s.index
     z = at(held.z[n], t)
     h = _next_operand(held, s, steps, t)
     read = at(held.operand[s.readers[0]], t) if s.readers else h
-    key = held.key[0] if held.key[0] is not None else z
-
-    def given(parts: list[Tensor | None]) -> Tensor:
-        part = parts[n]
-        return z if part is None else part
-
+    key = z if given.key is None else given.key
     ops.launch(
-        "step_forward",
+        f"{s.cell.name}_forward",
         (setting.B,),
-        z, given(held.bias), given(held.gate_gain), given(held.gate_shift), given(held.cell_gain),
-        given(held.cell_shift), at(held.operand[n], t)[:, s.h_at :], old_c(held, s, t), at(held.c[n], t), h, read,
-        y[t], at(held.stats[n], t), held.ends[0] if held.ends else z, key,
-        setting.first_step + t, t, setting.first_row, *setting.masks(s), setting.rates.forget_bias, NORM_EPSILON,
+        z, given.vectors[n], at(held.operand[n], t)[:, s.h_at :], old_wide(held, s, t), at(held.wide[n], t), h,
+        z if whole is None else whole, read, y[t], at(held.stats[n], t), z if given.ends is None else given.ends,
+        z if given.anew is None else given.anew[t + 1], key,
+        setting.first_step + t, t, setting.first_row, *setting.masks(s), NORM_EPSILON,
         s.columns, h.stride(0), read.stride(0),
-        **setting.constants(s, held), OUT=s.output, DEPENDENT=setting.options.dependent_launch,
-        warps=setting.warps(s.width), dependent=setting.options.dependent_launch,
+        **setting.constants(s, given), WHOLE=whole is not None, OUT=s.output,
+        DEPENDENT=setting.options.dependent_launch, warps=setting.warps(s.width),
+        dependent=setting.options.dependent_launch,
     )  # fmt: skip
     for reader in s.readers[1:]:
-        setting.drop_copy(h, at(held.operand[reader], t), key, t, reader, s.size, s.width)
+        source = h if whole is None else whole
+        setting.drop_copy(source, at(held.operand[reader], t), key, t, reader, s.size, s.width)
 
 
 def _halves(s: Step, matrix: Tensor, operand: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
@@ -109,9 +108,14 @@ def _halves(s: Step, matrix: Tensor, operand: Tensor) -> tuple[tuple[Tensor, Ten
     return (h, x) if s.h_is_early else (x, h)
 
 
-def _loop(setting: Setting, held: Held, y: Tensor) -> None:
+def _loop(setting: Setting, given: Given, held: Held, y: Tensor) -> None:
     steps, T, overlap = setting.steps, setting.T, setting.options.overlap
     beside = ops.Beside(y.device, overlap)
+    whole: list[Tensor | None] = []
+    """By node: room for an h that further readers need and the state, started anew, is not."""
+    for s in steps:
+        needed = given.anew is not None and s.last and len(s.readers) > 1
+        whole.append(torch.empty(setting.B, s.width, dtype=setting.kind, device=y.device) if needed else None)
 
     def early(s: Step, t: int) -> None:
         matrix = held.matrix[s.index]
@@ -136,7 +140,7 @@ def _loop(setting: Setting, held: Held, y: Tensor) -> None:
                 z.addmm_(operand, half.t())
             else:
                 ops.product(operand, matrix.t(), z)
-            _step(setting, held, s, t, y)
+            _step(setting, given, held, whole[s.index], s, t, y)
             for r in steps if overlap else ():
                 if r.reads_node and r.early == s.index:
                     when = t + 1 if r.h_is_early and r.first else t
@@ -145,25 +149,18 @@ def _loop(setting: Setting, held: Held, y: Tensor) -> None:
 
 
 def forward(
-    setting: Setting,
-    weights: Sequence[CellWeights],
-    x: Tensor,
-    state: States,
-    key: Tensor | None,
-    lengths: Tensor | None,
-    keep: bool,
-) -> tuple[Tensor, States, Held]:
-    """y (T, B, H), the final state, and, with `keep`, what the backward pass needs (else the last steps of it)."""
-    held = _prepare(setting, weights, x, state, key, keep)
-    if lengths is not None:
-        held.ends.append(lengths.to(x.device))
+    setting: Setting, given: Given, weights: Sequence[Any], x: Tensor, state: States, keep: bool
+) -> tuple[Tensor, list[Tensor], Held]:
+    """y (T, B, H), the leaves of the final states, and, with `keep`, what the backward pass needs (else its end)."""
+    held = _prepare(setting, given, weights, x, state, keep)
     output = setting.steps[setting.wiring.output_index]
     y = torch.empty(setting.T, setting.B, output.size, dtype=x.dtype, device=x.device)
-    _loop(setting, held, y)
+    _loop(setting, given, held, y)
     final = []
     for slot in range(len(setting.wiring.slots)):
         first = next(s for s in setting.steps if s.slot == slot)
-        h = at(held.operand[first.index], setting.T)[:, first.h_at : first.h_at + first.size]
-        c = at(held.c[first.before], setting.T - 1)[:, : first.size]
-        final.append(LSTMState(h.to(x.dtype, copy=True), c.to(x.dtype, copy=True)))
-    return y, tuple(final), held
+        if first.has_c:
+            h = at(held.operand[first.index], setting.T)[:, first.h_at : first.h_at + first.size]
+            final.append(h.to(x.dtype, copy=True))
+        final.append(at(held.wide[first.before], setting.T - 1)[:, : first.size].to(x.dtype, copy=True))
+    return y, final, held

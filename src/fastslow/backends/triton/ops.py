@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
@@ -10,15 +11,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastslow.backends.triton.cells import CELLS
+
 
 def launch(
     kernel: str, grid: tuple[int, ...], *args: Any, warps: int, dependent: bool = False, **constants: Any
 ) -> None:
-    """Start a kernel of kernels.py: every launch of the engine passes here."""
-    from fastslow.backends.triton import kernels
-
+    """Start a kernel: every launch of the engine passes here."""
     options = {"num_warps": warps, **({"launch_pdl": True} if dependent else {})}
-    getattr(kernels, kernel)[grid](*args, **constants, **options)
+    found(kernel)[grid](*args, **constants, **options)
+
+
+@lru_cache
+def found(kernel: str) -> Any:
+    """A kernel by its name: a cell's, or one of kernels.py. Importing either imports triton."""
+    cell = kernel.rpartition("_")[0]
+    home = f"cells.{cell}" if cell in {each.name for each in CELLS.values()} else "kernels"
+    return getattr(importlib.import_module(f"fastslow.backends.triton.{home}"), kernel)
 
 
 @lru_cache
@@ -70,15 +79,16 @@ def product(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
 
 
 def gate_products(dz: Tensor, matrix: Tensor, out: Tensor) -> None:
-    """The parts of dz W that the gates give, or their sum: (B, 4 W), (4 W, N) -> (4, B, N), or (1, B, N).
+    """The parts of dz W that the blocks of z give, or their sum: (B, 4 W), (4 W, N) -> (4, B, N), or (1, B, N).
 
     Four parts of a fourth of the sums each make four times as many tiles: a small batch leaves most of a device idle.
     """
-    if out.shape[0] == 1:
+    parts = out.shape[0]
+    if parts == 1:
         product(dz, matrix, out[0])
         return
-    gates = dz.view(dz.shape[0], 4, -1).transpose(0, 1)
-    matrices = matrix.view(4, -1, matrix.shape[1])
+    gates = dz.view(dz.shape[0], parts, -1).transpose(0, 1)
+    matrices = matrix.view(parts, -1, matrix.shape[1])
     if dz.dtype == out.dtype:
         torch.bmm(gates, matrices, out=out)
     elif dz.is_cuda:

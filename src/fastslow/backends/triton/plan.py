@@ -1,11 +1,17 @@
-"""A wiring as the fused loops read it: who writes what where, and which half of a product can start early."""
+"""A wiring as the fused loops read it: who writes what where, and which half of a product can start early.
+
+What a loop knows of a cell is here: how many blocks z has, which of them each matrix adds to, and the cell's kernels.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from fastslow.cells.lstm import CellWeights
+from fastslow.backends.triton.cells import CELLS, Cell
+from fastslow.cells.kind import Kind
+from fastslow.cells.kinds import kind_of
 from fastslow.wiring import FROM_INPUT, Wiring
 
 
@@ -14,10 +20,26 @@ def padded(size: int) -> int:
     return -(-size // 16) * 16
 
 
+def runs(places: Sequence[int]) -> list[tuple[int, int, int]]:
+    """Blocks that lie side by side in both orders: (where the first is, its place, how many).
+
+    >>> runs((1, 2, 0))
+    [(0, 1, 2), (2, 0, 1)]
+    """
+    found: list[tuple[int, int, int]] = []
+    for at, place in enumerate(places):
+        if found and place == found[-1][1] + found[-1][2]:
+            found[-1] = (*found[-1][:2], found[-1][2] + 1)
+        else:
+            found.append((at, place, 1))
+    return found
+
+
 @dataclass(frozen=True)
 class Step:
     """One node of the wiring, with its neighbours by index.
 
+    kind: the node's cell. norm, bias: whether it has gains, and biases.
     size, width: H, and H padded. x_size, x_width: of its input, 0 without one.
     source: the node it reads, `FROM_INPUT` or `NO_INPUT`. readers: the nodes that read it.
     before, after: the nodes whose state it takes and which take its state, along its slot; `first` and `last` in the
@@ -26,6 +48,9 @@ class Step:
 
     index: int
     slot: int
+    kind: Kind
+    norm: bool
+    bias: bool
     size: int
     width: int
     x_size: int
@@ -41,6 +66,30 @@ class Step:
     @property
     def reads_node(self) -> bool:
         return self.source >= 0
+
+    @property
+    def cell(self) -> Cell:
+        """Its kernels."""
+        return CELLS[self.kind.code]
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of z."""
+        return self.kind.blocks
+
+    @property
+    def z_width(self) -> int:
+        """The width of z, of which a matrix leaves those blocks zero that it does not add to."""
+        return self.blocks * self.width
+
+    @property
+    def own(self) -> int:
+        """Blocks of the node's vectors besides biases, gains and shifts: their gradients are the cell's own matter."""
+        return self.kind.vector_blocks - 3 * self.blocks if self.norm else 0
+
+    @property
+    def has_c(self) -> bool:
+        return self.kind.leaves > 1
 
     @property
     def columns(self) -> int:
@@ -63,18 +112,26 @@ class Step:
         return self.first or self.before < self.source
 
 
-def plan(wiring: Wiring, weights: Sequence[CellWeights]) -> tuple[Step, ...]:
+def plan(wiring: Wiring, weights: Sequence[Any]) -> tuple[Step, ...]:
     """One `Step` a node, in the order they run."""
     slots, sources = wiring.slot_of, wiring.sources
     steps = []
     for n, (slot, source, cell) in enumerate(zip(slots, sources, weights, strict=True)):
         chain = [m for m, other in enumerate(slots) if other == slot]
         at = chain.index(n)
+        kind = kind_of(cell)
         x_size = 0 if cell.w_x is None or source < FROM_INPUT else cell.w_x.shape[1]
         steps.append(
             Step(
                 index=n,
                 slot=slot,
+                kind=kind,
+                norm=cell.layer_norm,
+                bias=any(
+                    getattr(cell, field) is not None
+                    for field, places in kind.vectors.items()
+                    if max(places) < kind.blocks
+                ),
                 size=cell.hidden_size,
                 width=padded(cell.hidden_size),
                 x_size=x_size,
