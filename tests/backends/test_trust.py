@@ -91,6 +91,11 @@ def test_the_layer_falls_back_and_says_why(wrong_window: None) -> None:
         choose(layer._problem(torch.zeros(2, 1, 3)), "window")
 
 
+def test_only_the_cells_of_a_window_are_looked_at() -> None:
+    trust.trouble("window", window_engine, CPU, torch.float32, ("gru", "lstm", "gru"))
+    assert [key[-1] for key in trust._found] == ["gru", "lstm"]
+
+
 def test_the_check_can_be_turned_off(wrong_window: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FASTSLOW_CHECK", "0")
     assert FSLSTM(3, 4).backend_for(torch.zeros(2, 1, 3)).name == "window"

@@ -76,7 +76,7 @@ def choose(problem: Problem, backend: str = "auto") -> Choice:
         if reason is None and hasattr(module, "reluctance"):
             reason = module.reluctance(problem)
         if reason is None:
-            reason = trouble(name, module, problem.device, problem.dtype)
+            reason = trouble(name, module, problem.device, problem.dtype, problem.kinds or ("lstm",))
         if reason is None:
             return Choice(name, refused)
         refused[name] = reason
@@ -87,7 +87,9 @@ def objection(name: str, problem: Problem) -> str | None:
     """Why an engine cannot run this window, or is not trusted to; None if it can."""
     module = engine(name)
     reason = module.refusal(problem)
-    return trouble(name, module, problem.device, problem.dtype) if reason is None else reason
+    if reason is not None:
+        return reason
+    return trouble(name, module, problem.device, problem.dtype, problem.kinds or ("lstm",))
 
 
 def loop_only() -> bool:

@@ -1,8 +1,8 @@
-"""Compiled engines are checked before they are trusted: once a process, device, type and choice of products.
+"""Compiled engines are checked before they are trusted: once a process, device, type, choice of products and cell.
 
-Two tiny windows run through the engine's operator, forward and backward, and through the reference loop; they take some
-milliseconds. Where anything differs the layer takes another engine and warns once: a wrong kernel costs speed, never a
-wrong gradient. `FASTSLOW_CHECK=0` turns the check off.
+Two tiny windows of a cell run through the engine's operator, forward and backward, and through the reference loop; they
+take some milliseconds. Where anything differs the layer takes another engine and warns once: a wrong kernel costs
+speed, never a wrong gradient. `FASTSLOW_CHECK=0` turns the check off.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -32,37 +33,44 @@ _found: dict[tuple[Any, ...], str | None] = {}
 _lock = threading.Lock()
 
 
-def trouble(name: str, engine: Engine, device: torch.device, dtype: torch.dtype) -> str | None:
-    """What the engine computes differently from the loop, in words; None if nothing, or nothing was looked at."""
+def trouble(
+    name: str, engine: Engine, device: torch.device, dtype: torch.dtype, kinds: Iterable[str] = KINDS
+) -> str | None:
+    """What the engine computes differently from the loop, in words; None if nothing, or nothing was looked at.
+
+    kinds: the cells to look at, by name; only those that a window has, as an engine may compile for each of them.
+    """
     if name == "reference" or os.environ.get(SWITCH, "") == "0":
         return None
     if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         return None  # nothing can be looked at now
     options = tuple(engine.options(device.type))
-    key = (name, device, dtype, options)
-    if key not in _found:
-        with _lock:
-            if key not in _found:
-                _found[key] = _examined(name, engine, device, dtype, options)
-                if _found[key] is not None:
-                    warnings.warn(
-                        f"the {name!r} engine is not used on {device}: {_found[key]} (please report this; "
-                        f"{SWITCH}=0 turns the check off)",
-                        RuntimeWarning,
-                        stacklevel=2,
-                    )
-    reason = _found[key]
-    return None if reason is None else f"its check failed: {reason}"
+    for kind in dict.fromkeys(kinds):
+        key = (name, device, dtype, options, kind)
+        if key not in _found:
+            with _lock:
+                if key not in _found:
+                    _found[key] = _examined(engine, kind, device, dtype, options)
+                    if _found[key] is not None:
+                        warnings.warn(
+                            f"the {name!r} engine is not used on {device}: {_found[key]} (please report this; "
+                            f"{SWITCH}=0 turns the check off)",
+                            RuntimeWarning,
+                            stacklevel=2,
+                        )
+        if _found[key] is not None:
+            return f"its check failed: {_found[key]}"
+    return None
 
 
-def _examined(name: str, engine: Engine, device: torch.device, dtype: torch.dtype, options: Any) -> str | None:
+def _examined(engine: Engine, kind: str, device: torch.device, dtype: torch.dtype, options: Any) -> str | None:
     found: list[str | None] = []
 
     def look() -> None:
         try:
             if device.type == "cuda":
                 torch.cuda.set_device(device)
-            found.append(difference(engine, device, dtype, options))
+            found.append(difference(engine, KINDS[kind], device, dtype, options))
         except Exception as error:
             found.append(f"it fails with {type(error).__name__}: {' '.join(str(error).split())[:200]}")
 
@@ -73,32 +81,32 @@ def _examined(name: str, engine: Engine, device: torch.device, dtype: torch.dtyp
     return found[0]
 
 
-def difference(engine: Engine, device: torch.device, dtype: torch.dtype, options: Any) -> str | None:
-    """The first result in which the engine and the loop differ, on windows of every cell."""
+def difference(engine: Engine, kind: Kind, device: torch.device, dtype: torch.dtype, options: Any) -> str | None:
+    """The first result in which the engine and the loop differ, on windows of a cell."""
     chosen = dict(options)
     tolerance = TOLERANCE.get(str(chosen.get("precision")), _OF_TYPE[dtype])
     if dtype == torch.float64:
         tolerance = _OF_TYPE[dtype]
-    known = getattr(engine, "CELLS", KINDS)
-    for kind in (kind for name, kind in KINDS.items() if name in known):
-        for masks in (True, False):
-            expected = _results(reference, kind, masks, torch.device("cpu"), torch.float64)
-            got = _results(engine, kind, masks, device, dtype)
-            for what, value in expected.items():
-                other = got[what].to("cpu", torch.float64)
-                scale = max(value.abs().max().item(), 1e-2)
-                worst = (other - value).abs().max().item()
-                if not worst <= tolerance * scale:  # a NaN is not
-                    masked = "with" if masks else "without"
-                    return (
-                        f"{what} of a small window of {kind.name} cells {masked} masks differs from the reference "
-                        f"loop's by {worst:.2g}, and its largest entry is {scale:.2g}"
-                    )
+    for masks in (True, False):
+        expected = _results(reference, kind, masks, torch.device("cpu"), torch.float64)
+        got = _results(engine, kind, masks, device, dtype)
+        for what, value in expected.items():
+            other = got[what].to("cpu", torch.float64)
+            scale = max(value.abs().max().item(), 1e-2)
+            worst = (other - value).abs().max().item()
+            if not worst <= tolerance * scale:  # a NaN is not
+                masked = "with" if masks else "without"
+                return (
+                    f"{what} of a small window of {kind.name} cells {masked} masks differs from the reference "
+                    f"loop's by {worst:.2g}, and its largest entry is {scale:.2g}"
+                )
     return None
 
 
 def _results(engine: Engine, kind: Kind, masks: bool, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Outputs, final states and gradients, by name; those of a window without gradients, where there are no masks."""
+    """Outputs, final states and gradients, by name. Without masks rows end and start anew, and a window without
+    gradients is there too.
+    """
     wiring = fast_slow(3)
     generator = torch.Generator().manual_seed(5)
 
@@ -115,8 +123,11 @@ def _results(engine: Engine, kind: Kind, masks: bool, device: torch.device, dtyp
     states = form.states([leaf(ROWS, size, scale=0.5) for size in sizes])
     noise = Noise(torch.tensor(0x1234_5678_9ABC, device=device), 3, 2) if masks else None
     lengths = None if masks else torch.tensor([2, 0, 1, 2, 2])
+    resets = None
+    if not masks:
+        resets = torch.tensor([[False, True, True, True, False], [False, True, True, False, True]], device=device)
     rates = Rates(0.25, 0.2, 0.4)
-    y, final = engine.run(wiring, weights, x, states, noise, rates, lengths)
+    y, final = engine.run(wiring, weights, x, states, noise, rates, lengths, resets)
     outputs = [y, *flat_states(final)]
     pull = [torch.randn(out.shape, generator=generator, dtype=torch.float64).bfloat16().to(out) for out in outputs]
     inputs = [x, *flat_states(states), *(field for field in flat_weights(weights) if field is not None)]
