@@ -82,7 +82,7 @@ TABLES = (
     Table(
         "ptb-ours",
         "Penn Treebank at the paper's sizes, by our recipe for CPUs",
-        "40 epochs of many small updates instead of 200 of few large ones, one thread a network (`fastslow info` has "
+        "12 epochs of many small updates instead of 200 of few large ones, one thread per network (`fastslow info` has "
         "the recipe). Dynamic evaluation's settings are tuned on validation text alone; a pair is FS-LSTM-2 with "
         "FS-LSTM-4, their probabilities averaged.",
         ("raw", "char"),
