@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import pickle
 from typing import Any
 
@@ -119,6 +120,15 @@ def test_a_wiring_may_have_several_kinds_of_cells() -> None:
         WiredRNN(fast_slow(2), X, 7, cell={"fast.0": "gru", "fast.1": "gru"})
     with pytest.raises(ValueError, match=r"cell 'gru' has no c, so zoneout_c must be 0; got 0.1"):
         WiredRNN(fast_slow(2), X, 7, cell="gru", zoneout_c=0.1)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "tanh", "relu"])
+def test_saved_layers_of_any_cell_load_without_running_code(cell: str) -> None:
+    layer, file = WiredRNN(fast_slow(2), X, 7, cell=cell), io.BytesIO()
+    torch.save(layer, file)
+    file.seek(0)
+    x = torch.randn(3, 2, X)
+    assert torch.equal(torch.load(file, weights_only=True)(x)[0], layer(x)[0])
 
 
 def test_it_learns() -> None:

@@ -9,32 +9,19 @@ Zoneout as in `fastslow.cells.lstm`; torch's own cell has none.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fastslow.cells.kind import Kind
+from fastslow.cells.two_biases import TwoBiases
 from fastslow.cells.zoneout import zoneout
 from fastslow.state import LSTMState
 
 
-class PlainLSTMWeights(NamedTuple):
+class PlainLSTMWeights(TwoBiases):
     """w_x (4H, X), w_h (4H, H), bias_x and bias_h (4H). None: the cell has no such parameter."""
 
-    w_x: Tensor | None
-    w_h: Tensor
-    bias_x: Tensor | None
-    bias_h: Tensor | None
-
-    @property
-    def hidden_size(self) -> int:
-        return self.w_h.shape[1]
-
-    @property
-    def layer_norm(self) -> bool:
-        return False
+    __slots__ = ()
 
 
 def plain_lstm_step(
@@ -49,13 +36,7 @@ def plain_lstm_step(
     update_c: Tensor | None = None,
 ) -> LSTMState:
     """The equations of this module: x (B, X) or None, state (B, H) each, masks (B, H) bool or None -> state (B, H)."""
-    z = F.linear(state.h, weights.w_h)
-    if x is not None and weights.w_x is not None:
-        z = z + F.linear(x, weights.w_x)
-    z = z.to(state.c.dtype)
-    for bias in (weights.bias_x, weights.bias_h):
-        z = z if bias is None else z + bias
-    i, f, g, o = z.chunk(4, dim=-1)
+    i, f, g, o = weights.sums(x, state.h, state.c.dtype).chunk(4, dim=-1)
     c = torch.sigmoid(f) * state.c + torch.sigmoid(i) * torch.tanh(g)
     h = torch.sigmoid(o) * torch.tanh(c)
     return LSTMState(zoneout(h, state.h, update_h, zoneout_h), zoneout(c, state.c, update_c, zoneout_c))

@@ -9,42 +9,31 @@ Zoneout as in `fastslow.cells.lstm`.
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastslow.cells.kind import Kind
 from fastslow.cells.module import CellModule
+from fastslow.cells.two_biases import TwoBiases
 from fastslow.cells.zoneout import zoneout
 
 
-class TanhWeights(NamedTuple):
+class TanhWeights(TwoBiases):
     """w_x (H, X), w_h (H, H), bias_x and bias_h (H). None: the cell has no such parameter."""
 
-    w_x: Tensor | None
-    w_h: Tensor
-    bias_x: Tensor | None
-    bias_h: Tensor | None
-
-    @property
-    def hidden_size(self) -> int:
-        return self.w_h.shape[1]
-
-    @property
-    def layer_norm(self) -> bool:
-        return False
+    __slots__ = ()
 
 
-class ReluWeights(TanhWeights):
-    """As `TanhWeights`, for a cell whose h' is max(z, 0)."""
+class ReluWeights(TwoBiases):
+    """As `TanhWeights`, of a cell whose h' is max(z, 0)."""
 
     __slots__ = ()
 
 
 def simple_step(
-    weights: TanhWeights,
+    weights: TanhWeights | ReluWeights,
     x: Tensor | None,
     state: Tensor,
     *,
@@ -55,12 +44,7 @@ def simple_step(
     update_c: Tensor | None = None,
 ) -> Tensor:
     """The equations of this module: x (B, X) or None, h (B, H), mask (B, H) bool or None -> h (B, H)."""
-    z = F.linear(state, weights.w_h)
-    if x is not None and weights.w_x is not None:
-        z = z + F.linear(x, weights.w_x)
-    z = z.to(state.dtype)
-    for bias in (weights.bias_x, weights.bias_h):
-        z = z if bias is None else z + bias
+    z = weights.sums(x, state, state.dtype)
     h = torch.relu(z) if isinstance(weights, ReluWeights) else torch.tanh(z)
     return zoneout(h, state, update_h, zoneout_h)
 
@@ -110,14 +94,18 @@ class SimpleCell(CellModule):
         if nonlinearity not in ("tanh", "relu"):
             raise ValueError(f"nonlinearity must be 'tanh' or 'relu'; got {nonlinearity!r}")
         self.nonlinearity = nonlinearity
-        self.kind = TANH if nonlinearity == "tanh" else RELU
         self._add_matrices(1, device, dtype)
         for name in ("bias_ih", "bias_hh"):
             value = torch.empty(hidden_size, device=device, dtype=dtype) if bias else None
             self.register_parameter(name, None if value is None else nn.Parameter(value))
         self.reset_parameters()
 
-    def weights(self) -> TanhWeights:
+    @property
+    def kind(self) -> Kind:  # type: ignore[override]
+        """That of the nonlinearity. A saved cell holds the name alone, since a kind has functions in it."""
+        return TANH if self.nonlinearity == "tanh" else RELU
+
+    def weights(self) -> TanhWeights | ReluWeights:
         """The parameters as engines take them."""
-        made: TanhWeights = self.kind.weights(self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
+        made: TanhWeights | ReluWeights = self.kind.weights(self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
         return made
