@@ -81,6 +81,45 @@ class Card:
         return f"---\n{data.to_yaml()}\n---\n\n# {self.title}\n\n{self.text.strip()}\n"
 
 
+class Uploadable:
+    """`push_to_hub` for what has `save_pretrained`."""
+
+    def save_pretrained(self, folder: Path) -> None:
+        raise NotImplementedError(f"{type(self).__name__} must define save_pretrained(folder): what is uploaded")
+
+    def card_text(self, name: str) -> tuple[str, tuple[str, ...]]:
+        """What the card says of this model once it is `owner/name`, in Markdown, and its own tags."""
+        raise NotImplementedError(f"{type(self).__name__} must define card_text(name): what its card says")
+
+    def push_to_hub(
+        self,
+        name: str,
+        *,
+        license: str | None = None,
+        tags: tuple[str, ...] = (),
+        bpc: Mapping[str, float] | None = None,
+        private: bool | None = None,
+        revision: str | None = None,
+        message: str = "Upload model with fastslow",
+    ) -> str:
+        """Upload it, with a model card, to `owner/name` on the Hugging Face Hub; its address.
+
+        Args:
+            name: `owner/name`; the repository is made if need be.
+            license: for the card, an identifier of the Hub such as "apache-2.0"; None claims none.
+            tags: for the card, besides its own.
+            bpc: for the card, bits per character by the name of the text they were measured on.
+            private: whether a new repository is private; None leaves it to the account.
+            revision: the branch to upload to.
+            message: of the commit.
+
+        Raises HubError, in one line, where `huggingface-hub` is not installed or the Hub refuses.
+        """
+        text, own = self.card_text(name)
+        card = Card(name.split("/")[-1], text, license, (*own, *tags), bpc)
+        return push(name, self.save_pretrained, card, private=private, revision=revision, message=message)
+
+
 def push(
     name: str,
     save: Callable[[Path], None],

@@ -42,6 +42,14 @@ class ModelError(FastslowError):
 # ---------------------------------------------------------------------- writing
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and those it lies in. Raises StorageError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"cannot make the folder {path}: {os_reason(error)}") from error
+
+
 def write_atomic(path: Path, fill: Callable[[IO[bytes]], None], *, what: str | None = None) -> None:
     """Write `path` by `fill(file)`, so that it is either what it was before or complete, and on the disk.
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Unpack
 
-import torch
-
-from fastslow.backends.base import States
-from fastslow.layers.wired import WiredLSTM, reject_unsupported
-from fastslow.state import FSState
-from fastslow.wiring import fast_slow
+from fastslow.cells.lstm import LSTM
+from fastslow.layers.forms import FastSlow
+from fastslow.layers.options import LSTMOptions, spelled_out
+from fastslow.layers.wired import WiredRNN
 
 
-class FSLSTM(WiredLSTM):
+class FSLSTM(FastSlow):
     """Fast-Slow LSTM (Mujika, Meier, Steger 2017): `num_fast` fast cells in sequence share one state; one slow cell
     sits between the first and the second.
 
@@ -43,54 +40,15 @@ class FSLSTM(WiredLSTM):
     `.cell_norm.weight` and `.bias` (H); `slow.*` the same; `fast.2` onward have no `weight_ih`.
     """
 
+    kind = LSTM
+
+    @spelled_out(LSTMOptions, WiredRNN.__init__)
     def __init__(
         self,
         input_size: int,
         hidden_size: int,
         slow_size: int | None = None,
         num_fast: int = 2,
-        *,
-        bias: bool = True,
-        batch_first: bool = False,
-        dropout: float = 0.0,
-        zoneout_h: float = 0.0,
-        zoneout_c: float = 0.0,
-        layer_norm: bool = True,
-        forget_bias: float = 1.0,
-        backend: str = "auto",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-        **unsupported: Any,
+        **options: Unpack[LSTMOptions],
     ) -> None:
-        reject_unsupported("FSLSTM", unsupported)
-        slow_size = hidden_size if slow_size is None else slow_size
-        super().__init__(
-            fast_slow(num_fast),
-            input_size,
-            {"fast": hidden_size, "slow": slow_size},
-            bias=bias,
-            batch_first=batch_first,
-            dropout=dropout,
-            zoneout_h=zoneout_h,
-            zoneout_c=zoneout_c,
-            layer_norm=layer_norm,
-            forget_bias=forget_bias,
-            backend=backend,
-            device=device,
-            dtype=dtype,
-        )
-        self.hidden_size, self.slow_size, self.num_fast = hidden_size, slow_size, num_fast
-
-    def _public(self, state: States) -> FSState:
-        return FSState(*state)
-
-    def _slots(self, state: Any) -> Sequence[Any]:
-        if not isinstance(state, tuple | list) or len(state) != 2:
-            self._bad_state(self._form(), state)
-        return state
-
-    def _form(self) -> str:
-        return "FSState(fast=LSTMState(h, c), slow=LSTMState(h, c))"
-
-    def _sizes_repr(self) -> str:
-        return f"{self.input_size}, {self.hidden_size}, slow_size={self.slow_size}, num_fast={self.num_fast}"
+        super().__init__(input_size, hidden_size, slow_size, num_fast, options)

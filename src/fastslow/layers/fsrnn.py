@@ -15,6 +15,7 @@ from fastslow.backends.base import Rates
 from fastslow.cells.module import check_rate
 from fastslow.layers import known_cells
 from fastslow.layers.sequences import check_input_size, check_reset, check_resets, to_steps
+from fastslow.layers.window import problem
 from fastslow.noise import Noise, draw_key, dropout_keep
 from fastslow.state import FSState, LSTMState, map_state, reset_rows, state_tensors, stopped_rows
 from fastslow.wiring import fast_slow
@@ -127,7 +128,9 @@ class FSRNN(nn.Module):
             reason = "torch.compile, torch.export and torch.func see the loop"
         if reason is not None:
             return Choice("reference", {name: reason for name in ENGINES if name != "reference"})
-        return choose(known_cells.problem(cells, self.wiring, x, self.training))
+        weights = known_cells.weights(cells)
+        asked = problem(self.wiring, weights, x, training=self.training, layer_norm=False, traced=False)
+        return choose(asked)
 
     def _window(self, x: Tensor, state: Any, lengths: Tensor | None, resets: Tensor | None) -> tuple[Tensor, FSState]:
         cells = self._cells()

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
-from fastslow.backends.base import Problem, States
+from fastslow.backends.base import States
 from fastslow.cells.gru import GRUWeights
 from fastslow.cells.kinds import kind_of
 from fastslow.cells.plain_lstm import PlainLSTMWeights
@@ -78,22 +77,3 @@ def states(cells: Sequence[Any], wiring: Wiring, x: Tensor, given: Any) -> State
             return None
         found.append(kind.pack(leaves))
     return tuple(found)
-
-
-def problem(cells: Sequence[nn.Module], wiring: Wiring, x: Tensor, training: bool) -> Problem:
-    device, made = x.device, weights(cells)
-    autocast = device.type != "meta" and torch.is_autocast_enabled(device.type)
-    return Problem(
-        device=device,
-        dtype=made[0].w_h.dtype,
-        steps=x.shape[0],
-        rows=x.shape[1],
-        wiring=wiring,
-        hidden_sizes=tuple(w.hidden_size for w in made),
-        needs_grad=torch.is_grad_enabled(),
-        training=training,
-        layer_norm=False,
-        autocast=torch.get_autocast_dtype(device.type) if autocast else None,
-        traced=False,
-        kinds=tuple(kind_of(w).name for w in made),
-    )

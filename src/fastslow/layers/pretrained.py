@@ -15,14 +15,13 @@ import torch
 from torch import nn
 
 from fastslow import hub
-from fastslow.errors import os_reason
 from fastslow.storage import (
     FLOATS,
     ModelError,
-    StorageError,
     TensorSpec,
     check_fields,
     check_version,
+    make_folder,
     read_json,
     read_tensors,
     write_json,
@@ -53,7 +52,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
 """The arguments of each layer that are stored, by the layer's name."""
 
 
-class Pretrained(nn.Module):
+class Pretrained(nn.Module, hub.Uploadable):
     """`save_pretrained`, `from_pretrained` and `push_to_hub` for the layers named in `ARGUMENTS`.
 
     A layer has its arguments as attributes; `cell`, the kinds of a `WiredRNN`'s cells, is `cell_kinds` there.
@@ -73,10 +72,7 @@ class Pretrained(nn.Module):
         Raises StorageError where the system refuses.
         """
         path = Path(folder)
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StorageError(f"cannot make the folder {path}: {os_reason(error)}") from error
+        make_folder(path)
         write_json(path / CONFIG_FILE, self.config_json(), what="the layer's configuration")
         write_tensors(path / WEIGHTS_FILE, self.state_dict(), {"format": "pt"}, what="the layer's weights")
 
@@ -122,36 +118,15 @@ class Pretrained(nn.Module):
         layer.load_state_dict(weights, assign=True)
         return layer.to(device=device, dtype=dtype).eval()
 
-    def push_to_hub(
-        self,
-        name: str,
-        *,
-        license: str | None = None,
-        tags: tuple[str, ...] = (),
-        private: bool | None = None,
-        revision: str | None = None,
-        message: str = "Upload layer with fastslow",
-    ) -> str:
-        """Upload the layer, with a model card, to `owner/name` on the Hugging Face Hub; its address.
-
-        Args:
-            name: `owner/name`; the repository is made if need be.
-            license: for the card, an identifier of the Hub such as "apache-2.0"; None claims none.
-            tags: for the card, besides the layer's own.
-            private: whether a new repository is private; None leaves it to the account.
-            revision: the branch to upload to.
-            message: of the commit.
-
-        Raises HubError, in one line, where `huggingface-hub` is not installed or the Hub refuses.
-        """
+    def card_text(self, name: str) -> tuple[str, tuple[str, ...]]:
+        """What the card says of this layer once it is `owner/name`, in Markdown, and its own tags."""
         kind = _kind(type(self))
         text = (
             f"A `{kind}` layer of fastslow, the Fast-Slow RNN of [Mujika et al.](https://arxiv.org/abs/1705.08639), "
             f"{sum(p.numel() for p in self.parameters()):,} weights:\n\n    {kind}({self.extra_repr()})\n\n"
             f"```python\nfrom fastslow import {kind}\n\nlayer = {kind}.from_pretrained({name!r})\n```\n"
         )
-        card = hub.Card(name.split("/")[-1], text, license, ("rnn", "lstm", "fast-slow-rnn", *tags))
-        return hub.push(name, self.save_pretrained, card, private=private, revision=revision, message=message)
+        return text, ("rnn", "lstm", "fast-slow-rnn")
 
 
 def _kind(cls: type) -> str:

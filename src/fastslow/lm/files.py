@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastslow import hub
-from fastslow.errors import os_reason
 from fastslow.lm import fixed
 from fastslow.lm.config import ConfigError, LMConfig
 from fastslow.lm.packaged import CONFIG_FILE as CONFIG_FILE
@@ -17,24 +16,16 @@ from fastslow.lm.packaged import packaged, packaged_models
 from fastslow.storage import (
     FLOATS,
     ModelError,
-    StorageError,
     TensorSpec,
     read_json,
     read_tensors,
     write_json,
     write_tensors,
 )
+from fastslow.storage import make_folder as make_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-def make_folder(path: Path) -> None:
-    """Make a folder and those it lies in. Raises StorageError."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"cannot make the folder {path}: {os_reason(error)}") from error
 
 
 def write_config(folder: Path, config: LMConfig) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,7 +37,7 @@ class TokenNats(NamedTuple):
     top_probabilities: Tensor | None = None
 
 
-class CharLM(nn.Module):
+class CharLM(nn.Module, hub.Uploadable):
     """A character language model.
 
         e_t = embedding[token_t]                   (V, E), orthogonal
@@ -246,30 +246,8 @@ class CharLM(nn.Module):
         lm.load_state_dict(weights, assign=True)
         return lm.to(device=device, dtype=dtype).eval()
 
-    def push_to_hub(
-        self,
-        name: str,
-        *,
-        license: str | None = None,
-        tags: tuple[str, ...] = (),
-        bpc: Mapping[str, float] | None = None,
-        private: bool | None = None,
-        revision: str | None = None,
-        message: str = "Upload model with fastslow",
-    ) -> str:
-        """Upload the model, with a model card, to `owner/name` on the Hugging Face Hub; its address.
-
-        Args:
-            name: `owner/name`; the repository is made if need be.
-            license: for the card, an identifier of the Hub such as "apache-2.0"; None claims none.
-            tags: for the card, besides the model's own.
-            bpc: for the card, bits per character by the name of the text they were measured on.
-            private: whether a new repository is private; None leaves it to the account.
-            revision: the branch to upload to.
-            message: of the commit.
-
-        Raises HubError, in one line, where `huggingface-hub` is not installed or the Hub refuses.
-        """
+    def card_text(self, name: str) -> tuple[str, tuple[str, ...]]:
+        """What the card says of this model once it is `owner/name`, in Markdown, and its own tags."""
         c = self.config
         sizes = f"{c.hidden_size}" + (f", slow {c.slow_size}" if c.slow_size else "")
         text = (
@@ -278,9 +256,7 @@ class CharLM(nn.Module):
             f"```python\nfrom fastslow import CharLM\n\nlm = CharLM.from_pretrained({name!r})\n"
             'print(lm.generate("The ", length=200))\n```\n'
         )
-        own = ("character-level", "language-model", "rnn", "lstm", c.architecture)
-        card = hub.Card(name.split("/")[-1], text, license, (*own, *tags), bpc)
-        return hub.push(name, self.save_pretrained, card, private=private, revision=revision, message=message)
+        return text, ("character-level", "language-model", "rnn", "lstm", c.architecture)
 
 
 def parameter_count(config: LMConfig) -> int:
