@@ -57,8 +57,9 @@ class TMaze(gymnasium.vector.VectorEnv):
 
 def unroll(layer: nn.Module, x: Tensor, state: Any, resets: Tensor) -> tuple[Tensor, Any]:
     """y (T, B, H) and the last state; a row's state is zeros before the steps at which `resets` (T, B) is true."""
-    # The one place to change when the layer takes resets: `return layer(x, state, resets=resets)`, but for nn.LSTM.
-    outputs = []
+    if isinstance(layer, FSLSTM):
+        return layer(x, state, resets=resets)
+    outputs = []  # nn.LSTM has no resets: a call a step
     for x_t, reset in zip(x.split(1), resets, strict=True):
         y, state = layer(x_t, None if state is None else reset_rows(state, reset))
         outputs.append(y)
