@@ -11,10 +11,10 @@ demo: $(USER_STAMP)  ## train, evaluate and sample a small Fast-Slow LSTM; about
 	$(BIN)/fastslow demo --out runs/demo
 
 test: $(STAMP)  ## all fast tests
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 test-slow: $(STAMP)  ## the tests that take minutes
-	$(BIN)/python -m pytest -n auto -m slow
+	$(BIN)/python -m pytest -n auto --dist worksteal -m slow
 
 test-gpu: $(STAMP)  ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
