@@ -16,11 +16,12 @@ from fastslow.backends.flat import flat_states, flat_weights
 from fastslow.backends.native.library import library
 from fastslow.backends.program import cells_text, parse, program_text
 from fastslow.wiring import Wiring
-from tests.backends.twins import CASES, GRADCHECKS, Case, Inputs, make_inputs
+from tests.backends.twins import ALL_CASES, CASES, GRADCHECKS, Case, Inputs, make_inputs
 
 needs_native = pytest.mark.skipif(isinstance(library(), str), reason=f"no native library: {library()}")
 NAMES = [pytest.param("native", marks=needs_native), "window"]
-SMALL = {name: CASES[name] for name in ("fs2", "fs2-lengths", "fs2-no-norm-no-bias", "two-readers", "shared-cell")}
+FEW = ("fs2", "fs2-lengths", "fs2-no-norm-no-bias", "two-readers", "shared-cell", "fs2-resets-lengths", "mixed-resets")
+SMALL = {name: ALL_CASES[name] for name in FEW}
 
 
 def arguments(case: Case, name: str, dtype: torch.dtype = torch.float32, *, keep: bool = True) -> tuple[Any, ...]:
@@ -35,7 +36,7 @@ def given(case: Case, name: str, inputs: Inputs, keep: bool) -> tuple[Any, ...]:
     fields = [field for field in flat_weights(weights) if field is not None]
     key, first_step, first_row = (None, 0, 0) if noise is None else noise
     states = flat_states(inputs.state)
-    return program, inputs.xs[0], states, fields, key, inputs.lengths, None, first_step, first_row, keep
+    return program, inputs.xs[0], states, fields, key, inputs.lengths, inputs.resets, first_step, first_row, keep
 
 
 def backward_arguments(case: Case, name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, ...]:

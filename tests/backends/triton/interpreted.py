@@ -6,16 +6,22 @@ The interpreter must be switched on before triton is imported, and would then se
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from fastslow import FSLSTM
+from fastslow import FSLSTM, StackedGRU
 from fastslow.backends.triton import backward, engine, ops, options
 from fastslow.noise import Noise, random_bits
 from fastslow.state import state_tensors
+from fastslow.training.graphed import GraphedStep, Rerun
+from fastslow.wiring import stacked
+from tests.backends.test_operators import CHECKS, arguments, backward_arguments, overload
 from tests.backends.triton.rounded import brief, check_rounded
 from tests.backends.twins import ALL_CASES, LAST_READ_TWICE, NO_NOISE, Case, check_repeatable, check_twin, make_inputs
+from tests.training.test_graphed import Strict
 
 
 def small(name: str, T: int = 2, B: int = 2, **changes: object) -> Case:
@@ -150,6 +156,63 @@ def test_random_words_are_those_of_the_loop(key: int) -> None:
     for t in range(2):
         kernels.random_words[(3,)](words[t], noise.key, noise.first_step + t, 7, noise.first_row, UNITS=37, BLOCK=64)
     assert torch.equal(words, expected)
+
+
+def check_operators(case: Case) -> None:
+    torch.library.opcheck(overload("triton"), arguments(case, "triton"), test_utils=CHECKS)
+    torch.library.opcheck(overload("triton_backward"), backward_arguments(case, "triton"), test_utils=CHECKS)
+
+
+def test_opcheck() -> None:
+    cells = {"layers.0": "gru", "layers.1": "lstm"}
+    check_operators(Case(wiring=stacked(2), sizes=3, cells=cells, T=1, B=1, resets=((0, 0),)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["fs2", "mixed-resets", "gru-lengths-resets", "two-readers"])
+def test_opcheck_of_more(name: str) -> None:
+    case = brief(ALL_CASES[name])
+    check_operators(case)
+    torch.library.opcheck(overload("triton"), arguments(case, "triton"), test_utils="test_aot_dispatch_dynamic")
+
+
+@pytest.mark.slow
+def test_resets_are_an_input_of_a_compiled_layer() -> None:
+    layer = StackedGRU(3, 4, zoneout_h=0.2, backend="triton")
+    compiled = torch.compile(layer, backend="aot_eager")
+    x = torch.randn(2, 2, 3)
+    for resets in (torch.tensor([[True, False], [False, True]]), torch.zeros(2, 2, dtype=torch.bool)):
+        results = []
+        for run in (layer, compiled):
+            torch.manual_seed(1)
+            y, _ = run(x, resets=resets)
+            results.append((y, *torch.autograd.grad(y.square().sum(), list(layer.parameters()))))
+        torch.testing.assert_close(results[1], results[0])
+
+
+def test_a_recorded_update_reads_its_resets() -> None:
+    x = torch.randn(2, 2, 3)
+
+    def updated(backend: str, recorder: Any) -> list[Tensor]:
+        torch.manual_seed(0)
+        layer = StackedGRU(3, 4, zoneout_h=0.2, backend=backend)
+
+        def objective(x: Tensor, resets: Tensor, state: Any) -> tuple[Tensor, Tensor, Any]:
+            y, new = layer(x, state, resets=resets)
+            loss = y.square().sum()
+            return loss, loss, new
+
+        step = GraphedStep(
+            objective, torch.optim.SGD(layer.parameters(), lr=0.1), x.device, warmup=1, recorder=recorder
+        )
+        state = layer.initial_state(2)
+        for n in range(4):
+            resets = torch.tensor([[n == 2, False], [False, n % 2 == 1]])
+            state = step.step(x, resets, state=state, rate=0.1).state
+        assert step.recorded.graphs == 1
+        return [*layer.parameters(), *state_tensors(state)]
+
+    torch.testing.assert_close(updated("triton", Strict()), updated("reference", Rerun()))
 
 
 def test_by_name_only() -> None:

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastslow import FSLSTM
+from fastslow.backends.program import Request
 from fastslow.backends.triton import engine, ops, options
 from fastslow.backends.triton.cells import CELLS
 from fastslow.backends.triton.plan import padded, plan, runs
@@ -197,11 +199,38 @@ def test_a_cell_without_kernels_is_refused_in_words(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("cells", ["lstm", "gru", MIXED], ids=str)
 def test_what_is_launched_does_not_depend_on_resets(monkeypatch: pytest.MonkeyPatch, cells: Any) -> None:
-    """They are read by the kernels: the same launches whatever they hold, and nothing is read back."""
+    """They are read by the kernels: the same launches whatever they hold."""
     case = Case(wiring=fast_slow(3), sizes=4, T=3, B=2, cells=cells)
     plain = launches(monkeypatch, case)
     for resets in ((), ((0, 0), (2, 1))):
         assert launches(monkeypatch, replace(case, resets=resets)) == plain
+
+
+class Unread(TorchDispatchMode):
+    """Fails where the host would wait for a number of the device's, which no recording may."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        aten = torch.ops.aten
+        assert func not in (aten._local_scalar_dense.default, aten.nonzero.default, aten.masked_select.default), func
+        if func is aten._to_copy.default:
+            assert (kwargs or {}).get("device") in (None, args[0].device)
+        return func(*args, **(kwargs or {}))
+
+
+def test_nothing_is_read_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton", reason="triton is not installed: the engine cannot tell whether it interprets")
+    monkeypatch.setattr(ops, "launch", lambda *args, **rest: None)
+    case = Case(wiring=fast_slow(3), sizes=4, T=3, B=2, cells=MIXED, resets=((0, 0), (2, 1)))
+    inputs = make_inputs(case, torch.float32)
+    given = Request.of(case.wiring, inputs.weights, inputs.xs[0], case.rates, engine.options("cpu"))
+    request = replace(given, states=inputs.state, noise=inputs.noises[0], resets=inputs.resets)
+    with torch.no_grad(), Unread():
+        y, final, memory = engine.forward(request, True)
+        count = 1 + len(final) + request.program.count
+        found = engine.backward(request, memory, torch.ones_like(y), final, [True] * count)
+    assert len(found) == count
+    with pytest.raises(AssertionError), Unread():
+        y[0, 0, 0].item()
 
 
 def test_the_plan_of_a_gru() -> None:

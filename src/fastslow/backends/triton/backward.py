@@ -98,7 +98,7 @@ def _step(
     ops.launch(
         f"{s.cell.name}_backward",
         (setting.B,),
-        z, given.vectors[n], old_wide(held, s, t), at(held.stats[n], t), carry, read,
+        z, given.vectors[n], old_wide(held, s, t), at(held.stats[n], t) if s.norm else z, carry, read,
         carry if further is None else further, carry if dy is None else dy[t], dh, dc,
         passing.dz[n][place], passing.dn[n][place], passing.own[n][place], z if given.ends is None else given.ends,
         z if given.anew is None else given.anew[t + 1], key,

@@ -151,10 +151,10 @@ def memory(request: Request) -> list[tuple[tuple[int, ...], torch.dtype]]:
     found += [((s.z_width, s.columns), kind) for s in setting.steps]
     found += [((s.z_width, s.x_width), kind) for s in of_x]
     found += [((T * B, s.x_width), kind) for s in of_x]
-    found += [((T + 1, B, s.columns), kind) for s in setting.steps]
+    found += [((T + s.first, B, s.columns), kind) for s in setting.steps]
     found += [((T, B, s.z_width), kind) for s in setting.steps]
     found += [((T, B, s.width), wide) for s in setting.steps]
-    found += [((T, B, STATS), wide) for _ in setting.steps]
+    found += [((T, B, STATS), wide) for s in setting.steps if s.norm]
     slots = range(len(setting.wiring.slots))
     return found + [((B, next(s.width for s in setting.steps if s.slot == slot)), wide) for slot in slots]
 
@@ -168,6 +168,7 @@ def _held(setting: Setting, memory: Sequence[Tensor]) -> Held:
         for n in range(count):
             s = setting.steps[n]
             lacks = part in ("matrix_x", "x") and not (s.source == FROM_INPUT and s.x_size)
+            lacks = lacks or (part == "stats" and not s.norm)
             getattr(held, part).append(None if lacks else next(each))
     return held
 

@@ -40,9 +40,10 @@ def _prepare(setting: Setting, given: Given, weights: Sequence[Any], x: Tensor, 
     for s, node in zip(steps, weights, strict=True):
         has_input = node.w_x is not None
         held.matrix.append(_padded_matrix(node, ["w_x", "w_h"] if has_input and s.reads_node else ["w_h"], s, kind))
-        held.operand.append(torch.empty(T + 1 if keep else 2, B, s.columns, dtype=kind, device=device))
+        held.operand.append(torch.empty(T + s.first if keep else 2, B, s.columns, dtype=kind, device=device))
         held.wide.append(torch.empty(T if keep else 2, B, s.width, device=device))
-        held.stats.append(torch.empty(T if keep else 1, B, STATS, device=device))
+        # Zeros, for no cell writes all of a row, and results of an operator are not to hold what lay in memory.
+        held.stats.append(torch.zeros(T if keep else 1, B, STATS, device=device) if s.norm else None)
         if s.source == FROM_INPUT and has_input:
             matrix = _padded_matrix(node, ["w_x"], s, kind)
             read = torch.empty(T * B, s.x_width, dtype=kind, device=device)
@@ -88,7 +89,8 @@ def _step(setting: Setting, given: Given, held: Held, whole: Tensor | None, s: S
         f"{s.cell.name}_forward",
         (setting.B,),
         z, given.vectors[n], at(held.operand[n], t)[:, s.h_at :], old_wide(held, s, t), at(held.wide[n], t), h,
-        z if whole is None else whole, read, y[t], at(held.stats[n], t), z if given.ends is None else given.ends,
+        z if whole is None else whole, read, y[t], at(held.stats[n], t) if s.norm else z,
+        z if given.ends is None else given.ends,
         z if given.anew is None else given.anew[t + 1], key,
         setting.first_step + t, t, setting.first_row, *setting.masks(s), NORM_EPSILON,
         s.columns, h.stride(0), read.stride(0),

@@ -55,9 +55,9 @@ class Held:
     matrix (z_width, columns), matrix_x (z_width, x_width): padded, cast weights: of the product inside the loop, and
         of the one before it.
     x (T B, x_width): the dropped input of nodes that read x.
-    operand (steps + 1, B, columns): [x, h] or h, what the products inside the loop read; of a slot's first node, entry
-        T is the final state.
-    z (steps, B, z_width), stats (steps, B, STATS).
+    operand (steps, B, columns): [x, h] or h, what the products inside the loop read; of a slot's first node one entry
+        more, the final state.
+    z (steps, B, z_width), stats (steps, B, STATS) of nodes with norms.
     wide (steps, B, width): what a slot carries in float32: c, or h of cells without c.
     wide0: by slot, the same before the window, (B, width).
     """
