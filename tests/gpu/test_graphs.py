@@ -24,9 +24,9 @@ CONFIG = TrainConfig(batch=16, window=24, epochs=1, rate=4e-3)
 RANDOM = {"dropout": 0.2, "zoneout_h": 0.1, "zoneout_c": 0.3}
 
 
-def make(device: torch.device, backend: str = "triton", **rates: float) -> CharLM:
+def make(device: torch.device, backend: str = "triton", **changes: Any) -> CharLM:
     torch.manual_seed(0)
-    options = ModelOptions(embedding_size=24, hidden_size=72, slow_size=40, **rates)
+    options = ModelOptions(embedding_size=24, hidden_size=72, slow_size=40, **changes)
     return CharLM(options.with_alphabet(Alphabet.of(TEXT)), backend=backend).to(device)
 
 
@@ -62,6 +62,28 @@ def test_a_replayed_update_is_the_update(device: torch.device, precision: Any, s
     assert got == pytest.approx(expected, rel=1e-4 if precision == "fp32" else 1e-2)
     for a, b in zip(graphed.parameters(), eager.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_a_replayed_update_starts_documents_anew(device: torch.device, cell: str) -> None:
+    """Where they begin is an input of the recording: it differs between replays."""
+
+    def nats(updater: Updater) -> list[float]:
+        generator = torch.Generator().manual_seed(7)
+        torch.manual_seed(1)
+        state, seen = None, []
+        for inputs, targets in windows(updater.lm, 10):
+            resets = (torch.rand(inputs.shape, generator=generator) < 0.1).to(device)
+            step = updater.step(inputs, targets, state, 4e-3, resets)
+            state = step.state
+            seen.append(step.loss_nats)
+        return [loss.item() for loss in seen]
+
+    rates = {"dropout": 0.2, "zoneout_h": 0.1}
+    loop = nats(Updater(make(device, "reference", cell=cell, **rates), CONFIG))
+    updater = GraphedUpdater(make(device, cell=cell, **rates), CONFIG)
+    assert nats(updater) == pytest.approx(loop, rel=1e-3)
+    assert updater.recorded.recorded.graphs == 1
 
 
 def test_masks_differ_at_every_replay_and_repeat_by_seed(device: torch.device) -> None:

@@ -19,33 +19,37 @@ TEXT = b"the quick brown fox jumps over the lazy dog; " * 40
 CONFIG = TrainConfig(batch=4, window=6, epochs=1, rate=5e-3)
 
 
-def _lm(seed: int = 0) -> CharLM:
+def _lm(seed: int = 0, text: bytes = TEXT) -> CharLM:
     torch.manual_seed(seed)
     options = ModelOptions(embedding_size=5, hidden_size=8, slow_size=6, dropout=0.2, zoneout_h=0.1, zoneout_c=0.3)
-    return CharLM(options.with_alphabet(Alphabet.of(TEXT)), backend="reference")
+    return CharLM(options.with_alphabet(Alphabet.of(text)), backend="reference")
 
 
-def _train(updater: Updater, updates: int, start: int = 0) -> list[float]:
+def _train(updater: Updater, updates: int, start: int = 0, documents: bool = False) -> list[float]:
     generator = torch.Generator().manual_seed(start)
     losses, state = [], None
     for n in range(updates):
         T = 3 if n == 4 else 6
         tokens = torch.randint(len(updater.lm.alphabet), (T + 1, 4), generator=generator)
-        step = updater.step(tokens[:-1], tokens[1:], state, 5e-3 / (1 + n))
+        resets = torch.rand(T, 4, generator=generator) < 0.2 if documents else None
+        step = updater.step(tokens[:-1], tokens[1:], state, 5e-3 / (1 + n), resets)
         losses.append(step.loss_nats)
         state = None if n == 6 else step.state  # an epoch's end
     return [loss.item() for loss in losses]
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_graphed_updater_is_the_updater(precision: str) -> None:
-    config = replace(CONFIG, precision=precision)  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    "changes", [{}, {"precision": "bf16"}, {"accumulate": 2}], ids=["plain", "bf16", "in two parts"]
+)
+@pytest.mark.parametrize("documents", [False, True])
+def test_the_graphed_updater_is_the_updater(changes: dict[str, Any], documents: bool) -> None:
+    config = replace(CONFIG, **changes)
     results = []
     for make in (Updater, lambda lm, config: GraphedUpdater(lm, config, recorder=Strict())):
         lm = _lm()
         updater = make(lm, config)
         torch.manual_seed(1)
-        losses = _train(updater, 9)
+        losses = _train(updater, 9, documents=documents)
         results.append((losses, [p.detach().clone() for p in lm.parameters()], updater.tensors()))
     assert results[0][0] == results[1][0]
     for a, b in zip(results[0][1], results[1][1], strict=True):
@@ -111,6 +115,16 @@ def test_recorded_scoring_is_in_the_autocast_of_the_call() -> None:
         lm.head.weight.mul_(1.5)
     assert score(torch.bfloat16, scorer) == score(torch.bfloat16) != plain[1]
     assert strict.recorded == 2
+
+
+def test_recorded_scoring_of_documents_changes_no_score() -> None:
+    lines = TEXT.replace(b"dog; ", b"dog;\n")
+    lm, strict = _lm(text=lines), Strict()
+    given: dict[str, Any] = {"streams": 2, "window": 50, "documents": "lines"}
+    plain = evaluate(lm, lines, **given)
+    assert evaluate(lm, lines, **given, scorers=[RecordedScorer(lm, recorder=strict)]).nats == plain.nats
+    assert plain.nats != evaluate(lm, lines, streams=2, window=50).nats
+    assert strict.replayed > 10
 
 
 def test_a_cpu_gets_the_models_own_scorer() -> None:

@@ -38,15 +38,18 @@ class GraphedUpdater(Updater):
                 capturable=True,
             )
         self.recorded = GraphedStep(
-            self._objective, self.optimizer, device, clip=config.clip, reduction=self.reduction, recorder=recorder
+            self._of_inputs, self.optimizer, device, clip=config.clip, reduction=self.reduction, recorder=recorder
         )
 
+    def _of_inputs(self, inputs: Tensor, targets: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Any]:
+        *resets, state = rest
+        return self._objective(inputs, targets, state, *resets)
+
     def step(self, inputs: Tensor, targets: Tensor, state: Any, rate: float, resets: Tensor | None = None) -> Step:
-        if resets is not None:
-            raise ValueError("recorded updates have no resets")
         if state is None:
             state = self.lm.initial_state(inputs.shape[1])
-        return Step(*self.recorded.step(inputs, targets, state=state, rate=rate))
+        given = (inputs, targets) if resets is None else (inputs, targets, resets)  # a recording of its own
+        return Step(*self.recorded.step(*given, state=state, rate=rate))
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         super().load_tensors(tensors)
@@ -72,21 +75,20 @@ class RecordedScorer:
         """A recording for each type that autocast was on with, None for off."""
 
     def __call__(self, inputs: Tensor, targets: Tensor, state: Any, *, resets: Tensor | None = None) -> TokenNats:
-        if resets is not None:
-            return self._lm.token_nats(inputs, targets, state, resets=resets)
         device = self._lm.device.type
         kind = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         if kind not in self._recorded:
             self._recorded[kind] = self._record(kind)
         state = self._lm.initial_state(inputs.shape[1]) if state is None else state
-        nats, new = self._recorded[kind](inputs, targets, state)
+        given = (inputs, targets, state) if resets is None else (inputs, targets, state, resets)
+        nats, new = self._recorded[kind](*given)
         return TokenNats(nats.clone(), map_state(Tensor.clone, new))
 
     def _record(self, kind: torch.dtype | None) -> Recorded:
-        def score(inputs: Tensor, targets: Tensor, state: Any) -> tuple[Tensor, Any]:
+        def score(inputs: Tensor, targets: Tensor, state: Any, resets: Tensor | None = None) -> tuple[Tensor, Any]:
             # A weight that autocast had cast and kept before the recording would be replayed when it is long gone.
             with torch.autocast(self._lm.device.type, kind, enabled=kind is not None, cache_enabled=False):
-                nats, new, *_ = self._lm.token_nats(inputs, targets, state)
+                nats, new, *_ = self._lm.token_nats(inputs, targets, state, resets=resets)
             return nats, new
 
         return Recorded(score, self._lm.device, recorder=self._recorder)
