@@ -75,14 +75,18 @@ def local_bytes(cubin: bytes) -> int:
 
 
 def compile_training(
-    layer: WiredRNN, T: int = 2, B: int = 2, *, resets: bool = False, **changes: Any
+    layer: WiredRNN, T: int = 2, B: int = 2, *, ragged: bool = False, **changes: Any
 ) -> list[tuple[str, dict[str, Any], Any]]:
-    """Everything one window of training and one of evaluation launches. Results are those of unwritten memory."""
+    """Everything one window of training and one of evaluation launches. Results are those of unwritten memory.
+
+    ragged: rows end and start anew inside the window.
+    """
     x = torch.randn(T, B, layer.input_size)
-    anew = torch.zeros(T, B, dtype=torch.bool) if resets else None
+    anew = torch.zeros(T, B, dtype=torch.bool) if ragged else None
+    ends = torch.full((B,), T - 1) if ragged else None
     with options.using(**changes), compiling() as made:
         for noise in (Noise(draw_key()), None):
             state = layer._states(None, x, True, x.dtype)
-            y, _ = engine.run(layer.wiring, layer.weights(), x, state, noise, layer.rates, None, anew)
+            y, _ = engine.run(layer.wiring, layer.weights(), x, state, noise, layer.rates, ends, anew)
             y.sum().backward()
     return made

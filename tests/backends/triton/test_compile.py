@@ -91,8 +91,8 @@ MIXED = {"fast.0": "gru", "slow": "lstm", "fast.1": "tanh", "fast.2": "relu"}
 OF_MIXED = {f"{cell}_{way}" for cell in ("lstm", "gru", "simple") for way in ("forward", "backward")}
 
 
-def test_every_cell_with_resets(tmp_path: Path) -> None:
-    made = compiled(tmp_path, (5, 20, 7, 3), "bfloat16", MIXED, dependent_launch=True, resets=True)
+def test_every_cell_in_ragged_windows(tmp_path: Path) -> None:
+    made = compiled(tmp_path, (5, 20, 7, 3), "bfloat16", MIXED, dependent_launch=True, ragged=True)
     check(made, waits=True, kernels=OF_MIXED | {"drop_copy", "norm_sums", "column_sums"})
     of_cells = [kernel for kernel in made if kernel["kernel"] in OF_MIXED]
     assert {kernel["constants"]["ANEW"] for kernel in of_cells} == {True, False}  # the last of a slot, and others
@@ -106,7 +106,7 @@ def test_every_cell_with_resets(tmp_path: Path) -> None:
 @pytest.mark.parametrize("precision", ["bfloat16", "float32"])
 @pytest.mark.parametrize("cell", ["gru", "tanh"])
 def test_other_cells_of_the_papers_sizes(tmp_path: Path, cell: str, precision: str) -> None:
-    made = compiled(tmp_path, (128, 700, 400), precision, cell, resets=True)
+    made = compiled(tmp_path, (128, 700, 400), precision, cell, ragged=True)
     kind = {"gru": "gru", "tanh": "simple"}[cell]
     rest = {"drop_copy", "column_sums"} if cell == "tanh" else {"drop_copy", "norm_sums"}
     check(made, kernels={f"{kind}_forward", f"{kind}_backward", *rest})
