@@ -195,7 +195,7 @@ def test_watch_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert 250 in result["alarms"]
     assert len(result["alarms"]) < 10
     assert result["lines"] == 300
-    assert "KERNEL PANIC" in capsys.readouterr().out
+    assert "PANIC: unable to mount" in capsys.readouterr().out
 
 
 def test_watch_log_scores_a_line_before_it_learns_it() -> None:
