@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
-"""Training with several processes: measured on this machine's cores, and reckoned for 8 GPUs and 8 machines.
+"""Training with several processes: measured on this machine's cores, and estimated for 8 GPUs and 8 machines.
 
     python benchmarks/scaling.py                            print both
     python benchmarks/scaling.py --page docs/scaling.md     put both into the page, between its markers
-    python benchmarks/scaling.py --paper                    the reckoning alone, which takes no time
+    python benchmarks/scaling.py --paper                    print the estimate only, which takes no time
 
-Measured: characters a second of whole updates (forward, backward, exchange, clip, Adam), the best of some bursts, for
-one process with one thread and with all cores, and for as many ranks as cores with a thread each: with the same batch
-(strong scaling) and with a batch that grows with the ranks (weak scaling). Every arrangement runs in processes of its
-own, by turns, so that a load on the machine falls on all alike.
+Measured: characters per second of whole training steps (forward, backward, exchange, clipping, Adam), the best of
+several bursts, for one process with one thread, one process with all cores, and one rank per core with a thread each:
+with the same batch (strong scaling) and with a batch that grows with the ranks (weak scaling). The arrangements run
+alternately, each in its own processes, so that other load on the machine affects all of them alike.
 
-Reckoned: an update's time from the operations and bytes that it needs, and the exchange's from the ring that sums the
-gradients. `Device` and `Link` hold what is assumed.
+Estimated: the time of a training step from its operations and bytes, and the time of the exchange from the ring that
+sums the gradients. `Device` and `Link` hold the assumptions.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from fastslow.errors import FastslowError
 
 @dataclass(frozen=True)
 class Model:
-    """What is trained: a preset's network, streams a process has to itself, and steps."""
+    """What is trained: a preset's network, the batch of one process, and the window."""
 
     name: str
     preset: str
@@ -48,7 +48,7 @@ MODELS = (Model("small", "demo", 16, 100), Model("medium", "ptb-fs-lstm-2", 32, 
 
 @dataclass(frozen=True)
 class Arrangement:
-    """Processes, threads of each, and how much larger than the model's the whole batch is."""
+    """Processes, threads per process, and the factor by which the batch is larger than the model's."""
 
     processes: int
     threads: int
@@ -64,7 +64,7 @@ def arrangements(cores: int) -> list[Arrangement]:
 
 
 def work(preset: str, batch: int, window: int, seconds: float) -> None:
-    """One process of an arrangement; rank 0 prints the best time of an update, and what is exchanged in it."""
+    """One process of an arrangement; rank 0 prints the best time of a training step."""
     import torch
 
     from fastslow.data.alphabet import Alphabet
@@ -96,7 +96,7 @@ def work(preset: str, batch: int, window: int, seconds: float) -> None:
 
 
 def measure(model: Model, arrangement: Arrangement, seconds: float) -> dict[str, Any]:
-    """What `work` says. Raises FastslowError where it fails."""
+    """Run `work` in a new process and return its result. Raises FastslowError if it fails."""
     batch = model.batch * arrangement.larger
     launcher = [sys.executable]
     if arrangement.processes > 1:
@@ -110,7 +110,7 @@ def measure(model: Model, arrangement: Arrangement, seconds: float) -> dict[str,
     )
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode != 0 or not lines:
-        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
         raise FastslowError(f"{arrangement} of {model.name} failed: {last}")
     found: dict[str, Any] = json.loads(lines[-1])
     found["rate"] = batch * model.window / found["seconds"]
@@ -151,21 +151,21 @@ def measured(models: Sequence[Model], seconds: float, rounds: int, note: str) ->
                 f"{found['rate'] / one:.2f}",
             ]
         )
-    header = ["model", "processes x threads", "scaling", "batch x steps", "MB sent", "ms an update", "characters/s"]
+    header = ["model", "processes x threads", "scaling", "batch x steps", "MB sent", "ms per step", "characters/s"]
     about = describe(machine(torch.device("cpu")))
     return f"{about}{note and '; ' + note}\n\n{table([*header, 'of one core'], rows)}"
 
 
-# ---------------------------------------------------------------------------------------------------- reckoned
+# ---------------------------------------------------------------------------------------------------- estimated
 
 
 @dataclass(frozen=True)
 class Device:
-    """What is assumed of a device.
+    """The assumptions about a device.
 
-    peak: operations a second of its data sheet. share: the part of it that large products reach.
-    memory: bytes a second. weight_bytes: of a weight where products read it. step: seconds below which no dependent
-    cell step goes, however small.
+    peak: operations per second in its data sheet. share: the fraction of it that large matrix products reach.
+    memory: bytes per second. weight_bytes: bytes per weight as matrix products read it. step: the least seconds of a
+    dependent cell step.
     """
 
     name: str
@@ -178,7 +178,7 @@ class Device:
 
 @dataclass(frozen=True)
 class Link:
-    """Bytes a second each device sends and receives at once, and seconds a message takes at least."""
+    """Bytes per second that each device can send and receive at once, and the least seconds per message."""
 
     name: str
     bandwidth: float
@@ -199,7 +199,7 @@ WINDOW, NODES, DEVICES, GRADIENT_BYTES = 150, 3, 8, 4
 
 
 def compute_seconds(device: Device, weights: int, rows: float, *, window: int = WINDOW, nodes: int = NODES) -> float:
-    """Forward and backward of a window: the slowest of its operations, of reading its weights, and of its steps."""
+    """Forward and backward of a window: the largest of the times of its operations, of reading its weights, and of its steps."""
     operations = 6 * weights * rows / (device.share * device.peak)
     reading = 2 * weights * device.weight_bytes / device.memory
     return window * max(operations, reading, 2 * nodes * device.step)
@@ -211,29 +211,29 @@ def exchange_seconds(link: Link, weights: int, devices: int = DEVICES) -> float:
 
 
 def speedup(device: Device, link: Link, weights: int, batch: int, devices: int = DEVICES) -> float:
-    """How much faster `devices` make an update of one batch than one does; nothing overlaps."""
+    """Speedup of a training step on `devices` devices over one device, without overlap."""
     shared = compute_seconds(device, weights, batch / devices) + exchange_seconds(link, weights, devices)
     return compute_seconds(device, weights, batch) / shared
 
 
 def least_bandwidth(device: Device, latency: float, weights: int, batch: int, devices: int = DEVICES) -> float | None:
-    """Bytes a second below which `devices` are slower than one; None where they are so on any link."""
+    """Bytes per second below which `devices` are slower than one; None if they are slower on any link."""
     won = compute_seconds(device, weights, batch) - compute_seconds(device, weights, batch / devices)
     left = won - 2 * (devices - 1) * latency
     return 2 * (devices - 1) / devices * GRADIENT_BYTES * weights / left if left > 0 else None
 
 
-def reckoned() -> str:
-    """What is assumed, and the tables that follow from it."""
+def estimated() -> str:
+    """The assumptions, and the tables that follow from them."""
     parts = [
-        f"- {device.name}: {device.peak / 1e12:g} TFLOP/s, of which products reach {device.share:.0%}; memory "
+        f"- {device.name}: {device.peak / 1e12:g} TFLOP/s, of which matrix products reach {device.share:.0%}; memory "
         f"{device.memory / 1e9:,.0f} GB/s; weights of {device.weight_bytes} bytes; a dependent cell step takes at "
         f"least {1e6 * device.step:g} us"
         for device in (GPU, CPU)
     ]
     parts.append(
-        f"- Windows of {WINDOW} steps of {NODES} cells; gradients of {GRADIENT_BYTES} bytes a weight; "
-        f"{DEVICES} devices; nothing overlaps; clip and Adam left out, which every device does in full"
+        f"- Windows of {WINDOW} steps of {NODES} cells; gradients of {GRADIENT_BYTES} bytes per weight; "
+        f"{DEVICES} devices; no overlap; without clipping and Adam, which every device computes in full"
     )
     header = ["weights", "link", *(f"batch {batch:,}" for batch in BATCHES)]
     from fastslow.bench.tables import table
@@ -245,14 +245,14 @@ def reckoned() -> str:
             for link in links
         ]
         parts.append(
-            f"\n{title}: an update beside one device's, times faster (below 1: slower)\n\n{table(header, rows)}"
+            f"\n{title}: speedup of a training step over one device (below 1: slower)\n\n{table(header, rows)}"
         )
     rows = []
     for weights in WEIGHTS:
         for device, latency in ((GPU, IN_ONE[0].latency), (GPU, BETWEEN[0].latency), (CPU, BETWEEN[2].latency)):
             needed = [least_bandwidth(device, latency, weights, batch) for batch in BATCHES]
             cells = ["none" if speed is None else f"{speed / 1e9:,.3g} GB/s" for speed in needed]
-            rows.append([f"{weights / 1e6:g}M", f"{device.name}, {1e6 * latency:g} us a message", *cells])
+            rows.append([f"{weights / 1e6:g}M", f"{device.name}, {1e6 * latency:g} us per message", *cells])
     header[1] = "device, latency"
     parts.append(
         f"\nThe link speed below which {DEVICES} devices are slower than one (none: on every link, since dividing this "
@@ -264,10 +264,10 @@ def reckoned() -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--page", type=Path, help="put the tables between the markers of this page")
-    parser.add_argument("--paper", action="store_true", help="leave the measurement out")
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each burst")
-    parser.add_argument("--rounds", type=int, default=2, help="bursts of each arrangement, by turns")
-    parser.add_argument("--note", default="", help='said beside the machine, such as "busy machine"')
+    parser.add_argument("--paper", action="store_true", help="print the estimate only")
+    parser.add_argument("--seconds", type=float, default=2.0, help="length of a burst")
+    parser.add_argument("--rounds", type=int, default=2, help="bursts per arrangement")
+    parser.add_argument("--note", default="", help='printed with the machine, such as "busy machine"')
     parser.add_argument("--work", nargs=4, metavar=("PRESET", "BATCH", "WINDOW", "SECONDS"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.work:
@@ -275,7 +275,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         work(preset, int(batch), int(window), float(seconds))
         return 0
     try:
-        tables = {"paper": reckoned()}
+        tables = {"paper": estimated()}
         if not options.paper:
             tables["measured"] = measured(MODELS, options.seconds, options.rounds, options.note)
         if options.page is None:

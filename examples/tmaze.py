@@ -81,7 +81,7 @@ class Agent(nn.Module):
 
 
 def learn(agent: Agent, seed: int, args: argparse.Namespace) -> list[float]:
-    """Train by A2C with generalised advantage estimation; the share of right turns of every ten training steps."""
+    """Train by A2C with generalised advantage estimation; the share of correct turns of every ten training steps."""
     mazes, optimizer = TMaze(args.envs, args.length), torch.optim.Adam(agent.parameters(), lr=args.lr)
     (observation, _), resets, state = mazes.reset(seed=seed), [torch.ones(args.envs, dtype=torch.bool)], None
     curve, turns, right = [], 0, 0
@@ -125,7 +125,7 @@ def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
         parser.set_defaults(length=2, window=10, updates=60, size=12, seeds=1, lr=2e-2)
     args, rows = parser.parse_args(argv), []
     torch.set_num_threads(1)
-    print(f"{'network':20} {'weights':>7}  share of right turns in the last tenth of training, one seed each")
+    print(f"{'network':20} {'weights':>7}  share of correct turns in the last tenth of training, one seed each")
     figure, axis = plt.subplots(figsize=(5, 3.2), layout="constrained")
     for i, network in enumerate(NETWORKS):
         shares: list[float] = []
@@ -138,7 +138,7 @@ def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
         weights = sum(p.numel() for p in agent.parameters())
         print(f"{network:20} {weights:7,}  {', '.join(f'{share:.2f}' for share in shares)}", flush=True)
         rows.append({"network": network, "weights": weights, "right": shares})
-    axis.set(xlabel="training step", ylabel="share of right turns")
+    axis.set(xlabel="training step", ylabel="share of correct turns")
     axis.legend(frameon=False, loc="center right")
     if args.figure:
         figure.savefig(args.figure, dpi=120)

@@ -144,7 +144,7 @@ def test_tmaze(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shares = {row["network"]: row["right"][0] for row in rows}
     assert shares["FS-LSTM-2"] > 0.9
     assert 0.3 < shares["FS-LSTM-2, no memory"] < 0.7
-    assert "share of right turns" in capsys.readouterr().out
+    assert "share of correct turns" in capsys.readouterr().out
 
 
 def test_a_maze_rewards_the_arm_of_the_cue() -> None:

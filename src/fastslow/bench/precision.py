@@ -46,12 +46,12 @@ def errors(shape: Shape, say: Callable[[str], None]) -> Iterator[Row]:
     exact = _values(LOOP, small, torch.float64)
     kinds: list[tuple[str, str, str | None]] = [
         (LOOP, "float32", None),
-        (NATIVE, "fused multiply-adds of float32", "highest"),
+        (NATIVE, "fused multiply-adds in float32", "highest"),
     ]
     found = library()
     if isinstance(found, Library) and found.tiles:
         kinds += [
-            (NATIVE, f"tile unit, {parts} bfloat16 a float32 ({setting})", setting) for setting, parts in PARTS.items()
+            (NATIVE, f"tile unit, {parts} bfloat16 part{'s' * (parts > 1)} ({setting})", setting) for setting, parts in PARTS.items()
         ]
     for name, kind, setting in kinds:
         with _products(setting, tiles=kind.startswith("tile")):

@@ -1,5 +1,5 @@
-"""Results as tables, for the terminal and for `docs/performance.md`, where they stand between the markers `bench cpu`
-and `bench gpu` (see `fastslow.bench.pages`).
+"""Tables of results for the terminal and for `docs/performance.md`, there between the markers `bench cpu` and
+`bench gpu` (see `fastslow.bench.pages`).
 
 `python -m fastslow.bench.tables docs/performance.md RESULTS.json...` writes the tables of stored results into a page.
 """
@@ -19,7 +19,7 @@ Row = dict[str, Any]
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table with even columns; the first two columns to the left, numbers to the right."""
+    """A Markdown table with even columns; the first two columns are left-aligned, the others right-aligned."""
     widths = [max(len(line[i]) for line in (header, *rows)) for i in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:
@@ -31,7 +31,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def report(results: Row) -> str:
-    """Every table of the results, with the machine they belong to."""
+    """All tables of the results, with the machine they were measured on."""
     parts = [describe(results["machine"]) + (" (quick run)" if results.get("quick") else "")]
     if "cpu" in results:
         parts += _cpu(results["cpu"])
@@ -72,7 +72,7 @@ def _cpu(found: Row) -> list[str]:
         if "refused" not in row
     ]
     first = table(
-        ("engine", "", "new to the machine, s", "used before, s"),
+        ("engine", "", "first use on the machine, s", "later processes, s"),
         [(row["engine"], "", f"{row['new_seconds']:.2f}", f"{row['known_seconds']:.2f}") for row in found["first_use"]],
     )
     steps = table(
@@ -103,7 +103,7 @@ def _cpu(found: Row) -> list[str]:
 
 
 def _cells(found: Row) -> list[str]:
-    """Of results that have it: cells beside each other."""
+    """The comparison of cells, if the results have one."""
     if not found.get("cells"):
         return []
     rows = [
@@ -123,7 +123,7 @@ def _cells(found: Row) -> list[str]:
 
 
 def _precision(found: Row) -> list[str]:
-    """Of results that have them: errors by the kind of products, and what saving less costs."""
+    """Errors by the kind of matrix products, and the cost of saving less, if the results have them."""
     parts: list[str] = []
     if found.get("errors"):
         first = found["errors"][0]
@@ -132,8 +132,8 @@ def _precision(found: Row) -> list[str]:
             for row in found["errors"]
         ]
         parts += [
-            f"Largest errors beside the loop in float64, {first['shape']}, B {first['rows']}, T {first['steps']}, as "
-            "shares of a tensor's largest entry:",
+            f"Largest errors against the reference loop in float64, {first['shape']}, B {first['rows']}, "
+            f"T {first['steps']}, relative to the largest entry of the tensor:",
             table(("engine", "products", "outputs and states", "gradients"), rows),
         ]
     if found.get("saving"):
@@ -150,13 +150,13 @@ def _precision(found: Row) -> list[str]:
             for row in found["saving"]
         ]
         header = ("shape", "native saves", "ms", "of all's", "peak MB", "x needed", "of all's")
-        parts += ["Saving less for the backward:", table(header, saved)]
+        parts += ["Saving less for the backward pass:", table(header, saved)]
     return parts
 
 
 def _gpu(found: Row) -> list[str]:
     ratios = ("of product", "of copy", "x loop", "of nn.LSTM")
-    header = ("shape", "engine", "ms", "p95", "first s", "characters/s", "us a step", "TFLOP/s", *ratios, "peak MB")
+    header = ("shape", "engine", "ms", "p95", "first s", "characters/s", "us per step", "TFLOP/s", *ratios, "peak MB")
     rows = [
         (
             f"{row['shape']}, B {row['rows']}, T {row['steps']}",
@@ -178,7 +178,7 @@ def _gpu(found: Row) -> list[str]:
     ]
     return [
         _ceilings(found["ceilings"]),
-        "Training updates:",
+        "Training steps:",
         table(header, rows),
         _refusals(found["updates"]),
     ]
