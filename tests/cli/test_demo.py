@@ -57,7 +57,7 @@ def test_the_demo_shows_what_it_promises(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_the_model_in_the_box_reads_a_sentence(box: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = output_of(capsys, "demo", "--out", "d").splitlines()
-    at = told.index("The bundled model, english (4,620 weights), reads a sentence (--say for your own):")
+    at = told.index("The bundled model, english (4,620 weights), scores a sentence (--say for your own):")
     assert told[at + 2].endswith(demo_command.SENTENCE)
     assert any(character.isdigit() or character == "#" for character in told[at + 3])  # random weights: all surprises
     mine = output_of(capsys, "demo", "--out", "d", "--say", "né so").splitlines()
@@ -120,6 +120,6 @@ def test_an_interrupted_demo_says_how_to_go_on(
     monkeypatch.setattr(progress, "TrainingView", Impatient)
     assert main(["demo"]) == 130
     told = capsys.readouterr().err
-    assert told == "fastslow: stopped after update 5, saved in runs/demo; `fastslow demo` continues\n"
+    assert told == "fastslow: stopped after training step 5, saved in runs/demo; `fastslow demo` continues\n"
     assert main(["demo", "--out", "d"]) == 130
     assert "`fastslow demo --out d` continues" in capsys.readouterr().err

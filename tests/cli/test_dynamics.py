@@ -89,7 +89,7 @@ def test_without_matplotlib_the_data_is_written(
         (["fs", "none.txt", "--out", "new"], "no such file"),
         (["fs", "stack", "--out", "new"], "stack is a folder: name the text last, after the runs"),
         (["fs", "text.txt", "--out", "text.txt"], "text.txt is a file"),
-        (["fs", "text.txt", "--out", "stack"], "is not empty and holds no study"),
+        (["fs", "text.txt", "--out", "stack"], "is not empty and contains no study"),
         (["fs", "text.txt", "--out", "new", "--lags", "0"], "--lags must be at least 1"),
         (["fs", "text.txt", "--out", "new", "--lags", "1000"], "is too short"),
     ],

@@ -105,6 +105,6 @@ def test_line_ends_and_encodings_do_not_change_the_figure(
     assert main(["evaluate", str(model), "crlf"]) == 0
     told = capsys.readouterr()
     assert "bits per byte of the file, which has a byte-order mark with CRLF line ends" in told.out
-    assert "reading it as UTF-8 with LF line ends (--raw keeps its bytes)" in told.err
+    assert "it is read as UTF-8 with LF line ends (--raw keeps its bytes)" in told.err
     kept = json.loads(output_of(capsys, "evaluate", model, "crlf", "--raw", "--json"))
     assert kept["symbols"] == 2 + len(raw) + raw.count(b"\n")

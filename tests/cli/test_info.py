@@ -52,7 +52,7 @@ def test_a_run_and_a_model(model: Path, text: Path, capsys: pytest.CaptureFixtur
     output_of(capsys, "train", text, *TINY, "--max-updates", 5)
     told = output_of(capsys, "info", "runs/tables")
     assert "started 20" in told
-    assert "finished after 5 updates" in told
+    assert "finished after 5 training steps" in told
     assert "  train  1,703 bytes of " in told
     Path("runs/tables/result.json").unlink()
     assert "not finished: `fastslow train --resume" in output_of(capsys, "info", "runs/tables")

@@ -52,7 +52,7 @@ def test_archives_of_it_need_no_name(box: Path, text: Path, capsys: pytest.Captu
     archive = Path(f"{text}.fsz")
     assert "tables.txt.fsz" in ran(capsys, "decompress", "-l", archive)[0]
     archive.rename("renamed")
-    assert ran(capsys, "decompress", "-t", "-v", "renamed")[1].endswith("renamed: whole\n")
+    assert ran(capsys, "decompress", "-t", "-v", "renamed")[1].endswith("renamed: OK\n")
 
 
 def test_an_archive_of_a_run_still_finds_its_run(box: Path, text: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -102,14 +102,14 @@ def test_evaluate_takes_its_name(box: Path, text: Path, capsys: pytest.CaptureFi
 
 def test_info(box: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = output_of(capsys, "info", "english")
-    assert told.startswith("english\nbundled, 0.0 MB as integers of 16 bits; archives name it ")
+    assert told.startswith("english\nbundled, 0.0 MB as 16-bit integers; archives identify it as ")
     assert f"model card: {box / 'README.md'}" in told
     found = json.loads(output_of(capsys, "info", "english", "--json"))
-    assert found["in_the_box"]["archive_id"] == exact_model(boxed_lm()).id.hex()
-    assert found["in_the_box"]["bytes"] == sum(path.stat().st_size for path in box.iterdir())
+    assert found["bundled"]["archive_id"] == exact_model(boxed_lm()).id.hex()
+    assert found["bundled"]["bytes"] == sum(path.stat().st_size for path in box.iterdir())
     assert found["parameters"] == 4620
     assert "bundled models: english (4,620 weights)" in output_of(capsys, "info")
-    assert json.loads(output_of(capsys, "info", "--json"))["in_the_box"] == ["english"]
+    assert json.loads(output_of(capsys, "info", "--json"))["bundled"] == ["english"]
 
 
 def test_errors_name_it(box: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -41,11 +41,11 @@ def test_a_log_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
     assert shown(Console(file=io.StringIO(), width=20)).splitlines() == [
         "1,234 parameters on cpu, engine native; 9,000 characters to train on, 500 to validate",
-        "run folder runs/x, continuing after update 5",
-        "update 6/100  epoch 0.06  BPC 3.200  26,512 chars/s  1:05 left",
-        "update 6, epoch 0.06: validation 2.5000 BPC, the best so far",
-        "update 7/100  epoch 0.07  BPC 3.100  valid 2.500  26,512 chars/s  1:01 left",
-        "update 7, epoch 0.07: validation 2.6000 BPC, best 2.5000",
+        "run folder runs/x, continuing after step 5",
+        "step 6/100  epoch 0.06  BPC 3.200  26,512 chars/s  1:05 left",
+        "step 6, epoch 0.06: validation 2.5000 BPC, best so far",
+        "step 7/100  epoch 0.07  BPC 3.100  valid 2.500  26,512 chars/s  1:01 left",
+        "step 7, epoch 0.07: validation 2.6000 BPC, best 2.5000",
         "something to know",
     ]
 

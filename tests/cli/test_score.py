@@ -139,7 +139,7 @@ def test_line_ends_and_encodings(model: Path, text: Path, form: str, capsys: pyt
     assert main(["score", "changed", "-m", str(model), "--json"]) == 0
     told = capsys.readouterr()
     found = json.loads(told.out)
-    assert "reading it as UTF-8 with LF line ends" in told.err
+    assert "it is read as UTF-8 with LF line ends" in told.err
     keys = ("line", "column", "text", "bits", "expected")
     assert [[c[k] for k in keys] for c in found["characters"]] == [[c[k] for k in keys] for c in plain["characters"]]
     unit = 2 if form == "utf-16" else 1

@@ -76,10 +76,10 @@ def test_a_pipe_is_followed_to_its_end(
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ("--follow", "belong to --lines"),
-        ("--above 3", "belong to --lines"),
+        ("--follow", "need --lines"),
+        ("--above 3", "need --lines"),
         ("--lines --above 3 --deviations 2", "give --above or --deviations, not both"),
-        ("--stretch 3", "belong to --lines"),
+        ("--stretch 3", "need --lines"),
         ("--lines --stretch 0", "--stretch must be at least 1; got 0"),
         ("--lines --follow --top 3", "--top needs the whole text"),
         ("--lines --deviations -1", "--deviations must be at least 0; got -1"),

@@ -39,7 +39,7 @@ def test_a_run_goes_on_with_its_own_options(text: Path, capsys: pytest.CaptureFi
     steady = [*TINY, "--max-updates", "20", "--no-anneal-by-time"]
     output_of(capsys, "train", text, *steady, "--out", "whole", "--max-time", "1h")
     told = output_of(capsys, "train", text, *steady, "--max-time", "0.000001s")
-    assert "the time limit is reached; continue with `fastslow train --resume --out runs/tables`" in told
+    assert "the time limit was reached; resume with `fastslow train --resume --out runs/tables`" in told
     assert json.loads(json.dumps(read_record(RUN).to_json()))["train"]["max_time"] == 1e-6
     # Without any option but the one that is to change; by the text's name and by the folder's.
     told = output_of(capsys, "train", text, "--resume", "--max-time", "1h")
@@ -109,8 +109,8 @@ def test_progress_in_a_log_is_lines(text: Path, capsys: pytest.CaptureFixture[st
     lines = told.splitlines()
     assert "parameters on cpu, engine reference" in lines[0]
     assert lines[1] == "run folder runs/tables"
-    assert lines[2].startswith("update 5, epoch ")
-    assert lines[2].endswith("the best so far")
+    assert lines[2].startswith("step 5, epoch ")
+    assert lines[2].endswith("best so far")
 
 
 def test_the_function_can_be_called(text: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -259,7 +259,7 @@ def test_an_interrupted_run_says_how_to_go_on(text: Path, elsewhere: Path) -> No
     ) as run:
         assert run.stderr is not None
         assert run.stdout is not None
-        while b"update 5," not in run.stderr.readline():
+        while b"step 5," not in run.stderr.readline():
             assert run.poll() is None
         time.sleep(0.1)
         run.send_signal(signal.SIGINT)
@@ -267,7 +267,7 @@ def test_an_interrupted_run_says_how_to_go_on(text: Path, elsewhere: Path) -> No
         output = run.stdout.read().decode()
     assert run.returncode == 130
     last = rest.splitlines()[-1]
-    assert last.startswith("fastslow: stopped after update ")
-    assert last.endswith("saved in runs/tables; continue with `fastslow train --resume --out runs/tables`")
+    assert last.startswith("fastslow: stopped after training step ")
+    assert last.endswith("saved in runs/tables; resume with `fastslow train --resume --out runs/tables`")
     assert "Traceback" not in rest
     assert "run saved in runs/tables" in output

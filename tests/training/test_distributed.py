@@ -143,7 +143,7 @@ def test_failures_are_everybodys(two: tuple[Path, list[dict[str, Any]]]) -> None
     assert first["accumulate"][0] == "ConfigError"
     assert "accumulate 3 needs at least as many streams per process; a batch of 4 on 2 has 2" in first["accumulate"][1]
     assert first["disk"][0] == "StorageError"
-    assert "the disk is full; the checkpoint of update 14 is kept" in first["disk"][1]
+    assert "the disk is full; the checkpoint of step 14 is kept" in first["disk"][1]
     assert second.keys() == first.keys()
     assert {kind for kind, _ in second.values()} == {"ElsewhereError"}
     assert not (two[0] / "batch").exists()
@@ -210,8 +210,8 @@ def test_a_rank_that_dies_ends_the_job_and_a_restart_goes_on(tmp_path: Path, alo
     assert done.returncode != 0
     assert time.monotonic() - begun < PATIENCE / 2
     lost = "rank 0 has lost contact with the other 1: one of them has ended, or has not answered for 10 minutes; the "
-    assert f"{lost}checkpoint of update 21 is kept: resume it, with any number of processes" in done.stderr
-    assert f"{lost}checkpoint of update 49 is kept" in done.stderr
+    assert f"{lost}checkpoint of step 21 is kept: resume it, with any number of processes" in done.stderr
+    assert f"{lost}checkpoint of step 49 is kept" in done.stderr
     sessions = read_record(tmp_path / "run").sessions
     assert [session["update"] for session in sessions] == [0, 21]
     assert sessions[0]["job"] == sessions[1]["job"]
@@ -230,7 +230,7 @@ def test_the_command(tmp_path: Path) -> None:
         "-m", "fastslow", "train", tmp_path / "tables.txt", "--out", out, *TINY, "--max-updates", "10", ranks=2
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("10 updates, 320 characters") == 1
+    assert done.stdout.count("10 training steps, 320 characters") == 1
     assert done.stderr.count(f"run folder {out}") == 1
     assert read_record(out).sessions[0]["processes"] == 2
     again = torchrun("-m", "fastslow", "train", "--resume", "--out", out, "--window", "9", ranks=2)

@@ -344,7 +344,7 @@ def test_metrics_on_a_full_disk(stopped: Path, undisturbed: Path) -> None:
     kept = (stopped / "metrics.jsonl").read_bytes()
     (stopped / "metrics.jsonl").unlink()
     (stopped / "metrics.jsonl").symlink_to("/dev/full")
-    with pytest.raises(StorageError, match=r"cannot write .*: the disk is full; the checkpoint of update 10 is kept"):
+    with pytest.raises(StorageError, match=r"cannot write .*: the disk is full; the checkpoint of step 10 is kept"):
         resume(stopped)
     (stopped / "metrics.jsonl").unlink()
     (stopped / "metrics.jsonl").write_bytes(kept)
@@ -413,8 +413,8 @@ assert_same(disk / "run", undisturbed)
 """
     first, names, again = on_a_disk(script, tmp_path, plain)
     assert re.fullmatch(
-        r"cannot write the checkpoint of update 10 to DISK/run: the disk is full; "
-        r"the checkpoint of update 7 is kept: make room, then resume",
+        r"cannot write the checkpoint of step 10 to DISK/run: the disk is full; "
+        r"the checkpoint of step 7 is kept: make room, then resume",
         first,
     )
     assert names == "['.lock', 'checkpoint.safetensors', 'config.json', 'metrics.jsonl', 'run.json']"

@@ -216,7 +216,7 @@ def test_a_full_disk_keeps_the_previous_checkpoint(
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", failing)
         with pytest.raises(
-            StorageError, match=r"the disk is full; the checkpoint of update 10 is kept: make room"
+            StorageError, match=r"the disk is full; the checkpoint of step 10 is kept: make room"
         ) as at:
             run(out, progress=progress)
     assert "\n" not in str(at.value)
@@ -244,7 +244,7 @@ def test_a_real_limit_of_the_system(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "run")], cwd=root, check=True, capture_output=True, text=True
     )
-    assert done.stdout.startswith("cannot write the checkpoint of update 7 to ")
+    assert done.stdout.startswith("cannot write the checkpoint of step 7 to ")
     assert done.stdout.endswith("file too large; there was no checkpoint yet\n")
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
         ".lock",
@@ -271,7 +271,7 @@ def test_a_loss_that_is_no_number(
 
     with monkeypatch.context() as patch:
         patch.setattr(Updater, "step", step)
-        with pytest.raises(DivergedError, match=r"became nan at update 13, .* the checkpoint of update 10 is kept in"):
+        with pytest.raises(DivergedError, match=r"became nan at training step 13, .* the checkpoint of step 10 is kept in"):
             run(out)
     run(out, resume=True)
     assert_same(out, undisturbed)

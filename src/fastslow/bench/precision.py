@@ -51,7 +51,8 @@ def errors(shape: Shape, say: Callable[[str], None]) -> Iterator[Row]:
     found = library()
     if isinstance(found, Library) and found.tiles:
         kinds += [
-            (NATIVE, f"tile unit, {parts} bfloat16 part{'s' * (parts > 1)} ({setting})", setting) for setting, parts in PARTS.items()
+            (NATIVE, f"tile unit, {parts} bfloat16 part{'s' * (parts > 1)} ({setting})", setting)
+            for setting, parts in PARTS.items()
         ]
     for name, kind, setting in kinds:
         with _products(setting, tiles=kind.startswith("tile")):

@@ -1,12 +1,11 @@
-"""From `sys.argv` to a command and back to an exit status.
+"""Dispatch from `sys.argv` to a command, and from its result to an exit status.
 
-    0    done
-    2    an error that the user can mend, in one line on stderr: ``fastslow: error: ...``
+    0    success
+    2    an error that the user can fix, in one line on stderr: ``fastslow: error: ...``
     130  interrupted (Ctrl-C)
-    141  whoever read the output has gone (as for a program that dies of SIGPIPE)
+    141  the reader of the output has closed it (as for a program killed by SIGPIPE)
 
-Anything else that goes wrong is a defect of the program and shows its traceback. With ``FASTSLOW_DEBUG=1`` so does
-every error.
+Any other exception is a bug and shows its traceback. With ``FASTSLOW_DEBUG=1`` every error does.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except BrokenPipeError:
         _debug()
-        # Python flushes stdout once more at exit: give it somewhere to go.
+        # Python flushes stdout once more at exit, which must not fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NO_READER
     except Exception as error:
@@ -110,7 +109,7 @@ def load(name: str) -> Callable[[list[str]], Any]:
     def run(arguments: list[str]) -> Any:
         from fastslow.cli.arguments import bind
 
-        # A module may have a say in its command's arguments, and in the default values of its parameters.
+        # A module may change its command's arguments and the default values of its parameters.
         prepare = getattr(module, "prepare", None)
         arguments, defaults = prepare(arguments) if prepare else (arguments, {})
         return bind(function, f"fastslow {name}", arguments, defaults)()
@@ -130,7 +129,7 @@ def overview(group: str | None = None) -> str:
         )
     return (
         "usage: fastslow COMMAND [OPTIONS]\n\n"
-        "Fast-Slow recurrent networks: train character language models and use them.\n\n"
+        "Train and use character language models with Fast-Slow recurrent networks.\n\n"
         f"{listing}\n\n"
         "`fastslow COMMAND --help` lists the options of a command; `fastslow --version` prints the version.\n"
         "First steps: `fastslow demo`, then `fastslow train FILE`."
@@ -138,7 +137,7 @@ def overview(group: str | None = None) -> str:
 
 
 def describe(error: Exception) -> str | None:
-    """The one line for an error that the user can mend; None for a defect of the program."""
+    """The one-line message of an error that the user can fix; None for a bug."""
     if isinstance(error, FastslowError):
         return str(error)
     if isinstance(error, OSError):
@@ -159,11 +158,11 @@ def _out_of_device_memory(error: Exception) -> bool:
 
 def _complain(message: str, kind: str = "error: ") -> None:
     line = " ".join(message.splitlines())
-    with contextlib.suppress(OSError):  # nobody reads stderr either
+    with contextlib.suppress(OSError):  # stderr is closed too
         print(f"fastslow: {kind}{line}", file=sys.stderr)
 
 
 def _debug() -> None:
-    """Let the exception that is being handled through if the user wants to see where it came from."""
+    """Re-raise the exception that is being handled if the user asked for tracebacks."""
     if os.environ.get("FASTSLOW_DEBUG", "0") not in ("", "0"):
         raise

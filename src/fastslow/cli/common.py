@@ -1,4 +1,4 @@
-"""What several commands need: where results and messages go, which device, which model."""
+"""Shared by several commands: output, devices, models."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from fastslow.lm import CharLM
 
 RUNS = Path("runs")
-"""Where runs go, and where a model is looked for when none is named."""
+"""The folder of runs, in which a model is searched if none is named."""
 
 
 SMALL_MODEL = 4_000_000
-"""Weights up to which a single stream is fastest on a single core."""
+"""Number of weights up to which a single stream is fastest on a single core."""
 
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")]
 """Off unless given."""
@@ -63,14 +63,14 @@ def messages() -> Console:
 
 
 def note(message: str) -> None:
-    """A message on stderr: results go to stdout."""
+    """Print a message on stderr; results go to stdout."""
     print(f"fastslow: {message}", file=sys.stderr)
 
 
 def note_form(text: Text) -> None:
-    """Say on stderr how a text was read, if line ends or encoding were changed."""
+    """Print a note if line ends or encoding of a text were converted."""
     if not text.form.is_plain:
-        note(f"{text.name} has {text.form}: reading it as UTF-8 with LF line ends (--raw keeps its bytes)")
+        note(f"{text.name} has {text.form}: it is read as UTF-8 with LF line ends (--raw keeps its bytes)")
 
 
 def find_device(name: str | None) -> torch.device:
@@ -112,9 +112,9 @@ def load_model(name: str | None, device: str | None = None, backend: str = "auto
     return CharLM.from_pretrained(name, device=where, backend=backend)
 
 
-# Two rules for a command that was given no model. What looks at what was trained (sample, evaluate) takes the newest
-# run here, and the bundled model where there is none. What works on files (score, compress) takes the bundled model: a
-# text then scores the same, and an archive decodes, in whatever folder one is.
+# Two rules for a command without a model. Commands about trained models (sample, evaluate) use the newest run here, or
+# the bundled model if there is none. Commands about files (score, compress) use the bundled model, so that scores and
+# archives do not depend on the current folder.
 
 
 def latest_model(quiet: bool = False) -> str:
@@ -170,7 +170,7 @@ def newest_run() -> Path:
 
 
 def _runs() -> list[Path]:
-    """The weights of the runs that have some."""
+    """The weights files of all runs that have one."""
     return list(RUNS.glob("*/model.safetensors"))
 
 
@@ -196,7 +196,7 @@ def print_json(value: Any) -> None:
 
 
 def use_few_threads(lm: CharLM) -> None:
-    """One thread for one stream through a small network on a CPU: more would mostly wait for each other."""
+    """Use one thread for one stream through a small network on a CPU: more threads would mostly wait."""
     import torch
 
     if lm.device.type == "cpu" and lm.num_parameters < SMALL_MODEL:

@@ -1,6 +1,6 @@
-"""`fastslow compress` and `fastslow decompress`: the codec with the manners of gzip and zstd.
+"""`fastslow compress` and `fastslow decompress`: the codec with the command-line conventions of gzip and zstd.
 
-Exit status: 0 ok; 1 an error with at least one file; 2 a warning (a file was skipped), or arguments that do not fit.
+Exit status: 0 success; 1 an error with at least one file; 2 a warning (a file was skipped) or invalid arguments.
 """
 
 from __future__ import annotations
@@ -69,31 +69,31 @@ def compress(
     weight_bits: _Number = None,
     device: _Device = None,
 ) -> int:
-    """Compress files: the model's predictions, mixed with what the file itself teaches. Tens of kB a second for prose.
+    """Compress files with a model's predictions and statistics of the text itself. Prose takes tens of kB per second.
 
-    FILE becomes FILE.fsz, and is kept. Without FILE, or for -, standard input goes to standard output. The archive
-    decodes on any machine; where the model helped, as with prose, that takes the model. What is no prose is compressed
-    without it, some hundreds of kB a second.
+    FILE is compressed to FILE.fsz and kept. Without FILE, or for -, standard input goes to standard output.
+    The archive can be decompressed on any machine; if the model was used, as for prose, that requires the model. Other
+    files are compressed without the model, at some hundreds of kB per second.
 
     Args:
-        files: what to compress
-        model: the run, or folder with a model, that predicts (default: english, in the box; without it the newest run)
+        files: the files to compress
+        model: a run, or a folder with a model (default: the bundled model, english; without it, the newest run)
         decompress: decompress instead
         stdout: write to standard output
         keep: keep the files (they are kept anyway, unless --rm is given)
         force: overwrite files, and write archives to a terminal
-        test: check archives, write nothing
-        listing: list what archives hold
-        verbose: say what was done; with -l, more of each archive
+        test: check archives without writing anything
+        listing: list the contents of archives
+        verbose: print the result for each file; with -l, more details of each archive
         quiet: no progress and no warnings
         output: the file to write
-        suffix: of archives
-        rm: remove each file once its archive is safely on the disk
+        suffix: the suffix of archives
+        rm: remove each file once its archive has been written to the disk
         embed_model: put the model into the archive
-        lanes: pieces of text that are read side by side: more is faster, fewer is smaller
-        block_size: bytes of text a block; a block can be decompressed by itself
-        weight_bits: of the integers, 8 to 16
-        device: where to compute
+        lanes: number of pieces of text that are coded in parallel: more is faster, fewer is smaller
+        block_size: bytes of text per block; a block can be decompressed independently
+        weight_bits: bits of the integer weights, 8 to 16
+        device: the device, such as cpu or cuda:1
     """
     asked = _Asked(model, stdout, keep, force, verbose, quiet, output, suffix, rm, device)
     if listing:
@@ -122,24 +122,24 @@ def decompress(
     rm: bool = False,
     device: _Device = None,
 ) -> int:
-    """Decompress archives that `fastslow compress` made.
+    """Decompress archives made by `fastslow compress`.
 
-    FILE.fsz becomes FILE, and is kept. Without FILE, or for -, standard input goes to standard output.
+    FILE.fsz is decompressed to FILE and kept. Without FILE, or for -, standard input goes to standard output.
 
     Args:
         files: the archives
-        model: what they were made with (default: the one inside, or the one that fits of those in the box and in runs/)
+        model: the model they were made with (default: the embedded one, or the matching bundled model or run in runs/)
         stdout: write to standard output
         keep: keep the archives (they are kept anyway, unless --rm is given)
         force: overwrite files
-        test: check archives, write nothing
-        listing: list what archives hold
-        verbose: say what was done; with -l, more of each archive
+        test: check archives without writing anything
+        listing: list the contents of archives
+        verbose: print the result for each file; with -l, more details of each archive
         quiet: no progress and no warnings
         output: the file to write
-        suffix: of archives
-        rm: remove each archive once its text is safely on the disk
-        device: where to compute
+        suffix: the suffix of archives
+        rm: remove each archive once its text has been written to the disk
+        device: the device, such as cpu or cuda:1
     """
     asked = _Asked(model, stdout, keep, force, verbose, quiet, output, suffix, rm, device)
     if listing:
@@ -148,11 +148,11 @@ def decompress(
     return _for_each(files, asked, lambda name: one(name, asked))
 
 
-# ---------------------------------------------------------------------- what was asked for
+# ---------------------------------------------------------------------- options
 
 
 class Skipped(FastslowError):
-    """A file that was left alone: a warning, not an error."""
+    """A file that was skipped: a warning, not an error."""
 
 
 class _Asked:
@@ -176,9 +176,9 @@ class _Asked:
         if stdout and output is not None:
             raise OptionError("give --stdout or --output, not both")
         if rm and stdout:
-            raise OptionError("--rm removes a file once its result is on the disk; with --stdout nobody can know that")
+            raise OptionError("--rm removes a file once its result is on the disk, which cannot be known with --stdout")
         if not suffix or "/" in suffix or os.sep in suffix:
-            raise OptionError(f"a suffix is the end of a file name, such as {SUFFIX}; got {suffix!r}")
+            raise OptionError(f"--suffix must be the end of a file name, such as {SUFFIX}; got {suffix!r}")
         self.model_name, self.stdout, self.force, self.rm = model, stdout, force, rm
         self.verbose, self.quiet, self.suffix = verbose, quiet, suffix
         self.output = STANDARD if stdout else output
@@ -192,7 +192,7 @@ class _Asked:
         return self._model
 
     def find_model(self, wanted: Wanted) -> CodecModel | None:
-        """The model to decompress with: the one named, or one in the box or in runs/ that has the archive's hash."""
+        """The model to decompress with: the one named, or a bundled model or run in runs/ with the archive's hash."""
         if self.model_name is not None:
             return self.model()
         from fastslow.cli.common import RUNS
@@ -224,7 +224,7 @@ def _for_each(files: tuple[str, ...], asked: _Asked, one: Callable[[str], None])
     """Run `one` for every file; an error or a warning with one does not stop the others."""
     names = files or (STANDARD,)
     if asked.output not in (None, STANDARD) and len(names) > 1:
-        raise OptionError(f"--output names one file, for one file; got {len(names)}")
+        raise OptionError(f"--output takes a single input file; got {len(names)}")
     status = OK
     with _terminable():
         for name in names:
@@ -248,7 +248,7 @@ def _for_each(files: tuple[str, ...], asked: _Asked, one: Callable[[str], None])
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """Inside, SIGTERM leaves by an exception, as Ctrl-C does, so that half-written files are removed."""
+    """Inside, SIGTERM raises an exception, as Ctrl-C does, so that partially written files are removed."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -270,11 +270,11 @@ def _compress_one(name: str, asked: _Asked, options: Options) -> None:
     from fastslow.codec.writer import compress_stream
 
     if name != STANDARD and name.endswith(asked.suffix) and not asked.force:
-        raise Skipped(f"{name} ends in {asked.suffix} already: it was left alone (-f compresses it again)")
+        raise Skipped(f"{name} already ends in {asked.suffix}: skipped (-f compresses it again)")
     model = asked.model()
     target = _target(name, asked, f"{name}{asked.suffix}")
     if target == STANDARD and sys.stdout.isatty() and not asked.force:
-        raise OptionError("an archive is not written to a terminal: name a file with -o, or insist with -f")
+        raise OptionError("an archive is not written to a terminal: name a file with -o, or force it with -f")
     with _source(name, asked) as (source, status), _sink(target, asked, status) as sink:
         progress = _Progress(name, asked, status)
         summary = compress_stream(source, sink, model, options, device=asked.device, progress=progress)
@@ -287,9 +287,9 @@ def _decompress_one(name: str, asked: _Asked) -> None:
 
     text = name.removesuffix(asked.suffix)
     if asked.output is None and name != STANDARD and (text == name or not Path(text).name):
-        raise Skipped(f"{name} does not end in {asked.suffix}: it was left alone (name the result with -o)")
+        raise Skipped(f"{name} does not end in {asked.suffix}: skipped (name the output with -o)")
     if name == STANDARD and sys.stdin.isatty() and not asked.force:
-        raise OptionError("an archive is not read from a terminal: name a file, or insist with -f")
+        raise OptionError("an archive is not read from a terminal: name a file, or force it with -f")
     target = _target(name, asked, text)
     with _source(name, asked) as (source, status), _sink(target, asked, status) as sink:
         progress = _Progress(name, asked, status, reading=True)
@@ -306,16 +306,16 @@ def _test_one(name: str, asked: _Asked) -> None:
         decompress_stream(source, sink, find_model=asked.find_model, device=asked.device, progress=progress)
         progress.clear()
     if asked.verbose:
-        _say(f"{_shown(name)}: whole")
+        _say(f"{_shown(name)}: OK")
 
 
 def _target(name: str, asked: _Asked, usual: str) -> str:
     target = asked.output or (STANDARD if name == STANDARD else usual)
     if target != STANDARD and name != STANDARD and os.path.exists(target) and os.path.exists(name):
         if os.path.samefile(target, name):
-            raise OptionError(f"{name} is both to be read and to be written: name another file with -o")
+            raise OptionError(f"{name} is both input and output: name another file with -o")
         if not asked.force:
-            raise Exists(f"{target} exists: it was not overwritten (-f overwrites)")
+            raise Exists(f"{target} exists and was not overwritten (-f overwrites it)")
     return target
 
 
@@ -326,9 +326,9 @@ def _source(name: str, asked: _Asked) -> Iterator[tuple[IO[bytes], os.stat_resul
         return
     path = Path(name)
     if path.is_dir():
-        raise Skipped(f"{name} is a folder: it was left alone")
+        raise Skipped(f"{name} is a folder: skipped")
     if path.exists() and not path.is_file() and not asked.force and asked.output != STANDARD:
-        raise Skipped(f"{name} is no regular file: it was left alone (-f or -c reads it)")
+        raise Skipped(f"{name} is not a regular file: skipped (-f or -c reads it)")
     file, status = open_source(path)
     with file:
         yield file, status if stat.S_ISREG(status.st_mode) else None
@@ -370,10 +370,10 @@ def _list_one(name: str, asked: _Asked) -> None:
     from fastslow.codec.reader import ArchiveReader
 
     if name == STANDARD:
-        raise OptionError("a list needs files: standard input cannot be read with jumps")
+        raise OptionError("--list needs files: standard input is not seekable")
     with _source(name, asked) as (source, _):
         if not source.seekable():
-            raise OptionError(f"{name} is no regular file: a list jumps from block to block")
+            raise OptionError(f"{name} is not seekable, which --list needs")
         reader = ArchiveReader(source)
         entries = list(reader.entries())
         stored = source.seek(0, os.SEEK_END)
@@ -391,7 +391,7 @@ def _list_one(name: str, asked: _Asked) -> None:
     lines = {
         "compressed": f"{stored:,} bytes",
         "uncompressed": f"{total:,} bytes",
-        "ratio": f"{ratio}, {bits} bits a byte",
+        "ratio": f"{ratio}, {bits} bits per byte",
         "format": f"version {reader.version}",
         "model": ", ".join(_shown(str(each)) for each in wanted) or "none",
         "embedded model": f"{reader.embedded_size:,} bytes" if reader.embedded_size else "no",
@@ -403,11 +403,11 @@ def _list_one(name: str, asked: _Asked) -> None:
         print(f"  {key:<15} {value}")
 
 
-# ---------------------------------------------------------------------- telling
+# ---------------------------------------------------------------------- progress
 
 
 class _Progress:
-    """A line on the terminal that is written over: how much is done, the ratio, the speed, the time left."""
+    """A progress line on the terminal: how much is done, the ratio, the speed, the time left."""
 
     _EVERY = 0.2
 
@@ -448,7 +448,7 @@ class _Progress:
             self._line = ""
 
     def done(self, summary: Summary, target: str) -> None:
-        """The last word on a file, on a terminal or with -v."""
+        """Print the result for a file, on a terminal or with -v."""
         self.clear()
         if not (self._shows or self._asked.verbose) or self._asked.quiet:
             return
@@ -468,7 +468,7 @@ class _Progress:
 
 
 def _peak_megabytes() -> float | None:
-    """The most memory this process has held so far; None where the system does not say."""
+    """Peak memory of this process so far; None if the system does not report it."""
     try:
         import resource
     except ImportError:  # not a POSIX system
@@ -484,5 +484,5 @@ def _shown(name: str) -> str:
 
 
 def _say(message: str) -> None:
-    with suppress(OSError):  # nobody reads stderr
+    with suppress(OSError):  # stderr is closed
         print(f"fastslow: {' '.join(message.splitlines())}", file=sys.stderr)

@@ -16,10 +16,10 @@ _Folder = Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint
 
 
 def list_data(*, data_dir: _Folder = None, json: Flag = False) -> None:
-    """List the public corpora, and which of them are in the data folder.
+    """List the public corpora and which of them are in the data folder.
 
     Args:
-        data_dir: the data folder; the environment variable FASTSLOW_DATA names it too
+        data_dir: the data folder (also set by the environment variable FASTSLOW_DATA)
         json: print the list as JSON
     """
     found = list_corpora(data_dir)
@@ -43,12 +43,12 @@ def fetch(
     from_: Annotated[Path | None, tyro.conf.arg(name="from", metavar="FILE", help_behavior_hint="")] = None,
     data_dir: _Folder = None,
 ) -> None:
-    """Put a corpus into the data folder, from its public home or from a copy, checked by its SHA-256.
+    """Download a corpus, or copy it from a file, to the data folder and verify its SHA-256.
 
     Args:
         name: the corpus
-        from_: take it from this archive, file or folder instead of the web
-        data_dir: the data folder; the environment variable FASTSLOW_DATA names it too
+        from_: copy it from this archive, file or folder instead of downloading it
+        data_dir: the data folder (also set by the environment variable FASTSLOW_DATA)
     """
     from fastslow.cli.progress import CountingView
 

@@ -1,4 +1,4 @@
-"""`fastslow demo`: from nothing to a trained model and what it is good for, on this machine, without a download."""
+"""`fastslow demo`: train a model on this machine without a download, and show what it can do."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def read_lines(path):
 """Two typing errors for the model to find."""
 
 SENTENCE = "It was the best of times, it was the wurst of times, it was the age of wisdom and of telephones."
-"""One of a book of the model's own time, with two words that were not in it."""
+"""From a book of the time of the model's training text, with two words that do not fit."""
 
 
 def demo(
@@ -64,16 +64,16 @@ def demo(
 ) -> None:
     """Train a small Fast-Slow LSTM on the source of Python's standard library, and show what it can do.
 
-    Within four minutes on two cores, without any download: training, the bits per character on text it has not seen
-    beside what xz and bzip2 need for it, a sample, and the surprising characters of some code with typing errors. Then
-    those of a sentence of yours, as the English model in the box reads it.
+    Takes about four minutes on two cores and needs no download. It prints the bits per character on unseen text, beside
+    xz and bzip2 on the same text, then a sample, and the surprising characters of some code with typing errors. Finally
+    the bundled English model scores a sentence of your choice.
 
     An unfinished demo in the folder is continued; a finished one is replaced.
 
     Args:
         out: the run folder
         max_time: how long to train, such as 90s or 10m
-        say: the sentence that the bundled model reads
+        say: the sentence for the bundled model
     """
     from dataclasses import replace
 
@@ -109,21 +109,21 @@ def demo(
         )
     if result.test is None:
         again = "fastslow demo" + ("" if out == RUNS / "demo" else f" --out {shlex.quote(str(out))}")
-        raise KeyboardInterrupt(f"stopped after update {result.updates:,}, saved in {out}; `{again}` continues")
+        raise KeyboardInterrupt(f"stopped after training step {result.updates:,}, saved in {out}; `{again}` continues")
     lm = CharLM.from_pretrained(out)
     use_few_threads(lm)
     console.print(
-        f"{result.updates:,} updates on {result.characters:,} characters in {result.seconds:.0f} s; "
+        f"{result.updates:,} training steps on {result.characters:,} characters in {result.seconds:.0f} s; "
         f"{lm.num_parameters:,} parameters"
     )
     console.print()
     _compare(console, text, result.test)
     _sample(console, lm)
-    console.print("It reads this code and marks what surprises it:")
+    console.print("The surprising characters of this code:")
     _surprise(console, lm, JUDGED)
     if boxed is not None:
         console.print(
-            f"The bundled model, {shown_name(boxed)} ({weights_text(boxed)}), reads a sentence (--say for your own):",
+            f"The bundled model, {shown_name(boxed)} ({weights_text(boxed)}), scores a sentence (--say for your own):",
             soft_wrap=True,
         )
         _surprise(console, CharLM.from_pretrained(boxed), sentence)
@@ -133,7 +133,7 @@ def demo(
 def _make_room(out: Path) -> bool:
     """Whether to continue an unfinished demo in `out`; a finished one is removed.
 
-    Raises RunError for any other run: the demo never replaces what it did not make.
+    Raises RunError for any other run: the demo only replaces its own runs.
     """
     if not (out / RUN_FILE).is_file():
         return False
@@ -144,7 +144,7 @@ def _make_room(out: Path) -> bool:
         note(f"continuing the unfinished demo in {out}")
         return True
     note(f"replacing the finished demo in {out}")
-    with RunFolder.open(out):  # not while another process works there
+    with RunFolder.open(out):  # not while another process uses it
         for name in (RESULT_FILE, CHECKPOINT_FILE, WEIGHTS_FILE, METRICS_FILE, CONFIG_FILE, RUN_FILE):
             (out / name).unlink(missing_ok=True)
         shutil.rmtree(out / "tensorboard", ignore_errors=True)
@@ -164,7 +164,7 @@ def _compare(console: Console, text: Text, test: Evaluation) -> None:
         table.add_row(name, f"{bits:.3f}", what, style="bold" if bits == best else "")
     console.print(f"On the last {len(data):,} bytes, which the model has not seen:")
     console.print(table)
-    console.print(f"({test.protocol}; the compressors get the same bytes and nothing else)", soft_wrap=True)
+    console.print(f"({test.protocol}; the compressors get the same bytes, without training)", soft_wrap=True)
     console.print()
 
 

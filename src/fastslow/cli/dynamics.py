@@ -33,21 +33,22 @@ def dynamics(
     device: Device = None,
     backend: Backend = "auto",
 ) -> None:
-    """Measure what networks remember, how fast it changes and where in a word they err: the paper's figures 3 to 5.
+    """Measure how far networks remember, how fast their memory changes, and where in a word they err.
 
-    Runs of one network (seeds) are shown as their mean; networks of different kinds stand side by side. TEXT is a file
-    or a corpus (`fastslow data list`), of which the test part is taken. DIR gets the data as JSON and CSV, the figures
-    as PNG and SVG, and dynamics.html, which says in words what they show and where the paper's findings hold.
+    These are the paper's figures 3 to 5. Runs of the same network (seeds) are averaged; different networks are
+    compared. TEXT is a file or a corpus (`fastslow data list`), whose test part is used. The data are written to DIR as
+    JSON and CSV, the figures as PNG and SVG, and a report, dynamics.html, describes them and says which of the paper's
+    findings hold.
 
     Args:
         runs_and_text: the folders of the runs, then the text
         out: the folder for data, figures and page
         lags: number of steps back to follow gradients
         streams: positions in the text that are read in parallel
-        windows: windows per stream whose gradients are taken
-        targets: losses differentiated per window
-        steps: steps per stream over which changes of memory are averaged
-        force: write to a folder that holds something else
+        windows: windows per stream for which gradients are computed
+        targets: number of losses per window that are differentiated
+        steps: steps per stream over which changes of the memory are averaged
+        force: write to a folder that contains other files
         device: the device, such as cpu or cuda:1
         backend: the engine for evaluation, or auto
     """
@@ -78,11 +79,11 @@ def dynamics(
     write_data(out, groups, text, settings, [finding.to_json() for finding in found])
     _draw(out, groups, found, text, settings)
     _tell(groups, found)
-    print(f"\n{out / 'dynamics.html'}: the figures, and what they show")
+    print(f"\n{out / 'dynamics.html'}: figures and findings")
 
 
 def _names(runs: Sequence[str]) -> dict[str, str]:
-    """What each run is called in data and page: its folder's name, or all of its path where that is not enough."""
+    """The name of each run in data and report: its folder's name, or its whole path if that is ambiguous."""
     twice = sorted({run for run in runs if runs.count(run) > 1})
     if twice:
         raise OptionError(f"{twice[0]} is named twice: name each run once")
@@ -94,7 +95,7 @@ def _check_out(out: Path, force: bool) -> None:
     if out.exists() and not out.is_dir():
         raise OptionError(f"{out} is a file: name a folder")
     if out.is_dir() and any(out.iterdir()) and not (out / "dynamics.json").exists() and not force:
-        raise OptionError(f"{out} is not empty and holds no study: name another folder, or write there with --force")
+        raise OptionError(f"{out} is not empty and contains no study: name another folder, or write there with --force")
 
 
 def _text(name: str) -> Text:
@@ -105,7 +106,7 @@ def _text(name: str) -> Text:
     if Path(name).is_dir():
         raise OptionError(f"{name} is a folder: name the text last, after the runs")
     opened = open_text(name)
-    return replace(opened, name=Path(name).name)  # a page that is passed on tells nobody's folders
+    return replace(opened, name=Path(name).name)  # keep local paths out of the report
 
 
 def _measured(run: str, name: str, text: Text, settings: StudySettings, device: str | None, backend: str) -> Measures:

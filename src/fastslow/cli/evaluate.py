@@ -1,4 +1,4 @@
-"""`fastslow evaluate`: bits per character of one model, or of several together, on text."""
+"""`fastslow evaluate`: bits per character of one model, or of an ensemble, on text."""
 
 from __future__ import annotations
 
@@ -66,27 +66,27 @@ def evaluate(
 ) -> None:
     """Print a model's bits per character on a text, over every symbol but the first.
 
-    TEXT is a file, - for standard input, or a corpus (`fastslow data list`), of which the test part is taken. Without
-    it the text is the run's own test part. With several RUNs their probabilities are averaged. Without a RUN the newest
-    in runs/ is taken, or the bundled model, english, if there is none. A file with CRLF, a byte-order mark or UTF-16 is
-    read as the same text in UTF-8 with LF, and the bits per byte of the file are printed as well.
+    TEXT is a file, - for standard input, or a corpus (`fastslow data list`), whose test part is used. Without TEXT it
+    is the run's own test part. The probabilities of several RUNs are averaged. Without RUN it is the newest run in
+    runs/, or the bundled model, english, if there is none. A file with CRLF, a byte-order mark or UTF-16 is read as the
+    same text in UTF-8 with LF, and the bits per byte of the file are printed as well.
 
     Args:
         runs_and_text: the folders of the runs, or english for the bundled model; then the text
         part: which part of a corpus, or of the run's own text
-        protocol: of a corpus that has several (see `fastslow data list`), by default the paper's
-        streams: split the text into N streams that run side by side: faster, and slightly worse as each starts cold
-        warm: symbols that each stream reads before its own, unscored
-        documents: each file, or each line, begins from a zero state; none: the text is one document
+        protocol: the protocol, for a corpus that has several (see `fastslow data list`); default: the paper's
+        streams: split the text into N streams that run in parallel: faster, but each starts without context
+        warm: number of preceding symbols that each stream reads without scoring them
+        documents: start each file, or each line, from a zero state; none: the text is one document
         dynamic: dynamic evaluation: update the weights on each segment after it was scored (Krause et al. 2018)
-        rate: learning rate of --dynamic; by default tuned once, with --decay, on the run's validation text
-        decay: of --dynamic, towards the trained weights
-        segment: of --dynamic, symbols per update
-        int8: with the layer's matrices rounded to 8 bits, and print what that costs
-        fit_temperature: also at the temperature that is best on this text: valid (the run's validation text) or a file
+        rate: learning rate of --dynamic; default: tuned once, with --decay, on the run's validation text
+        decay: decay of --dynamic towards the trained weights
+        segment: number of symbols per update of --dynamic
+        int8: round the layer's matrices to 8 bits, and print the loss in bits per character
+        fit_temperature: also evaluate at the temperature that is best on valid (the run's validation text) or a file
         per_symbol: save the loss of each symbol, in nats, as a NumPy file (.npy)
-        against: losses that --per-symbol saved for another model: print the difference with its confidence interval
-        raw: take the bytes of the file as they are: keep CRs, byte-order marks and UTF-16
+        against: losses saved by --per-symbol for another model: print the difference with a confidence interval
+        raw: use the bytes of the file unchanged: keep CRs, byte-order marks and UTF-16
         json: print the result as JSON
         device: the device, such as cpu or cuda:1
         backend: the engine, or auto
@@ -188,7 +188,7 @@ def measure(
     per_symbol: bool = False,
     documents: Literal["files", "lines"] | None = None,
 ) -> Evaluation:
-    """`evaluation.evaluate` with its progress on a terminal."""
+    """`evaluation.evaluate` with progress on a terminal."""
     from fastslow.cli.progress import CountingView
     from fastslow.evaluation import evaluate as run
 
@@ -197,7 +197,7 @@ def measure(
 
 
 def _documents(run: str | Path, asked: Literal["files", "lines", "none"] | None) -> Literal["files", "lines"] | None:
-    """What a text's documents are: as asked, else as the run was trained."""
+    """How to divide a text into documents: as requested, otherwise as in the run's training."""
     if asked is not None:
         return None if asked == "none" else asked
     from fastslow.training.folder import RunError, read_record
@@ -205,13 +205,13 @@ def _documents(run: str | Path, asked: Literal["files", "lines", "none"] | None)
     try:
         source = read_record(Path(run)).source
     except (FastslowError, RunError):
-        return None  # a model alone, without the run that made it
+        return None  # a model without its run
     return None if source is None else source.documents
 
 
 @dataclass(frozen=True)
 class Tempered:
-    """A figure at the temperature that was fitted on another text."""
+    """An evaluation at a temperature that was fitted on another text."""
 
     fitted: FittedTemperature
     fitted_on: Text
@@ -243,7 +243,7 @@ def measure_tempered(
 
 
 def _fitting_text(run: str, named: str, text: Text, raw: bool) -> Text:
-    """The text to fit a temperature on: a part of the run's own text, or a file; never the one that is reported."""
+    """The text to fit a temperature on: a part of the run's own text, or a file; never the evaluated text."""
     if named in ("valid", "train") and not Path(named).exists():
         found = _own_text(run, "valid" if named == "valid" else "train", "--fit-temperature needs such a text")
     else:
@@ -265,7 +265,7 @@ def measure_dynamic(
     segment: int = 50,
     per_symbol: bool = False,
 ) -> DynamicEvaluation:
-    """`evaluation.dynamic.evaluate_dynamic` with statistics and settings of each run, made once and kept there."""
+    """`evaluation.dynamic.evaluate_dynamic` with each run's cached statistics and settings."""
     if segment < 1:
         raise OptionError(f"--segment must be at least 1; got {segment}")
     from fastslow.cli.progress import CountingView
@@ -300,8 +300,7 @@ def _tried(run: str, trial: Trial) -> None:
 
 
 def _runs_and_text(names: Sequence[str]) -> tuple[list[str], str | None]:
-    """The runs, and the text if the last name is neither a folder nor a bundled model. A file comes before the
-    latter."""
+    """The runs, and the text if the last name is neither a folder nor a bundled model, or is a file."""
     runs, text = list(names), None
     if runs and not Path(runs[-1]).is_dir() and (packaged(runs[-1]) is None or Path(runs[-1]).exists()):
         text = runs.pop()
@@ -321,7 +320,7 @@ def _text(name: str, part: Part, protocol: str | None, raw: bool) -> Text:
 
 
 def _own_text(run: str, part: Part, what: str | None = None) -> Text:
-    """A part of the text a run was trained on. Errors say `what` needs it, by default the evaluation."""
+    """A part of the text a run was trained on. Error messages begin with `what`, the reason why it is needed."""
     from fastslow.training.folder import read_record
 
     need = "name a text to evaluate on" if what is None else what

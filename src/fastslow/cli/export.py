@@ -25,7 +25,7 @@ def export(
 ) -> None:
     """Write a model to an ONNX file, for programs without PyTorch, and check the file with ONNX Runtime.
 
-    Token numbers and the state go in; logits and the new state come out. The file's metadata holds the alphabet.
+    Inputs are token indices and the state, outputs are logits and the new state. The alphabet is in the metadata.
 
     Args:
         run: the folder of a run or model, or english for the bundled model

@@ -1,4 +1,4 @@
-"""`fastslow info`: what is here, what a preset is, what a run is."""
+"""`fastslow info`: describe this installation, a preset, a run or a model."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def info(
 ) -> None:
     """Describe a preset, a run or a model: its weights, sizes, wiring, memory, and the engine that would run it.
 
-    Without a name: versions, devices, the engines and why they cannot run, the presets, the bundled models, the runs.
+    Without a name: versions, devices, engines (and why some cannot run), presets, bundled models and runs.
 
     Args:
         name: a preset, the folder of a run or model, or english for the bundled model
@@ -73,7 +73,7 @@ def info(
 
 
 def preset_config(preset: Preset) -> LMConfig:
-    """A preset's model over an alphabet of its corpus's size."""
+    """A preset's model with an alphabet of its corpus's size."""
     size = 256 if preset.alphabet == "bytes" or preset.corpus not in CORPORA else CORPORA[preset.corpus].alphabet_size
     return preset.model.with_alphabet(Alphabet(bytes(range(size))))
 
@@ -83,7 +83,7 @@ def _of_run(name: str) -> tuple[LMConfig, TrainConfig | None, dict[str, Any]]:
     folder = files.find_folder(name)
     config = files.read_config(folder)
     if is_packaged(folder):
-        return config, None, {"model": folder.name, "in_the_box": _in_the_box(folder)}
+        return config, None, {"model": folder.name, "bundled": _bundled(folder)}
     if not (folder / RUN_FILE).is_file():
         return config, None, {"model": name}
     record = read_record(folder)
@@ -96,8 +96,8 @@ def _of_run(name: str) -> tuple[LMConfig, TrainConfig | None, dict[str, Any]]:
     return config, record.train, about
 
 
-def _in_the_box(folder: Path) -> dict[str, Any]:
-    """What a packaged model takes on the disk, what archives call it, and where its card is."""
+def _bundled(folder: Path) -> dict[str, Any]:
+    """A bundled model's size on the disk, its identifier in archives, and its card."""
     from fastslow.codec.models import exact_model
     from fastslow.lm import CharLM
 
@@ -110,7 +110,7 @@ def _in_the_box(folder: Path) -> dict[str, Any]:
 
 
 def describe_model(config: LMConfig, recipe: TrainConfig | None, device: torch.device) -> dict[str, Any]:
-    """Parameters, sizes, wiring, memory and engines of a model, as a JSON object. No weight is made."""
+    """Parameters, sizes, wiring, memory and engines of a model, as a JSON object, without allocating weights."""
     from fastslow.lm import CharLM
 
     lm = CharLM(config, device="meta")
@@ -146,16 +146,16 @@ def _wiring(lm: CharLM) -> list[dict[str, Any]]:
 
 
 def _training_bytes(lm: CharLM, recipe: TrainConfig) -> dict[str, int]:
-    """What training needs, in fp32: four values per weight, and what a window keeps for its backward pass."""
+    """Memory that training needs, in fp32: four values per weight, and what a window saves for backward."""
     symbols = recipe.batch * recipe.window
-    # A cell keeps its four gates, h and c; the logits have a gradient of their own size.
+    # A cell saves its four gates, h and c; the gradient of the logits is as large as the logits.
     kept = sum(6 * weights.hidden_size for weights in lm.layer.weights())
     kept += lm.config.embedding_size + lm.config.hidden_size + 2 * lm.config.alphabet.size
     return {"weights_gradients_adam": 16 * lm.num_parameters, "window": 4 * symbols * kept}
 
 
 def _engine(lm: CharLM, device: torch.device, steps: int, rows: int, *, training: bool) -> dict[str, Any]:
-    """The engine that would run such a window, and why no faster one would."""
+    """The engine that would run such a window, and why no faster one can."""
     from fastslow.backends import choose
 
     choice = choose(_problem(lm, device, steps, rows, training=training))
@@ -214,7 +214,7 @@ def _installation(device: torch.device) -> dict[str, Any]:
         "device": str(device),
         "engines": engines,
         "presets": presets,
-        "in_the_box": list(packaged_models()),
+        "bundled": list(packaged_models()),
         "runs": sorted(str(path.parent) for path in RUNS.glob(f"*/{files.CONFIG_FILE}")),
     }
 
@@ -252,9 +252,11 @@ def _print_model(facts: dict[str, Any]) -> None:
         print(f"{facts['preset']}: {facts['summary']}")
     else:
         print(facts.get("run") or facts.get("model"))
-    if "in_the_box" in facts:
-        box = facts["in_the_box"]
-        print(f"bundled, {_megabytes(box['bytes'])} as integers of 16 bits; archives name it {box['archive_id'][:16]}")
+    if "bundled" in facts:
+        box = facts["bundled"]
+        print(
+            f"bundled, {_megabytes(box['bytes'])} as 16-bit integers; archives identify it as {box['archive_id'][:16]}"
+        )
         print(f"model card: {box['card']}")
     _print_run(facts)
     print(
@@ -292,7 +294,7 @@ def _print_run(facts: dict[str, Any]) -> None:
     test = result.get("test")
     best = f", best validation {result['best_bpc']:.4f} BPC" if result.get("best_bpc") is not None else ""
     print(
-        f"finished after {result['updates']:,} updates in {result['seconds']:,.0f} s{best}"
+        f"finished after {result['updates']:,} training steps in {result['seconds']:,.0f} s{best}"
         + (f", test {test['bpc']:.4f} BPC" if test else "")
     )
 
@@ -301,7 +303,7 @@ def _print_recipe(facts: dict[str, Any]) -> None:
     recipe, memory = facts["recipe"], facts["training_bytes"]
     ends = [plural(recipe["epochs"], "epoch")]
     if recipe["max_updates"] is not None:
-        ends.append(plural(recipe["max_updates"], "update"))
+        ends.append(plural(recipe["max_updates"], "training step"))
     if recipe["max_time"] is not None:
         ends.append(f"{recipe['max_time']:g} s")
     print(

@@ -1,4 +1,4 @@
-"""How a run is shown while it goes on: a live bar on a terminal, plain lines in a log. On stderr, both."""
+"""Progress of a run on stderr: a live bar on a terminal, plain lines in a log."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fastslow.cli.common import messages
 from fastslow.training.events import Evaluating, Event, Notice, Saved, Started, Tested, Updated, Validated
 
 SECONDS_BETWEEN_LINES = 10.0
-"""Of progress in a log."""
+"""Seconds between progress lines in a log."""
 
 
 class TrainingView:
@@ -64,7 +64,7 @@ class TrainingView:
         elif isinstance(event, Notice):
             self._say(event.text)
         else:
-            assert isinstance(event, Saved)  # no news for a person: a checkpoint is where it always is
+            assert isinstance(event, Saved)  # not shown
 
     def _say(self, text: str) -> None:
         (self._bar.console if self._bar is not None else self._console).print(text, soft_wrap=True)
@@ -78,17 +78,17 @@ class TrainingView:
             texts += f", {event.test_symbols:,} to test"
         engine = event.engine.split(";")[0]
         self._say(f"{event.parameters:,} parameters on {event.device}, engine {engine}; {texts}")
-        self._say(f"run folder {event.out}" + (f", continuing after update {event.update:,}" if event.update else ""))
+        self._say(f"run folder {event.out}" + (f", continuing after step {event.update:,}" if event.update else ""))
         if self._bar is not None:
             self._training = self._bar.add_task("train", total=1.0, text="", left=None)
 
     def _updated(self, event: Updated) -> None:
         text = (
-            f"update {event.update:,}/{event.total_updates:,}  epoch {event.epoch:.2f}  "
+            f"step {event.update:,}/{event.total_updates:,}  epoch {event.epoch:.2f}  "
             f"BPC {event.bpc:.3f}{self._valid}  {speed(event.characters_per_second)}"
         )
         if self._bar is not None and self._training is not None:
-            # As far as time goes, which may end the run before its updates are done.
+            # By time, which may end the run before its training steps are done.
             spent, left = time.monotonic() - self._begun, event.seconds_left
             part = spent / (spent + left) if left is not None and spent + left > 0 else 0.0
             self._bar.update(self._training, completed=part, text=text, left=left)
@@ -114,12 +114,12 @@ class TrainingView:
     def _validated(self, event: Validated) -> None:
         self._close_evaluation()
         self._valid = f"  valid {event.best_bpc:.3f}"
-        best = "the best so far" if event.improved else f"best {event.best_bpc:.4f}"
-        self._say(f"update {event.update:,}, epoch {event.epoch:.2f}: validation {event.bpc:.4f} BPC, {best}")
+        best = "best so far" if event.improved else f"best {event.best_bpc:.4f}"
+        self._say(f"step {event.update:,}, epoch {event.epoch:.2f}: validation {event.bpc:.4f} BPC, {best}")
 
 
 class _Left(ProgressColumn):
-    """The time that training says is left."""
+    """The remaining time that the trainer estimates."""
 
     def render(self, task: Task) -> Text:
         left = task.fields.get("left")
@@ -127,9 +127,9 @@ class _Left(ProgressColumn):
 
 
 class CountingView:
-    """A bar over something countable, on a terminal only; called with what is done and how much there is.
+    """A progress bar on a terminal; called with the amount done and the total.
 
-    A call with another description starts the bar again for that.
+    A call with another description restarts the bar.
     """
 
     def __init__(self, description: str, unit: str = "characters", console: Console | None = None) -> None:

@@ -40,8 +40,8 @@ def sample(
     Args:
         run: the model: the folder of a run or model, or english for the bundled one
         prompt: the beginning of the text
-        length: number of bytes after the prompt
-        temperature: below 1 for more predictable text, above 1 for less; 0 always takes the most likely symbol
+        length: number of bytes to generate after the prompt
+        temperature: below 1 for more predictable text, above 1 for less predictable; 0 takes the most likely symbol
         top_k: sample from the N most likely symbols only
         top_p: sample from the smallest set of symbols whose total probability is at least P
         seed: the same seed gives the same text

@@ -67,55 +67,54 @@ def score(
 ) -> int:
     """Show how surprising each character of a text is to a model, in bits: typing errors, odd log lines, odd code.
 
-    On a terminal the characters are coloured by their surprisal; in a pipe the bits stand below them. A file with CRLF,
-    a byte-order mark or UTF-16 is read as the same text in UTF-8 with LF; positions are those of the file, and bits are
-    per byte of the file. --words, --items and --regions write a table for other programs. With --above or --deviations
-    the exit status is 0 if there were such lines and 1 if there were none.
+    On a terminal the characters are coloured by their surprisal; otherwise the bits are printed below them. A file
+    with CRLF, a byte-order mark or UTF-16 is read as the same text in UTF-8 with LF; positions and bits per byte refer
+    to the original file. --words, --items and --regions write a table for other programs. With --above or --deviations
+    the exit status is 0 if such lines were found and 1 if not.
 
     Args:
         text: the file to score; - reads standard input
-        model: the run, or folder with a model, that scores
-        html: write one self-contained page instead: hover over a character for its bits and what was expected
+        model: a run, or a folder with a model
+        html: write a self-contained HTML page instead: hover over a character for its bits and the expected characters
         top: list only the N most surprising places, or with --lines the N most surprising lines
-        lines: the mean bits per byte of each line, for logs
-        stretch: with --lines, the mean of the N most surprising bytes in a row, instead of the whole line's
-        follow: with --lines, go on reading as the file grows or the pipe delivers, and print the surprising lines only
+        lines: print the mean bits per byte of each line, for logs
+        stretch: with --lines, score a line by the mean of its N most surprising consecutive bytes
+        follow: with --lines, keep reading as the file grows or from the pipe, and print only the surprising lines
         above: with --lines, print only lines with a mean above X bits per byte
-        deviations: with --lines, print only lines with a mean more than X standard deviations above that of the lines
-            before (with --follow 3, unless --above is given)
-        words: the bits of each word, as a table
-        items: each line is an item of its own, scored from the same beginning; a tab in it ends its context, unscored
-        regions: the bits of the regions in a tab-separated file with columns start and stop (characters), and if you
-            like region; with --items also sentence_id, the line
-        context: what the model reads before the text, or before each item, unscored
-        space: count the white space before or after a word with it
-        split: words by Unicode's rules, punctuation apart, or whatever stands between white space
-        predictor: what the bits are of: the network alone, or mixed with contexts that learn from the text as it is
-            read; auto takes the latter where the contexts alone do better than the network, but the network for
-            --words, --items, --regions and --follow
-        json: as one JSON object; with --follow one a line
-        tsv: as tab-separated values
-        raw: take the bytes of the file as they are: keep CRs, byte-order marks and UTF-16
+        deviations: with --lines, print only lines with a mean more than X standard deviations above that of the
+            preceding lines (default with --follow: 3, unless --above is given)
+        words: print a table with the bits of each word
+        items: score each line independently as an item; the text before its last tab is context and is not scored
+        regions: print the bits of the regions in a tab-separated file with the columns start and stop (characters) and
+            optionally region; with --items also sentence_id, the line
+        context: text that the model reads first, or before each item, without scoring it
+        space: count white space with the word before or after it
+        split: divide words by Unicode's rules, with punctuation separate, or at white space only
+        predictor: use the network alone, or mix it with contexts that learn from the text as it is read; auto mixes if
+            the contexts alone predict better than the network, but never with --words, --items, --regions and --follow
+        json: print one JSON object; with --follow, one per line
+        tsv: print tab-separated values
+        raw: use the bytes of the file unchanged: keep CRs, byte-order marks and UTF-16
         force: overwrite the file of --html
-        device: where to compute, such as cpu or cuda:1
+        device: the device, such as cpu or cuda:1
         backend: the engine, or auto
     """
     by_word = words or items or regions is not None
     if json and tsv:
         raise OptionError("give --json or --tsv, not both")
     if html is not None and (json or tsv or lines or by_word or top is not None):
-        raise OptionError("--html writes a page of its own: leave out --top, --lines, --words, --json and --tsv")
+        raise OptionError("--html writes a page: leave out --top, --lines, --words, --json and --tsv")
     if by_word and (lines or top is not None):
-        raise OptionError("--words, --items and --regions write a table of their own: leave out --lines and --top")
+        raise OptionError("--words, --items and --regions write a table: leave out --lines and --top")
     if words and regions is not None:
         raise OptionError("give --words or --regions, not both")
     if not by_word and (context is not None or space != "before" or split != "unicode"):
-        raise OptionError("--context, --space and --split belong to --words, --items and --regions")
+        raise OptionError("--context, --space and --split need --words, --items or --regions")
     if predictor == "mixed" and by_word:
         raise OptionError("--predictor mixed is for characters and lines: leave out --words, --items and --regions")
     selects = above is not None or deviations is not None
     if not lines and (follow or selects or stretch is not None):
-        raise OptionError("--follow, --above, --deviations and --stretch belong to --lines: give that too")
+        raise OptionError("--follow, --above, --deviations and --stretch need --lines: add it")
     if stretch is not None and stretch < 1:
         raise OptionError(f"--stretch must be at least 1; got {stretch}")
     if above is not None and deviations is not None:
@@ -129,7 +128,7 @@ def score(
     if html is not None:
         check_target(html, force)
 
-    # A log that is followed may be empty now, and is never mapped: it may be truncated.
+    # A followed log may be empty now. It is never memory-mapped, because it may be truncated.
     source = None if follow else open_text(text, stdin=True, min_bytes=1 if by_word else 2, raw=raw)
     if source is not None:
         note_form(source)
@@ -161,17 +160,17 @@ def score(
 
 
 def _chosen(lm: CharLM, source: Text, predictor: Predictor) -> Chosen:
-    """The scores of the text by the predictor that is asked for, with progress; a note if auto takes the mixed one."""
+    """The scores of the text by the requested predictor, with progress; a note if auto selects the mixed one."""
     from fastslow.scoring.mixed import Chosen, choose
 
     chosen = choose(lm, source.data, predictor, name=source.name, offsets=source.offsets)
     if predictor == "auto" and chosen.predictor == "mixed":
-        note("the text's own contexts predict it better than the network: mixing both (--predictor network does not)")
+        note("contexts of the text predict it better than the network: mixing both (--predictor network disables this)")
     return Chosen(chosen.predictor, with_progress(chosen.blocks, len(source)))
 
 
 def _scored(chosen: Chosen, totals: Totals) -> Iterator[Line]:
-    """The lines of the text; what they sum up to is added to `totals`."""
+    """The lines of the text, which are added to `totals`."""
     from fastslow.scoring import scored_lines
 
     for line in scored_lines(chosen.blocks):
@@ -220,7 +219,7 @@ def _lines(
     json: bool,
     tsv: bool,
 ) -> int:
-    """Print the lines that are asked for; the exit status: 1 if there is a threshold and no line is above it."""
+    """Print the requested lines; the exit status is 1 if there is a threshold and no line is above it."""
     from fastslow.scoring import SurprisingLines, Totals
     from fastslow.scoring.records import line_record
     from fastslow.scoring.statistics import line_means
@@ -276,6 +275,6 @@ def _summary(source: Text, chosen: Chosen, totals: Totals) -> None:
     from fastslow.printable import visible_text
     from fastslow.scoring.terminal import summary_text
 
-    form = "" if source.form.is_plain else f", of a file that has {source.form}"
+    form = "" if source.form.is_plain else f"; the file has {source.form}"
     by = f"; by {chosen}" if chosen.predictor == "mixed" else ""
     output().print(f"{visible_text(source.name)}: {summary_text(totals)}{form}{by}", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Scores of a text as they come, with progress on stderr."""
+"""Scores of a text, block by block, with progress on stderr."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def surprisals_of(lm: CharLM, source: Text, context: bytes = b"") -> Iterator[Su
 
 
 def with_progress(blocks: Iterator[Surprisal], size: int) -> Iterator[Surprisal]:
-    """`blocks`, with progress on stderr unless the results go to a terminal and show it themselves."""
+    """`blocks`, with progress on stderr unless the results go to a terminal."""
     from fastslow.cli.progress import CountingView
 
     with ExitStack() as stack:

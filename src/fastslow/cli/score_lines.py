@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fastslow.scoring import LineMean
 
 FOUND, NONE_FOUND = 0, 1
-"""Exit statuses, as of grep."""
+"""Exit statuses, as in grep."""
 
 
 def follow_lines(
@@ -36,9 +36,9 @@ def follow_lines(
     predictor: Predictor,
     stretch: int | None,
 ) -> int:
-    """Print the lines of a growing file or a pipe that stand out, each when it has ended; whether there were any.
+    """Print the lines of a growing file or a pipe that are above the threshold, each when it is complete.
 
-    Ends with the pipe, or by Ctrl-C or SIGTERM, which are no errors here.
+    Ends with the pipe, or on Ctrl-C or SIGTERM, which are not errors here. Returns the exit status.
     """
     sessions: Iterable[Iterable[bytes]]
     if name == STDIN:
@@ -84,7 +84,7 @@ def _shower(json: bool, tabs: bool) -> Callable[[LineMean], None]:
 
 @contextmanager
 def _ending_quietly() -> Iterator[None]:
-    """Inside, SIGTERM is as good as Ctrl-C, and both just end the block."""
+    """Inside, SIGTERM and Ctrl-C end the block without an error."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt

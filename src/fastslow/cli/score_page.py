@@ -1,4 +1,4 @@
-"""`fastslow score --html`: the page as a file."""
+"""`fastslow score --html`: write the page to a file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def check_target(path: Path, force: bool) -> None:
-    """Raises OptionError where the page cannot be written, before anything is scored."""
+    """Raises OptionError if the page cannot be written, before anything is scored."""
     if path.is_dir():
         raise OptionError(f"cannot write the page to {path}: it is a folder; name a file in it")
     if not path.parent.is_dir():
@@ -34,7 +34,7 @@ def write_page_file(chosen: Chosen, source: Text, path: Path, model: str) -> Non
     remark = f"Predicted by {chosen}."
     if not source.form.is_plain:
         remark += f" The file has {source.form}; it was read as UTF-8 with LF line ends."
-    # To a temporary file first: an interrupted page leaves what was there before.
+    # A temporary file first, so that an interrupted write leaves the old page.
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with open(part, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as out:

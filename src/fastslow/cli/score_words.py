@@ -1,4 +1,4 @@
-"""`fastslow score --words`, `--items` and `--regions`: tables of words, and of spans of one's own."""
+"""`fastslow score --words`, `--items` and `--regions`: tables of words and of regions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from fastslow.lm import CharLM
 
 _JOINERS = "\u200c\u200d"
-"""Characters without a mark of their own that words need: they stay as they are."""
+"""Invisible characters that words need; they are not escaped."""
 
 
 def print_table(
@@ -40,7 +40,7 @@ def print_table(
     split: Split,
     json: bool,
 ) -> None:
-    """Print a row for each word, or for each region, as TSV or JSON; what was counted goes to stderr."""
+    """Print a row for each word, or for each region, as TSV or JSON; totals go to stderr."""
     rows: Iterable[WordSurprisal | RegionSurprisal]
     spans = None if regions is None else read_regions(regions, items)
     if spans is not None and items:
@@ -82,7 +82,7 @@ def print_table(
 
 
 def items_of(source: Text) -> Iterator[Item]:
-    """The lines of a text as items, numbered as lines; in a line, what stands before its last tab is the context."""
+    """The lines of a text as items, numbered by line; the text before the last tab of a line is its context."""
     start = 0
     stops = [*np.flatnonzero(source.data == 0x0A).tolist(), len(source)]
     for number, stop in enumerate(stops, start=1):
@@ -95,7 +95,7 @@ def items_of(source: Text) -> Iterator[Item]:
 
 
 def read_regions(path: str, items: bool) -> list[Region]:
-    """The regions in a tab-separated file with a header. Raises DataError, with the line, for anything else."""
+    """The regions in a tab-separated file with a header. Raises DataError with the line number."""
     text = open_text(path, raw=False, min_bytes=1).data.tobytes().decode("utf-8", "surrogateescape")
     rows = csv.reader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
     header = next(rows, [])
@@ -103,8 +103,8 @@ def read_regions(path: str, items: bool) -> list[Region]:
     missing = [name for name in needed if name not in header]
     if missing:
         raise DataError(
-            f"{path} has no column {missing[0]}: its first line must name the columns {', '.join(needed)} and, if you "
-            "like, region, separated by tabs"
+            f"{path} has no column {missing[0]}: its first line must name the columns {', '.join(needed)} and "
+            "optionally region, separated by tabs"
         )
     found = []
     for number, row in enumerate(rows, start=2):
@@ -127,5 +127,5 @@ def read_regions(path: str, items: bool) -> list[Region]:
             Region(whole["start"], whole["stop"], values.get("region", ""), whole["sentence_id"] if items else None)
         )
     if not found:
-        raise DataError(f"{path} names no region")
+        raise DataError(f"{path} has no regions")
     return found

@@ -1,4 +1,4 @@
-"""`fastslow train`: a model from text."""
+"""`fastslow train`: train a model on text."""
 
 from __future__ import annotations
 
@@ -69,15 +69,15 @@ def train(
 ) -> int:
     """Train a model on files or on a preset's corpus, then test its best weights.
 
-    The first 90% of the text is for training, 5% for validation and the last 5% for the test, unless --valid or --test
-    name files. Everything goes to the run folder, which `fastslow sample`, `score` and `evaluate` take. Ctrl-C saves
-    and stops. The options from --architecture on are the preset's network and recipe, and each can be changed. Any of
-    --max-updates, --max-time (such as 90m) and --epochs replaces all limits of the preset. Several processes train one
-    model when torchrun starts them: `torchrun --nproc-per-node 2 -m fastslow train ...`; each takes some of the streams
-    of the batch.
+    The first 90% of the text is used for training, 5% for validation and the last 5% for the test, unless --valid or
+    --test name files. Everything is saved in the run folder, which `fastslow sample`, `score` and `evaluate` accept.
+    Ctrl-C saves a checkpoint and stops. The options from --architecture on change the preset's network and recipe. Any
+    of --max-updates, --max-time (such as 90m) and --epochs replaces all limits of the preset. Several processes train
+    one model if torchrun starts them: `torchrun --nproc-per-node 2 -m fastslow train ...`; each takes some of the
+    streams of the batch.
 
     Args:
-        texts: files to train on, joined in this order
+        texts: files to train on, concatenated in this order
         preset: a network with its recipe; `fastslow info` lists them
         init_from: start from the weights of a trained model, with its network and alphabet; its dropout and zoneout can
             be changed
@@ -86,15 +86,15 @@ def train(
         valid: a file to validate on
         test: a file to test on
         corpus: train on a corpus instead of files
-        protocol: of a corpus that has several (see `fastslow data list`), by default the paper's
+        protocol: the protocol, for a corpus that has several (see `fastslow data list`); default: the paper's
         alphabet: all 256 bytes (default for files), or the symbols of the training text (default for corpora)
-        raw: take the bytes of the files as they are: keep CRs, byte-order marks and UTF-16
-        documents: each file, or each line, is a document of its own, read from a zero state
-        device: the device, such as cpu or cuda:1; when resumed, the run's
-        backend: the engine, or auto; when resumed, the run's
+        raw: use the bytes of the files unchanged: keep CRs, byte-order marks and UTF-16
+        documents: treat each file, or each line, as a document that starts from a zero state
+        device: the device, such as cpu or cuda:1; when resuming, the run's
+        backend: the engine, or auto; when resuming, the run's
         json: print the result as JSON
-        model: the network, by default the preset's
-        recipe: how it is trained, by default the preset's
+        model: the network; default: the preset's
+        recipe: the training recipe; default: the preset's
     """
     check_backend(backend or "auto")
     if not find_launch().leads:
@@ -150,7 +150,7 @@ def train(
 
 
 def _follow() -> int:
-    """Take part in the run of rank 0, which says all that is to be said, unless it cannot be reached."""
+    """Take part in the run of rank 0, which prints all messages, unless it cannot be reached."""
     from fastslow.training.distributed import LostError
     from fastslow.training.run import follow
 
@@ -168,19 +168,19 @@ def _follow() -> int:
 
 @contextmanager
 def _heard() -> Iterator[None]:
-    """Inside, the loss of another process ends with its message: a launcher ends those that are left by SIGTERM."""
+    """Inside, the loss of another process ends with its message, although the launcher then sends SIGTERM."""
     from fastslow.training.distributed import LostError
 
     try:
         yield
     except LostError:
-        with suppress(ValueError):  # of a thread that is not the main one
+        with suppress(ValueError):  # not in the main thread
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise
 
 
 def report(result: RunResult, json: bool = False) -> int:
-    """Print what came of a run, and how to go on; the exit status."""
+    """Print the result of a run and how to resume it; the exit status."""
     go_on = f"`fastslow train --resume --out {shlex.quote(str(result.out))}`"
     if json:
         print_json({"out": str(result.out), **result.to_json()})
@@ -194,16 +194,16 @@ def report(result: RunResult, json: bool = False) -> int:
         best = (
             ""
             if result.best_bpc is None
-            else f"; best validation {result.best_bpc:.4f} BPC at update {result.best_update:,}"
+            else f"; best validation {result.best_bpc:.4f} BPC at step {result.best_update:,}"
         )
-        print(f"{result.updates:,} updates, {result.characters:,} characters{best}")
+        print(f"{result.updates:,} training steps, {result.characters:,} characters{best}")
         print(f"run saved in {result.out}")
     if result.status == "interrupted":
         raise KeyboardInterrupt(
-            f"stopped after update {result.updates:,}, saved in {result.out}; continue with {go_on}"
+            f"stopped after training step {result.updates:,}, saved in {result.out}; resume with {go_on}"
         )
     if result.status == "time" and not json:
-        print(f"the time limit is reached; continue with {go_on}")
+        print(f"the time limit was reached; continue with {go_on}")
     return 0
 
 
@@ -218,7 +218,7 @@ def _source(
     raw: bool,
     documents: Literal["files", "lines"] | None,
 ) -> DataSource:
-    """Files where there are any, else the corpus that was named, else the preset's."""
+    """Files if there are any, otherwise the named corpus, otherwise the preset's."""
     if texts:
         return DataSource(
             texts=tuple(texts),
@@ -263,14 +263,14 @@ def _default_out(texts: Sequence[str], preset: str | None, corpus: str | None) -
 def prepare(arguments: list[str]) -> tuple[list[str], dict[str, Any]]:
     """The arguments in the form the parser takes, and the defaults of the network and the recipe.
 
-    Those of the preset that is named, or of the run that is resumed, so that --help shows them and every field that is
-    typed changes one of theirs.
+    The defaults are those of the named preset or of the resumed run, so that --help shows them and every option changes
+    one of them.
     """
     arguments = [_dashes(argument) for argument in arguments]
     typed = {argument.split("=")[0] for argument in arguments if argument.startswith("--")}
     asks_help = bool({"-h", "--help"} & set(arguments))
     if not asks_help and not find_launch().leads:
-        return [], {}  # rank 0 reads them, and tells the others what to do
+        return [], {}  # rank 0 reads them and sends the others what they need
     arguments = _in_seconds(arguments)
     if "--resume" in typed and not asks_help:
         folder = _value(arguments, "--out")
@@ -295,7 +295,7 @@ def prepare(arguments: list[str]) -> tuple[list[str], dict[str, Any]]:
 
 
 def _without_limits(recipe: TrainConfig, typed: set[str]) -> TrainConfig:
-    """The preset's recipe without its own ends, where an end was typed: `--max-time 1h` means an hour."""
+    """The preset's recipe without its own limits if a limit was given: `--max-time 1h` means an hour."""
     given = {name for name in _LIMITS if "--" + name.replace("_", "-") in typed}
     if not given:
         return recipe
@@ -314,7 +314,7 @@ def _dashes(argument: str) -> str:
 
 
 def _in_seconds(arguments: list[str]) -> list[str]:
-    """`--max-time 90m` in seconds, which is what the recipe holds."""
+    """`--max-time 90m` in seconds, as in the recipe."""
     result = list(arguments)
     for i, argument in enumerate(result):
         name, equals, value = argument.partition("=")

@@ -124,7 +124,7 @@ class Checkpoint:
         }
         path = folder / CHECKPOINT_FILE
         metadata = {"fastslow": json.dumps(head, allow_nan=False)}
-        write_tensors(path, tensors, metadata, what=f"the checkpoint of update {self.position.update}")
+        write_tensors(path, tensors, metadata, what=f"the checkpoint of step {self.position.update}")
         return path
 
 

@@ -140,13 +140,13 @@ class Saver:
         """Which checkpoint is there after a failure, for its message."""
         if self._saved_update < 0:
             return "there was no checkpoint yet"
-        return f"the checkpoint of update {self._saved_update} is kept: {remedy}"
+        return f"the checkpoint of step {self._saved_update} is kept: {remedy}"
 
     def diverged(self, update: int, what: str, value: float) -> DivergedError:
         """The error for a loss or gradient that is no number."""
         kept = (
-            f"the checkpoint of update {self._saved_update} is kept in {self.out}: resume it with a lower rate or clip"
+            f"the checkpoint of step {self._saved_update} is kept in {self.out}: resume it with a lower rate or clip"
             if self._saved_update >= 0
             else "there was no checkpoint yet: start again with a lower rate or clip"
         )
-        return DivergedError(f"the {what} became {value} at update {update}, and training stopped; {kept}")
+        return DivergedError(f"the {what} became {value} at training step {update}, and training stopped; {kept}")

@@ -26,7 +26,7 @@ def full_disk(bench: Bench, folder: Path, choose: random.Random) -> Outcome:
     start = bench.train(folder, "--checkpoint-every", str(BY_STEP), "--checkpoint-seconds", "0")
     with tmpfs(folder.parent, size * 3 // 2) as resize:
         expect(
-            outcome, Training(start).end(), "the disk is full", f"the checkpoint of update {BY_STEP} is kept: make room"
+            outcome, Training(start).end(), "the disk is full", f"the checkpoint of step {BY_STEP} is kept: make room"
         )
         check_folder(bench, folder, outcome)
         resize(size * 8)
