@@ -1,7 +1,7 @@
-"""Errors that a user can cause: one line each, saying what came, what was expected and what to do.
+"""Errors that a user can cause: one line each, with what was given, what was expected and what to do.
 
 The command line prints ``fastslow: error: <message>`` for a :class:`FastslowError` and exits with status 2;
-anything else is a defect of the program and shows its traceback.  The layer itself raises torch's own kinds of
+anything else is a bug and shows its traceback.  The layer itself raises PyTorch's types of
 error (``ValueError``, ``RuntimeError``, ``TypeError``), as ``nn.LSTM`` does.
 """
 
@@ -14,14 +14,14 @@ from collections.abc import Iterable
 
 
 class FastslowError(Exception):
-    """Base of every error that a user can cause.  The message is one line: line breaks in it become spaces."""
+    """Base class of errors that a user can cause.  The message is one line; line breaks become spaces."""
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.splitlines()))
 
 
 class UsageError(FastslowError):
-    """Arguments that do not make a command."""
+    """Invalid command-line arguments."""
 
 
 class UnknownNameError(FastslowError):
@@ -29,7 +29,7 @@ class UnknownNameError(FastslowError):
 
 
 class DataError(FastslowError):
-    """A text that cannot be read, is too short, or cannot be split as asked."""
+    """A text that cannot be read, is too short, or cannot be split as requested."""
 
 
 class AlphabetError(DataError):
@@ -49,7 +49,7 @@ def nearest(name: str, known: Iterable[str], limit: int = 3) -> list[str]:
     folded = {k.casefold(): k for k in known}
     wanted = name.casefold()
     found = difflib.get_close_matches(wanted, folded, n=limit, cutoff=0.55)
-    # A name typed in part is as common as a typing error: "ptb" for "ptb-fs-lstm-2".
+    # A partial name is as common as a typing error: "ptb" for "ptb-fs-lstm-2".
     if len(wanted) >= 2:
         found += [k for k in folded if k not in found and (k.startswith(wanted) or wanted in k)]
     return [folded[k] for k in found[:limit]]
@@ -69,7 +69,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError
 
 
 def os_reason(error: OSError) -> str:
-    """Why the system refused, in words: ``"no such file or directory"``, ``"the disk is full"``."""
+    """The reason of a system error in words: ``"no such file or directory"``, ``"the disk is full"``."""
     if error.errno == errno.ENOSPC:
         return "the disk is full"
     if error.errno == errno.EDQUOT:

@@ -1,4 +1,4 @@
-"""From nats to what is reported: bits per character, perplexity, and how sure a difference is.
+"""Reported metrics from losses in nats: bits per character, perplexity, and confidence intervals.
 
 Everything inside the package counts in nats (natural logarithms, as cross entropy comes out of torch); everything
 that is shown to a person is in bits per character (BPC).  One character is one symbol of the model's alphabet.
@@ -31,7 +31,7 @@ def bits_to_nats(bits: float) -> float:
 def bits_per_character(total_nats: float, symbols: int) -> float:
     """BPC of a text: its whole loss in nats, divided by the number of symbols that were predicted, in bits.
 
-    Raises ``ValueError`` when no symbol was predicted: there is no such average.
+    Raises ``ValueError`` if no symbol was predicted.
     """
     if symbols < 1:
         raise ValueError(f"bits per character needs at least one scored symbol; got {symbols}")
@@ -76,7 +76,7 @@ class Mean:
         self.symbols += symbols
 
     def merge(self, other: Mean) -> None:
-        """Add everything that ``other`` has counted."""
+        """Add the counts of ``other``."""
         self.add(other.total_nats, other.symbols)
         self._lost += other._lost
 
@@ -127,7 +127,7 @@ def bootstrap_mean(
 
     ``nats``: (N,) losses in nats in the order of the text.  ``block`` is cut to N.  The same ``seed`` gives the
     same interval.  Raises :class:`~fastslow.errors.DataError` for an empty, non-finite or misshapen array, and
-    ``ValueError`` for senseless settings.
+    ``ValueError`` for invalid settings.
     """
     values = _losses(nats, "the losses")
     return _bootstrap(values, block, samples, confidence, seed)
@@ -163,7 +163,7 @@ def bootstrap_difference(
 def _losses(nats: ArrayLike, name: str) -> NDArray[np.float64]:
     values: NDArray[Any] = np.asarray(nats)
     if values.ndim != 1 or values.dtype.kind not in "fiu":
-        raise DataError(f"{name} must be one number a symbol, shape (N,); got {values.dtype} {values.shape}")
+        raise DataError(f"{name} must be one number per symbol, shape (N,); got {values.dtype} {values.shape}")
     if values.size == 0:
         raise DataError(f"{name} are empty: there is nothing to average")
     result = values.astype(np.float64)

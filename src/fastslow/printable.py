@@ -1,4 +1,4 @@
-"""Characters and bytes as they may be shown: no control sequence reaches a terminal or a page, no byte is hidden.
+"""Printable forms of characters and bytes: no control sequence reaches a terminal or a page, no byte is hidden.
 
 Text that is not certain to be text is held with Python's ``surrogateescape``: a byte that is no part of valid UTF-8
 is the code point ``0xDC00 + byte``, so that every code point is one character or one such byte, and nothing is lost.
@@ -37,7 +37,7 @@ def visible_text(text: str, keep: str = "") -> str:
 
 
 def quoted(raw: bytes) -> str:
-    """Bytes for a table or a message: their text in quotes, every byte accounted for.
+    """Bytes for a table or a message: their text in quotes, with escapes.
 
     >>> print(quoted(b"a"), quoted(b"\\n"), quoted(b" "), quoted(b"\\xe9"))
     'a' '\\n' ' ' '\\xe9'
@@ -58,7 +58,7 @@ class Utf8Stream:
         return self._decoder.decode(raw)
 
     def finish(self) -> str:
-        """What is left of a sequence that was cut short."""
+        """The rest of an incomplete sequence."""
         return self._decoder.decode(b"", final=True)
 
 

@@ -1,4 +1,4 @@
-"""Samples on their way to a person: bytes as the model draws them, characters as the terminal gets them.
+"""Print samples: bytes from the model become characters for the terminal.
 
 What is drawn, and how, is `CharLM.stream`; here bytes become text without waiting for more than the character they
 belong to, and without letting a model that learned control sequences drive the terminal.
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from fastslow.lm import CharLM
 
 KEPT = "\n\t"
-"""The controls that may pass: they move the cursor no further than text does."""
+"""The control characters that are printed unescaped."""
 
 
 def readable(pieces: Iterable[bytes]) -> Iterator[str]:
-    """The text of `pieces` of bytes, as soon as each character is complete; safe to print.
+    """The text of `pieces` of bytes, each character as soon as it is complete, safe to print.
 
     A character may be spread over several pieces. A byte that is not UTF-8 comes as `\\xe9`, a control other than
     line break and tab as `\\x1b`: see :func:`fastslow.printable.visible`.
@@ -35,7 +35,7 @@ def readable(pieces: Iterable[bytes]) -> Iterator[str]:
 
 
 def write_text(pieces: Iterable[bytes], out: TextIO) -> None:
-    """Print `pieces` of bytes to a terminal as they come, made :func:`readable`, and end the line."""
+    """Print `pieces` of bytes to a terminal as they arrive, made :func:`readable`, and end the line."""
     last = "\n"
     for text in readable(pieces):
         out.write(text)
@@ -47,7 +47,7 @@ def write_text(pieces: Iterable[bytes], out: TextIO) -> None:
 
 
 def write_bytes(pieces: Iterable[bytes], out: BinaryIO) -> None:
-    """Write `pieces` of bytes as they come and exactly as they are, for a file or a pipe."""
+    """Write `pieces` of bytes unchanged as they arrive, to a file or a pipe."""
     for piece in pieces:
         out.write(piece)
         out.flush()
@@ -63,7 +63,7 @@ def sample(
     top_p: float | None = None,
     seed: int | None = None,
 ) -> Iterator[bytes]:
-    """The prompt, and the `length` bytes that the model goes on with, one at a time: options as in `CharLM.stream`."""
+    """The prompt and `length` sampled bytes, one at a time; options as in `CharLM.stream`."""
     drawn = model.stream(prompt, length, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     return _prefixed(prompt, drawn)
 

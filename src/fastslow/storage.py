@@ -1,7 +1,7 @@
-"""Files that are whole or not there: atomic writes, and JSON and safetensors read with every claim checked first.
+"""Atomic file writes, and reading of JSON and safetensors with validation before memory is allocated.
 
-A file is written beside its place under a name of its own, flushed to the disk and renamed: until the new one is
-complete the old one stays. Nothing here unpickles.
+A file is written under a temporary name in the same folder, flushed to the disk and renamed, so the old file stays
+until the new one is complete. Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
 
 MAX_JSON_BYTES = 1 << 20
 MAX_HEADER_BYTES = 1 << 23
-"""Of a safetensors file: ten times what the deepest network's checkpoint has."""
+"""Limit for the header of a safetensors file: ten times that of the deepest network's checkpoint."""
 PART_SUFFIX = ".part"
 CHECKSUM = "sha256"
 HEADER_CHECKSUM = "header_sha256"
 
 
 class StorageError(FastslowError):
-    """A file that could not be written; what was there before is still there."""
+    """A file that could not be written; the previous file is still there."""
 
 
 class ModelError(FastslowError):
-    """A file or folder that is no usable model: missing, half written, damaged, or of a newer version."""
+    """A file or folder that is not a usable model: missing, incomplete, damaged, or of a newer version."""
 
 
 # ---------------------------------------------------------------------- writing
@@ -51,9 +51,9 @@ def make_folder(path: Path) -> None:
 
 
 def write_atomic(path: Path, fill: Callable[[IO[bytes]], None], *, what: str | None = None) -> None:
-    """Write `path` by `fill(file)`, so that it is either what it was before or complete, and on the disk.
+    """Write `path` with `fill(file)` atomically: afterwards it is either unchanged or complete and on the disk.
 
-    Raises StorageError, naming `what` (default: the file's name), where the system refuses; nothing half written stays.
+    Raises StorageError, naming `what` (default: the file's name), if the system refuses; no partial file remains.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}{PART_SUFFIX}")
     try:
@@ -64,7 +64,7 @@ def write_atomic(path: Path, fill: Callable[[IO[bytes]], None], *, what: str | N
                 os.fsync(file.fileno())
             os.replace(temporary, path)
         except BaseException:
-            with contextlib.suppress(OSError):  # it must not hide what went wrong
+            with contextlib.suppress(OSError):  # must not hide the original error
                 temporary.unlink(missing_ok=True)
             raise
         sync_folder(path.parent)
@@ -73,32 +73,32 @@ def write_atomic(path: Path, fill: Callable[[IO[bytes]], None], *, what: str | N
 
 
 def write_bytes(path: Path, data: bytes, *, what: str | None = None) -> None:
-    """Write `path`, so that it is either what it was before or complete. Raises StorageError as `write_atomic` does."""
+    """Write `path` atomically. Raises StorageError as `write_atomic` does."""
     write_atomic(path, lambda file: _write(file, data), what=what)
 
 
 def sync_folder(folder: Path) -> None:
-    """Put the names in `folder` on the disk, where the system can."""
+    """Flush the directory entries of `folder` to the disk, if the system supports it."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems know no such thing
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # not supported by some network file systems
             raise
     finally:
         os.close(descriptor)
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove what a killed process left of files it was writing in `folder`."""
+    """Remove temporary files that a killed process left in `folder`."""
     for part in folder.glob(f".*{PART_SUFFIX}"):
         part.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any, *, what: str | None = None) -> None:
-    """Write `value` as indented JSON, atomically. Numbers read back exactly."""
+    """Write `value` as indented JSON, atomically. Numbers are stored exactly."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_bytes(path, text.encode(), what=what)
 
@@ -106,12 +106,12 @@ def write_json(path: Path, value: Any, *, what: str | None = None) -> None:
 def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], *, what: str | None = None
 ) -> None:
-    """Write a safetensors file, atomically and a tensor at a time; the same input makes the same bytes.
+    """Write a safetensors file atomically, one tensor at a time; the same input gives the same bytes.
 
-    Its metadata gets a SHA-256 of the tensors' bytes and one of the rest, which `read_tensors` compares.
+    The metadata get a SHA-256 of the tensors' bytes and one of the header, which `read_tensors` verifies.
 
-    The format is 8 bytes of header length, the header in JSON, and the tensors' bytes one after the other; the
-    library's own writer first copies everything in memory and orders the metadata at random.
+    The format is 8 bytes of header length, the header in JSON, and the bytes of the tensors. The library's own writer
+    is not used because it copies everything in memory and orders the metadata at random.
     """
     names = _file_order(tensors)
     described = {name: (_dtype_name(tensor.dtype), tuple(tensor.shape)) for name, tensor in tensors.items()}
@@ -153,7 +153,7 @@ def _checksum(tensors: Mapping[str, Tensor]) -> str:
 
 
 def header_checksum(metadata: Mapping[str, str], described: Mapping[str, tuple[str, tuple[int, ...]]]) -> str:
-    """SHA-256 of the metadata, this checksum aside, and of each tensor's type and shape, in one form of JSON."""
+    """SHA-256 of the metadata, without this checksum, and of each tensor's type and shape, as canonical JSON."""
     told = {name: value for name, value in metadata.items() if name != HEADER_CHECKSUM}
     text = json.dumps([told, {name: [kind, list(shape)] for name, (kind, shape) in described.items()}], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -196,7 +196,7 @@ def _dtype_name(dtype: torch.dtype) -> str:
 
 
 def read_json(path: Path, *, what: str, remedy: str = "") -> dict[str, Any]:
-    """The JSON object in `path`; ModelError, in a line that calls it `what`, for anything else."""
+    """The JSON object in `path`. Raises ModelError, which calls the file `what`."""
     end = f"; {remedy}" if remedy else ""
     try:
         with open(path, "rb") as file:
@@ -204,26 +204,26 @@ def read_json(path: Path, *, what: str, remedy: str = "") -> dict[str, Any]:
     except OSError as error:
         raise ModelError(f"cannot read {what} {path}: {os_reason(error)}{end}") from error
     if len(data) > MAX_JSON_BYTES:
-        raise ModelError(f"{what} {path} is longer than {MAX_JSON_BYTES:,} bytes: it is not one{end}")
+        raise ModelError(f"{what} {path} is longer than {MAX_JSON_BYTES:,} bytes, the limit{end}")
     return parse_json(data, f"{what} {path}", end)
 
 
 def parse_json(data: bytes | str, what: str, end: str = "") -> dict[str, Any]:
-    """The JSON object in `data`, without NaN, infinities, half characters or a name given twice. ModelError."""
+    """The JSON object in `data`. Raises ModelError also for NaN, infinities, lone surrogates and duplicate names."""
     try:
         value = json.loads(data, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_refuse_twice)
         if (b"\\u" if isinstance(data, bytes) else "\\u") in data:  # type: ignore[operator]
-            json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair is no text
+            json.dumps(value, ensure_ascii=False).encode()  # raises for a lone surrogate
     except (ValueError, RecursionError) as error:
         reason = str(error) if isinstance(error, ValueError) else "nested too deeply"
         raise ModelError(f"{what} is damaged: it is not JSON ({reason[:100]}){end}") from error
     if not isinstance(value, dict):
-        raise ModelError(f"{what} is damaged: it holds no JSON object but {type(value).__name__}{end}")
+        raise ModelError(f"{what} is damaged: it must be a JSON object; got {type(value).__name__}{end}")
     return value
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number")
+    raise ValueError(f"{name} is not a number in JSON")
 
 
 def _finite(digits: str) -> float:
@@ -236,12 +236,12 @@ def _finite(digits: str) -> float:
 def _refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        raise ValueError("a name is given twice")
+        raise ValueError("duplicate name")
     return result
 
 
 class TensorSpec(NamedTuple):
-    """What a tensor of a file must be: its shape, and the names of the types it may have."""
+    """The required shape of a tensor in a file, and the allowed type names."""
 
     shape: tuple[int, ...]
     dtypes: tuple[str, ...]
@@ -254,7 +254,7 @@ Expected: TypeAlias = Callable[[dict[str, str]], Mapping[str, TensorSpec]]
 
 
 def check_tensors(path: Path, expected: Expected, *, what: str, remedy: str = "") -> None:
-    """What `read_tensors` makes sure of before it reads: no memory is taken but for the header. ModelError."""
+    """The checks of `read_tensors` before it reads tensors; only the header is read. Raises ModelError."""
     with _checked(path, expected, what, f"; {remedy}" if remedy else ""):
         pass
 
@@ -262,21 +262,21 @@ def check_tensors(path: Path, expected: Expected, *, what: str, remedy: str = ""
 def read_tensors(
     path: Path, expected: Expected, *, what: str, remedy: str = ""
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a safetensors file, in memory of their own on the CPU, and its metadata.
+    """The tensors of a safetensors file, copied to the CPU, and its metadata.
 
-    `expected(metadata)` says which tensors there must be. Names, shapes and types in the file's header are compared
-    with it, and the header with the file's size, before memory for any tensor is taken; then bytes and header with
-    their checksums, where there are some (files of other programs have none). Floats are finite. ModelError otherwise.
+    `expected(metadata)` returns the required tensors. Names, shapes and types in the header are compared with it, and
+    the header with the file's size, before memory for any tensor is allocated. Then the checksums are verified, if the
+    file has them (files of other programs do not). Floats must be finite. Raises ModelError otherwise.
     """
     end = f"; {remedy}" if remedy else ""
     with _checked(path, expected, what, end) as (file, described, metadata):
-        # Cloned: the library's tensors are the mapped file, which another process might cut short.
+        # Cloned: the library's tensors map the file, which another process might truncate.
         tensors = {name: file.get_tensor(name).clone() for name in described}
         if CHECKSUM in metadata and metadata[CHECKSUM] != _checksum(tensors):
-            raise ModelError(f"{what} {path} is damaged: its bytes do not have the checksum they were stored with{end}")
+            raise ModelError(f"{what} {path} is damaged: the checksum of its tensors does not match{end}")
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise ModelError(f"{what} {path} is damaged: {name} holds numbers that are not finite{end}")
+            raise ModelError(f"{what} {path} is damaged: {name} has NaN or infinite elements{end}")
     return tensors, metadata
 
 
@@ -284,7 +284,7 @@ def read_tensors(
 def _checked(
     path: Path, expected: Expected, what: str, end: str
 ) -> Iterator[tuple[Any, dict[str, tuple[str, tuple[int, ...]]], dict[str, str]]]:
-    """The open file, type and shape of each tensor, and the metadata, once they are as they should be."""
+    """The open file, the type and shape of each tensor, and the metadata, after validation."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -309,9 +309,7 @@ def _checked(
                     )
                 described[name] = (dtype, shape)
             if HEADER_CHECKSUM in metadata and metadata[HEADER_CHECKSUM] != header_checksum(metadata, described):
-                raise ModelError(
-                    f"{what} {path} is damaged: its header does not have the checksum it was stored with{end}"
-                )
+                raise ModelError(f"{what} {path} is damaged: the checksum of its header does not match{end}")
             yield file, described, metadata
     except OSError as error:
         raise ModelError(f"cannot read {what} {path}: {os_reason(error)}{end}") from error
@@ -332,7 +330,7 @@ def _check_names(path: Path, what: str, end: str, names: Iterable[str], specs: M
 
 
 def check_version(value: Mapping[str, Any], current: int, where: str, error: type[FastslowError] = ModelError) -> None:
-    """`value["format_version"]` is one this program reads, or `error` in a sentence."""
+    """Raise `error` unless `value["format_version"]` can be read by this program."""
     version = value.get("format_version")
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise error(f"{where} has no format_version: it was not written by fastslow, or is damaged")
@@ -344,7 +342,7 @@ def check_version(value: Mapping[str, Any], current: int, where: str, error: typ
 
 
 def check_fields(value: Mapping[str, Any], known: Iterable[str], where: str, error: type[FastslowError]) -> None:
-    """Exactly the fields `known` are there, or `error` names the first that is unknown or missing."""
+    """Raise `error` for the first unknown or missing field, unless the fields are exactly `known`."""
     names = set(known)
     for problem, which in (("an unknown field", set(value) - names), ("no field", names - set(value))):
         if which:
@@ -352,7 +350,7 @@ def check_fields(value: Mapping[str, Any], known: Iterable[str], where: str, err
 
 
 def is_finite_number(value: object) -> bool:
-    """Whether `value` is an int or float, finite, and no bool."""
+    """Whether `value` is a finite int or float, not a bool."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False
-    return abs(value) <= sys.float_info.max  # unlike math.isfinite also of a whole number that is too large for a float
+    return abs(value) <= sys.float_info.max  # unlike math.isfinite, also for an int that is too large for a float

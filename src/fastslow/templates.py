@@ -1,4 +1,4 @@
-"""HTML from Jinja2 templates: what is put into them is escaped, and what is missing is an error."""
+"""HTML from Jinja2 templates: values are escaped, and missing values are errors."""
 
 from __future__ import annotations
 

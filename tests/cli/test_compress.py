@@ -136,7 +136,7 @@ def test_output_names_the_file(here: Path, capsys: pytest.CaptureFixture[str]) -
     assert un("x", "-o", "y") == 0
     assert (here / "y").read_bytes() == DATA
     assert fs("a.txt", "x", "-o", "z") == 2
-    assert "--output names one file" in capsys.readouterr().err
+    assert "--output takes a single input file" in capsys.readouterr().err
     assert fs("a.txt", "-f", "-o", "a.txt") == 1
     assert "is both input and output" in capsys.readouterr().err
     assert (here / "a.txt").read_bytes() == DATA
@@ -200,8 +200,8 @@ def test_list(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "cut.fsz").write_bytes((here / "a.txt.fsz").read_bytes()[:-1])
     assert un("-l", "cut.fsz", "a.txt", "-") == 1
     said = capsys.readouterr().err
-    assert "cut.fsz: the archive is cut short" in said
-    assert "a.txt: this is no fastslow archive" in said
+    assert "cut.fsz: the archive is truncated" in said
+    assert "a.txt: not a fastslow archive" in said
     assert "--list needs files" in said
 
 

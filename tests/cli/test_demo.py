@@ -100,8 +100,8 @@ def test_what_the_demo_did_not_make_it_leaves_alone(capsys: pytest.CaptureFixtur
     Path("e").mkdir()
     Path("e/mine").touch()
     assert main(["demo", "--out", "e"]) == 2
-    assert "is not empty and holds no run" in capsys.readouterr().err
-    assert error_of(capsys, "demo", "--max-time", "soon").startswith("a duration is written like 90m")
+    assert "is not empty and not a run folder" in capsys.readouterr().err
+    assert error_of(capsys, "demo", "--max-time", "soon").startswith("a duration must be like 90m")
 
 
 def test_the_typing_errors_are_in_the_code_it_reads() -> None:

@@ -28,7 +28,7 @@ def test_dynamic_evaluation_is_tuned_once_and_kept(runs: list[str], capsys: pyte
     found = evaluated(capsys, runs[0], "--dynamic", "--segment", 10)
     assert found["bpc"] < static["bpc"]
     assert found["symbols"] == static["symbols"]
-    assert "dynamic evaluation: each of the segments of 10 symbols" in found["protocol"]
+    assert "dynamic evaluation: the weights are updated after each of the segments of 10 symbols" in found["protocol"]
     assert {path.name for path in Path(runs[0]).glob("dynamic.*")} == {"dynamic.json", "dynamic.safetensors"}
     stored = json.loads((Path(runs[0]) / "dynamic.json").read_text())["tuned"]
     assert found["dynamic"] == [stored["settings"]]
@@ -72,7 +72,7 @@ def test_bad_input(runs: list[str], model: Path, text: Path, capsys: pytest.Capt
     assert error.startswith("--dynamic needs the gradient statistics of its training text: ")
     assert "cannot read the losses gone.npy" in error_of(capsys, "evaluate", model, text, "--against", "gone.npy")
     Path("short.npy").write_bytes(b"")
-    assert "no NumPy file" in error_of(capsys, "evaluate", model, text, "--against", "short.npy")
+    assert "not a NumPy file" in error_of(capsys, "evaluate", model, text, "--against", "short.npy")
     evaluated(capsys, runs[0], "--per-symbol", "test.npy")
     error = error_of(capsys, "evaluate", runs[0], text, "--against", "test.npy")
     assert "score the same text" in error

@@ -131,7 +131,7 @@ def test_a_damaged_one_is_one_line(
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == TOLD.strip()
     assert len(lines) == 2
-    assert "is damaged: its bytes do not have the checksum" in lines[1]
+    assert "is damaged: the checksum of its tensors does not match" in lines[1]
 
 
 def test_without_a_box_all_is_as_before(text: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -83,12 +83,12 @@ def test_what_is_no_archive_is_refused_at_once(path: Path, model: ExactModel, tm
     whole = path.read_bytes()
     head, blocks, tail = Pieces(whole).raw()
     for data, words in (
-        (b"text", "no fastslow archive"),
-        (whole[:-1], "cut short"),
-        (whole[:40], "cut short"),
-        (head + tail, "length is not that of the blocks"),
+        (b"text", "not a fastslow archive"),
+        (whole[:-1], "truncated"),
+        (whole[:40], "truncated"),
+        (head + tail, "length differs from that of the blocks"),
         (head + blocks[1] + tail, "checksum"),
-        (whole + b"more", "followed by other bytes"),
+        (whole + b"more", "followed by other data"),
     ):
         path.write_bytes(data)
         with pytest.raises(codec.FormatError, match=words):

@@ -137,7 +137,7 @@ def test_index_and_decode_refuse_what_is_outside() -> None:
 def test_what_is_not_an_alphabet_is_refused() -> None:
     with pytest.raises(AlphabetError, match="at least one"):
         Alphabet(b"")
-    with pytest.raises(AlphabetError, match="0x61 'a' is there twice"):
+    with pytest.raises(AlphabetError, match="0x61 'a' occurs twice"):
         Alphabet(b"aab")
     with pytest.raises(AlphabetError, match="ascending order; 0x61 'a' comes after 0x62 'b'"):
         Alphabet(b"ba")

@@ -240,7 +240,7 @@ def test_damaged_archives(site: Site, tmp_path: Path, archive: bytes, complaint:
 
 
 def test_a_mirror_must_be_on_the_web(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match=r"begins with http:// or https://; got 'file:///etc'"):
+    with pytest.raises(CorpusError, match=r"must begin with http:// or https://; got 'file:///etc'"):
         fetch(SINGLE_CORPUS, tmp_path, base_url="file:///etc")
 
 

@@ -163,5 +163,5 @@ def test_splits_from_files(tmp_path: Path) -> None:
     assert sizes(open_splits(train, valid)) == [200, 5, None]
     assert sizes(open_splits(train, valid, test)) == [200, 5, 5]
     assert sizes(open_splits([train, train], None, test)) == [378, 22, 5]
-    with pytest.raises(DataError, match="something to train on"):
+    with pytest.raises(DataError, match="a training part"):
         open_splits(train, None, test, fractions=(0.0, 0.0, 1.0))

@@ -167,5 +167,5 @@ def test_what_cannot_be_scored() -> None:
         evaluate(small_lm(), b"the", streams=5)
     lm = small_lm()
     torch.nn.init.constant_(lm.head.weight, math.nan)
-    with pytest.raises(ModelError, match="predicts no numbers on the text"):
+    with pytest.raises(ModelError, match="predictions on the text are NaN"):
         evaluate(lm, TEXT)

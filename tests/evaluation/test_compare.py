@@ -53,11 +53,11 @@ def test_bad_input(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         load_nats(tmp_path / "none.npy")
     (tmp_path / "text.npy").write_bytes(b"not an array")
-    with pytest.raises(DataError, match="no NumPy file"):
+    with pytest.raises(DataError, match="not a NumPy file"):
         load_nats(tmp_path / "text.npy")
     np.save(tmp_path / "square.npy", np.ones((2, 2)))
     with pytest.raises(DataError, match="no losses"):
         load_nats(tmp_path / "square.npy")
     np.save(tmp_path / "object.npy", np.array([{}], dtype=object), allow_pickle=True)
-    with pytest.raises(DataError, match="no NumPy file"):
+    with pytest.raises(DataError, match="not a NumPy file"):
         load_nats(tmp_path / "object.npy")

@@ -220,7 +220,9 @@ def test_frozen_weights_stay() -> None:
 def test_the_result_says_how_it_was_made() -> None:
     lm = small_lm()
     result = evaluate_dynamic(lm, b" abc \n fed \n", flat_statistics(lm), SETTINGS)
-    assert result.protocol.startswith("every symbol but the first, one continuous stream, dynamic evaluation: each of")
+    assert result.protocol.startswith(
+        "every symbol but the first, one continuous stream, dynamic evaluation: the weights are updated after each of"
+    )
     assert result.char is not None
     assert (result.char.symbols, result.symbols) == (7, 11)
     again = DynamicEvaluation.from_json(json.loads(json.dumps(result.to_json())))
@@ -238,7 +240,7 @@ def test_bad_input() -> None:
         evaluate_dynamic(lm, b"a", good, SETTINGS)
     with pytest.raises(AlphabetError, match="0x78 'x' at offset 1"):
         evaluate_dynamic(lm, b"axe", good, SETTINGS)
-    with pytest.raises(ValueError, match="given twice"):
+    with pytest.raises(ValueError, match="passed twice"):
         evaluate_dynamic([lm, lm], TEXT, [good, good], SETTINGS)
     with pytest.raises(SettingsError, match="2 models need as many statistics; got 1"):
         evaluate_dynamic([lm, small_lm(1)], TEXT, good, SETTINGS)
@@ -247,7 +249,7 @@ def test_bad_input() -> None:
     with pytest.raises(SettingsError, match="another model"):
         evaluate_dynamic(lm, TEXT, GradientStatistics({"head.bias": torch.ones(8)}, {}), SETTINGS)
     zeros = GradientStatistics({name: 0 * value for name, value in good.rms.items()}, {})
-    with pytest.raises(SettingsError, match="zero everywhere"):
+    with pytest.raises(SettingsError, match="all zero"):
         evaluate_dynamic(lm, TEXT, zeros, SETTINGS)
     with pytest.raises(ModelError, match="lower rate"):
         evaluate_dynamic(lm, TEXT, good, replace(SETTINGS, rate=1e200))

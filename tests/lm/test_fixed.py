@@ -129,7 +129,7 @@ def test_weights_that_no_8_bits_hold_are_refused() -> None:
         (lambda bits: bits | {"head.bias": 31}, "fixed_point of head.bias must be from -8 to 30; got 31"),
         (lambda bits: bits | {"head.bias": 1.5}, "fixed_point of head.bias must be from -8 to 30; got 1.5"),
         (lambda bits: bits | {"head.bias": True}, "fixed_point of head.bias must be from -8 to 30; got True"),
-        (lambda bits: [1], "it holds no JSON object but list"),
+        (lambda bits: [1], "it must be a JSON object; got list"),
     ],
 )
 def test_bits_that_are_none(saved: Path, change: object, said: str) -> None:
@@ -144,7 +144,7 @@ def test_a_changed_weight_is_seen(saved: Path) -> None:
     file = saved / "model.safetensors"
     data = file.read_bytes()
     file.write_bytes(data[:-5] + bytes([data[-5] ^ 1]) + data[-4:])
-    assert "its bytes do not have the checksum" in message(saved)
+    assert "the checksum of its tensors does not match" in message(saved)
 
 
 def test_sizes_are_checked_before_memory_is_taken(saved: Path) -> None:

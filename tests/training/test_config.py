@@ -51,7 +51,7 @@ def test_stored_recipes_that_are_none() -> None:
         ({"seed": -1}, "seed must be a whole number from 0"),
         ({"max_updates": 0}, "max_updates must be"),
         ({"max_time": -1}, "max_time must be"),
-        ({"average": 0.9, "average_from": 0.5}, "a run keeps one average of the weights"),
+        ({"average": 0.9, "average_from": 0.5}, "average and average_from cannot be combined"),
         ({"average_from": 1}, "average_from must be a number at least 0 and below 1"),
         ({"window": 9, "jitter": 5}, "jitter must be a whole number from 0 to 4; got 5"),
         ({"reset": 1.5}, "reset must be a number from 0 to 1"),

@@ -135,7 +135,7 @@ def test_the_time_is_rank_0s(two: tuple[Path, list[dict[str, Any]]]) -> None:
 def test_failures_are_everybodys(two: tuple[Path, list[dict[str, Any]]]) -> None:
     first, second = (told["failures"] for told in two[1])
     assert first["folder"][0] == "RunError"
-    assert "already holds a run" in first["folder"][1]
+    assert "already contains a run" in first["folder"][1]
     assert first["text"][0] == "ElsewhereError"
     assert "on rank 1 (" in first["text"][1]
     assert "the train text is not that of rank 0" in first["text"][1]

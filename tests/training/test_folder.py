@@ -230,7 +230,7 @@ def test_a_complete_run_without_its_checkpoint_is_not_made_again(undisturbed: Pa
     shutil.copytree(undisturbed, out)
     (out / "checkpoint.safetensors").unlink()
     before = {path.name: path.read_bytes() for path in out.iterdir() if path.name not in ("run.json", ".lock")}
-    message = r"cannot be resumed: .*; use them as they are, or start the run again in another"
+    message = r"cannot be resumed: .*; use them directly, or start the run again in another"
     with pytest.raises(ModelError, match=message):
         resume(out)
     assert before == {path.name: path.read_bytes() for path in out.iterdir() if path.name not in ("run.json", ".lock")}

@@ -140,7 +140,7 @@ def test_windows_of_random_lengths(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert len(set(lengths)) > 3
     assert lengths[: 60 - epoch] != lengths[epoch:]
     assert result.characters == 4 * sum(lengths)
-    with pytest.raises(ConfigError, match="on a GPU updates are recorded for one"):
+    with pytest.raises(ConfigError, match="on a GPU training steps are recorded for one"):
         _check_recipe(replace(RECIPE, jitter=3), SPLITS, "cuda:1")
 
 

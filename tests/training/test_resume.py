@@ -215,9 +215,7 @@ def test_a_full_disk_keeps_the_previous_checkpoint(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", failing)
-        with pytest.raises(
-            StorageError, match=r"the disk is full; the checkpoint of step 10 is kept: make room"
-        ) as at:
+        with pytest.raises(StorageError, match=r"the disk is full; the checkpoint of step 10 is kept: make room") as at:
             run(out, progress=progress)
     assert "\n" not in str(at.value)
     stored = read_checkpoint(out, CharLM.from_pretrained(out), RECIPE.batch)
@@ -271,7 +269,7 @@ def test_a_loss_that_is_no_number(
 
     with monkeypatch.context() as patch:
         patch.setattr(Updater, "step", step)
-        with pytest.raises(DivergedError, match=r"became nan at training step 13, .* the checkpoint of step 10 is kept in"):
+        with pytest.raises(DivergedError, match=r"became nan at training step 13, .* checkpoint of step 10 is kept in"):
             run(out)
     run(out, resume=True)
     assert_same(out, undisturbed)
@@ -302,10 +300,10 @@ def test_two_processes_on_one_folder(tmp_path: Path) -> None:
 
 
 def test_an_output_folder_that_exists(tmp_path: Path, undisturbed: Path) -> None:
-    with pytest.raises(RunError, match=r"already holds a run: resume it \(--resume\), or choose another"):
+    with pytest.raises(RunError, match=r"already contains a run: resume it \(--resume\), or choose another"):
         run(undisturbed)
     (tmp_path / "mine").write_text("thesis")
-    with pytest.raises(RunError, match="is not empty and holds no run"):
+    with pytest.raises(RunError, match="is not empty and not a run folder"):
         run(tmp_path)
     with pytest.raises(RunError, match="is a file"):
         run(tmp_path / "mine")
@@ -316,7 +314,7 @@ def test_an_output_folder_that_exists(tmp_path: Path, undisturbed: Path) -> None
 def test_nothing_to_resume(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="there is no run"):
         run(tmp_path / "none", resume=True)
-    with pytest.raises(RunError, match=r"holds no run: it has no run\.json"):
+    with pytest.raises(RunError, match=r"is not a run folder: it has no run\.json"):
         run(tmp_path, resume=True)
     assert list(tmp_path.iterdir()) == []
 

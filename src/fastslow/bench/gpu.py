@@ -156,4 +156,4 @@ def _over(value: float, other: float | None) -> float | None:
 def _told(row: Row) -> str:
     if "refused" in row:
         return str(row["refused"])
-    return f"{1e3 * row['seconds']:.2f} ms, {row['characters_per_second'] / 1e6:.3f} M characters a second"
+    return f"{1e3 * row['seconds']:.2f} ms, {row['characters_per_second'] / 1e6:.3f} M characters per second"

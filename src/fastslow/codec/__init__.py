@@ -6,8 +6,8 @@
     data = codec.decompress(archive, "runs/demo")
     with codec.open("log.fsz", "runs/logs") as file: ...    # readable and seekable
 
-A model's predictions are mixed with what the text itself teaches, in integers, so that an archive decodes on any
-machine. `docs/format.md` specifies the bytes. Nothing is imported until it is used.
+A model's predictions are mixed with statistics of the text itself, in integers, so that an archive decodes on any
+machine. `docs/format.md` specifies the bytes. Modules are imported on first use.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Bytes in, bytes out."""
+"""Compress and decompress bytes in memory."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def compress(
     device: torch.device | str | None = None,
     **options: Any,
 ) -> bytes:
-    """The archive of `data`. It decodes on any machine.
+    """Compress `data` to an archive, which can be decompressed on any machine.
 
-    model: a folder, a `CharLM` or an `ExactModel`, whose predictions are used where they help; None: the archive is
-    coded by what the mixer learns from the text alone, and needs no model.
+    model: a folder, a `CharLM` or an `ExactModel`, whose predictions are used where they help; None: only the mixer's
+    contexts are used, and the archive needs no model.
     options: lanes, block_size, embed_model, weight_bits, as in `Options`.
     """
     target = io.BytesIO()
@@ -37,10 +37,10 @@ def decompress(
     *,
     device: torch.device | str | None = None,
 ) -> bytes:
-    """The text of an archive, or of several in a row. `model` may be left out where the archive has it inside, needs
-    none, or was made with a model in the box.
+    """The text of an archive, or of several concatenated ones. `model` may be omitted if the archive embeds its model,
+    needs none, or was made with a bundled model.
 
-    Raises FormatError for anything that is no whole archive, ModelError for a missing or another model.
+    Raises FormatError if the bytes are not a complete archive, ModelError if the model is missing or a different one.
     """
     target = io.BytesIO()
     decompress_stream(io.BytesIO(bytes(data)), target, model, device=device)

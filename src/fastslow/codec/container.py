@@ -1,10 +1,10 @@
-"""The bytes around the coded text in archives of version 2; docs/format.md has the same in prose.
+"""The container of archives of version 2; docs/format.md specifies it.
 
     archive = magic  (model | block)*  end
 
-Numbers are varints. Every field is bounded before anything is allocated for it, and every item's head has a CRC-32 that
-goes on from the one before, so that items stand in their order or nowhere. Payloads and the
-texts they hold are checked by SHA-256: eight bytes of it for each block, eight for the whole text.
+Numbers are varints. Every field is bounded before anything is allocated for it. Every item's head has a CRC-32 that
+continues the previous one, so that items cannot be reordered. Payloads and texts are checked by SHA-256: eight bytes of
+it for each block, eight for the whole text.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True)
 class Block:
-    """What stands before a block's payload.
+    """The head of a block.
 
     plain, stored: bytes of text and of payload. check: the first 8 bytes of the SHA-256 of both.
-    Of coded blocks: lanes; transforms, what the text went through; text and note, the bytes that made of it.
-    Of neural ones: the bits of a weight, and the first 8 bytes of the model's hash.
+    For coded blocks: lanes; transforms applied to the text; text and note, the resulting bytes.
+    For neural blocks: bits per weight, and the first 8 bytes of the model's hash.
     """
 
     kind: Kind
@@ -79,7 +79,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Model:
-    """What stands before an embedded model: its length, that of what is stored, and the head of its hash."""
+    """The head of an embedded model: its length, its stored length, and the first bytes of its hash."""
 
     plain: int
     stored: int
@@ -91,7 +91,7 @@ class Model:
 
 @dataclass(frozen=True)
 class End:
-    """What stands at the end: the length of the whole text, and the head of its SHA-256."""
+    """The end of an archive: the length of the whole text, and the first bytes of its SHA-256."""
 
     total: int
     digest: bytes
@@ -101,14 +101,14 @@ class End:
 
 
 def check_of(payload: bytes, text: bytes) -> bytes:
-    """What a block's head says of both: the first 8 bytes of the SHA-256 of one after the other."""
+    """The first 8 bytes of the SHA-256 of payload and text, as in a block's head."""
     digest = hashlib.sha256(payload)
     digest.update(text)
     return digest.digest()[:CHECK_SIZE]
 
 
 def crc_of(head: bytes) -> int:
-    """The CRC that a sealed head ends with: the seed of the next."""
+    """The CRC at the end of a head: the initial value of the next."""
     return int.from_bytes(head[-_CRC_SIZE:], "little")
 
 
@@ -117,11 +117,11 @@ def _sealed(head: bytes, seed: int) -> bytes:
 
 
 Read = Callable[[int], bytes]
-"""Exactly so many bytes, or FormatError."""
+"""Reads exactly that many bytes, or raises FormatError."""
 
 
 class _Head:
-    """The fields of one head, as they are read."""
+    """Reads the fields of one head."""
 
     def __init__(self, tag: int, read: Read) -> None:
         self._read, self.data = read, bytearray([tag])

@@ -1,4 +1,4 @@
-"""What can go wrong with an archive, each a `FastslowError`: one line that names the place."""
+"""Errors of the codec, with one-line messages that name the place in the archive."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from fastslow.errors import FastslowError
 
 
 class CodecError(FastslowError):
-    """Compressing or decompressing failed for a reason the user can see and act on."""
+    """Base class of errors that a user of the codec can cause."""
 
 
 class FormatError(CodecError):
-    """The bytes are not an archive, or a damaged one, or one of a newer version."""
+    """The bytes are not an archive, are damaged, or have a newer format version."""
 
 
 class ModelError(CodecError):

@@ -1,4 +1,4 @@
-"""Archives as files: nothing is overwritten unasked, and a file appears under its name only when it is whole."""
+"""Archive files: atomic writes, and no overwriting unless requested."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ SUFFIX = ".fsz"
 
 
 class Exists(CodecError):
-    """The file to be written is there already."""
+    """The output file already exists."""
 
 
 @contextmanager
 def replacing(path: Path, *, force: bool, like: os.stat_result | None = None) -> Iterator[IO[bytes]]:
-    """A file to write that becomes `path` when the block ends well, and vanishes when it does not.
+    """A file that becomes `path` if the block succeeds, and is removed otherwise.
 
-    It is written beside its place under another name ending in .part, flushed to the disk and renamed. `like`: its
-    permissions and times are taken over. Raises Exists unless `force`, and CodecError where the system refuses.
+    It is written under a temporary name ending in .part, flushed to the disk and renamed. `like`: the file whose
+    permissions and times are copied. Raises Exists unless `force`, and CodecError if the system refuses.
     """
     if not force and os.path.lexists(path):
-        raise Exists(f"{path} exists: it was not overwritten (-f overwrites)")
+        raise Exists(f"{path} exists and was not overwritten (-f overwrites it)")
     if path.is_dir():
         raise CodecError(f"{path} is a folder: name a file")
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        # For its owner alone until it has the source's permissions.
+        # Readable by its owner only until it has the source's permissions.
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600 if like is not None else 0o666)
     except OSError as error:
         raise CodecError(f"cannot write {path}: {os_reason(error)}") from error
@@ -41,7 +41,7 @@ def replacing(path: Path, *, force: bool, like: os.stat_result | None = None) ->
             yield _Writing(file, path)  # type: ignore[misc]
             _finish(file, part, path, like)
         if not force and os.path.lexists(path):
-            raise Exists(f"{path} has appeared meanwhile: it was not overwritten (-f overwrites)")
+            raise Exists(f"{path} was created in the meantime and was not overwritten (-f overwrites it)")
         try:
             os.replace(part, path)
         except OSError as error:
@@ -64,7 +64,7 @@ def _finish(file: IO[bytes], part: Path, path: Path, like: os.stat_result | None
 
 
 class _Writing:
-    """A file whose complaints name the place it will have."""
+    """A file whose errors name its final path."""
 
     def __init__(self, file: IO[bytes], path: Path) -> None:
         self._file, self._path = file, path
@@ -77,7 +77,7 @@ class _Writing:
 
 
 def open_source(path: Path) -> tuple[IO[bytes], os.stat_result]:
-    """A file to read, and what the system says of it. CodecError where it refuses."""
+    """Open a file for reading; the file and its status. Raises CodecError if the system refuses."""
     try:
         file = open(path, "rb")  # noqa: SIM115 - the caller closes it
         return file, os.fstat(file.fileno())
@@ -86,7 +86,7 @@ def open_source(path: Path) -> tuple[IO[bytes], os.stat_result]:
 
 
 def remove(path: Path) -> None:
-    """Delete a source that is safely stored elsewhere by now."""
+    """Delete a source after its result was written."""
     try:
         path.unlink()
     except OSError as error:

@@ -1,9 +1,9 @@
 """One coded block: lanes of text, the mixer, a network or none, and one range coder.
 
 The block's n bytes are cut into S contiguous lanes, the first n mod S of them one byte longer. A step codes one byte of
-every lane that has one, lane 0 first, each as eight bits, the high one first. The network, if there is one, is run for
-all lanes at once; the mixer learns from every byte at once, whatever its lane. Compiled code does it where it can; else
-Python, the reference, with the same bytes, at about one kilobyte a second.
+every lane that has one, lane 0 first, each as eight bits, highest bit first. The network, if there is one, runs for all
+lanes at once; the mixer is updated after every byte and shared by the lanes. Compiled code is used if available,
+otherwise the reference in Python, which produces the same bytes at about 1 kB/s.
 """
 
 from __future__ import annotations
@@ -25,44 +25,43 @@ from fastslow.mixing.reference import Masses, ReferenceMixer, masses_of
 
 MAX_LANES = 64
 _AT_ONCE = 2_000_000_000
-"""Multiplications of weights in one call of compiled code: some tenths of a second, in which no signal is heeded."""
+"""Multiplications per call of compiled code: a few tenths of a second, during which signals are not handled."""
 _BYTES_AT_ONCE = 1 << 16
 _PYTHON_SPEED = 1000
-"""Bytes a second of the reference, roughly."""
+"""Approximate bytes per second of the reference."""
 _LONG_IN_PYTHON = 30_000
 _SMALL_STEP = 3_000_000
-"""Multiplications in a step below which a second thread costs more than it brings."""
+"""Multiplications per step below which a second thread does not pay."""
 _PATIENCE, _EXCESS = 4, 3
-"""After a quarter of its steps a block is given up when it is on course to be half as large again as it may be: EXCESS
-halves."""
+"""After a quarter of its steps a block is abandoned if its projected size exceeds the limit by half: EXCESS halves."""
 
 log = logging.getLogger(__name__)
 
 Progress = Callable[[int], None]
-"""Told how many more bytes are done."""
+"""Called with the number of further bytes that are done."""
 
 
 def lanes_for(length: int) -> int:
-    """S = length / 4 KiB, from 1 to 64: a lane's cold start costs the network about 2.2 bytes."""
+    """S = length / 4 KiB, from 1 to 64: the start of a lane without context costs about 2.2 bytes."""
     return max(1, min(MAX_LANES, length // 4096))
 
 
 class _Coder(Protocol):
     at_once: int
-    """How many steps one call of `run` should have."""
+    """The number of steps per call of `run`."""
 
     def __len__(self) -> int:
         """Bytes written so far, less the few still inside the coder."""
 
     def run(self, first: int, last: int) -> None:
-        """Steps first .. last - 1. FormatError for a payload that no encoder wrote."""
+        """Code steps first .. last - 1. Raises FormatError for an invalid payload."""
 
     def finish(self) -> bytes:
-        """An encoder's payload, a decoder's text. FormatError for a payload that goes on."""
+        """The payload (encoder) or the text (decoder). Raises FormatError for extra bytes."""
 
 
 class Compiled:
-    """Both directions in compiled code, but for a network that is not."""
+    """Encoding and decoding in compiled code; the network may run in Python."""
 
     def __init__(self, data: bytes, length: int, lanes: int, network: Predictor | None, *, decodes: bool) -> None:
         self._network = network
@@ -95,7 +94,7 @@ class Compiled:
 
 
 class Reference:
-    """Both directions in Python."""
+    """Encoding and decoding in Python."""
 
     at_once = 1
 
@@ -161,10 +160,9 @@ def _coder(data: bytes, length: int, lanes: int, network: Predictor | None, deco
 def encode_block(
     data: bytes, network: Predictor | None, lanes: int, limit: int, progress: Progress | None = None
 ) -> bytes | None:
-    """The payload of a block, or None if it would not be smaller than `limit` bytes. network: None to code by what the
-    mixer learns alone."""
+    """The payload of a block, or None if it would not be smaller than `limit` bytes. network: None: contexts only."""
     layout = Layout(len(data), lanes)
-    # Asked once, at the same step whatever runs: the archive may not depend on how many steps a call has.
+    # Checked once, at a fixed step: the archive must not depend on the number of steps per call.
     check = -(-layout.steps // _PATIENCE)
     coder = _coder(data, len(data), lanes, network, decodes=False)
     with _threads(network, lanes):
@@ -181,7 +179,7 @@ def encode_block(
 def decode_block(
     payload: bytes, length: int, network: Predictor | None, lanes: int, progress: Progress | None = None
 ) -> bytes:
-    """The `length` bytes that `encode_block` coded. FormatError if the payload cannot be what it wrote."""
+    """The `length` bytes that `encode_block` coded. Raises FormatError for an invalid payload."""
     layout = Layout(length, lanes)
     coder = _coder(payload, length, lanes, network, decodes=True)
     with _threads(network, lanes):
@@ -193,7 +191,7 @@ def decode_block(
 
 
 class _threads:
-    """Inside, as many of torch's threads as suit: a small step runs on one. The bytes do not depend on it."""
+    """Inside, a suitable number of PyTorch threads: one for small steps. The bytes do not depend on it."""
 
     def __init__(self, network: Predictor | None, lanes: int) -> None:
         self._before = torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""The model of an archive: from a name, a folder or an object to integers, and its hash."""
+"""Models for archives: from a name, a folder or an object to integers and their hash."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ MAX_NAME = 200
 
 
 class CodecModel:
-    """A model as the codec uses it: a `CharLM`, or a model already in integers, which has no float form.
+    """A model for the codec: a `CharLM`, or a model in integers without a float form.
 
-    name: what an archive calls it, for people; the hash is what counts.
+    name: a descriptive name; archives identify the model by its hash.
     """
 
     def __init__(self, name: str, *, lm: CharLM | None = None, exact: ExactModel | None = None) -> None:
@@ -36,7 +36,7 @@ class CodecModel:
         return self._lm.alphabet.symbols if self._lm is not None else self.exact().symbols
 
     def exact(self, weight_bits: int = 16) -> ExactModel:
-        """The model in integers, made once."""
+        """The model in integers, computed once."""
         if self._given is not None:
             return self._given
         if weight_bits not in self._exact:
@@ -46,11 +46,11 @@ class CodecModel:
     @property
     def lm(self) -> CharLM:
         if self._lm is None:
-            raise ModelError(f"model {self.name!r} is in integers alone: it has no float form")
+            raise ModelError(f"model {self.name!r} is stored in integers and has no float form")
         return self._lm
 
     def id(self, weight_bits: int = 16) -> bytes:
-        """The SHA-256 of the model in integers, which names it in archives."""
+        """The SHA-256 of the model in integers, which identifies it in archives."""
         return self.exact(weight_bits).id
 
 
@@ -67,7 +67,7 @@ ModelLike: TypeAlias = "str | os.PathLike[str] | CharLM | ExactModel | CodecMode
 
 def as_model(model: ModelLike, device: torch.device | str | None = None) -> CodecModel:
     """A `CodecModel` from: itself, a `CharLM`, an `ExactModel`, a folder with a model, or a file that
-    `export_model` wrote. Raises FastslowError for a name that leads nowhere."""
+    `export_model` wrote. Raises FastslowError if there is no such model."""
     if isinstance(model, CodecModel):
         return model
     if isinstance(model, str | os.PathLike):
@@ -84,11 +84,11 @@ def as_model(model: ModelLike, device: torch.device | str | None = None) -> Code
         return CodecModel("", exact=model)
     if isinstance(model, CharLM):
         return CodecModel("", lm=model)
-    raise TypeError(f"a model is a folder, a CharLM or an ExactModel; got {type(model).__name__}")
+    raise TypeError(f"model must be a folder, a CharLM or an ExactModel; got {type(model).__name__}")
 
 
 def export_model(model: ModelLike, path: str | os.PathLike[str], *, weight_bits: int = 16) -> None:
-    """Write the model in integers, tables included, to one file, which `as_model` and `--model` take."""
+    """Write the model in integers, including tables, to one file, which `as_model` and `--model` accept."""
     from fastslow.storage import write_atomic
 
     data = as_model(model).exact(weight_bits).to_bytes()
@@ -106,7 +106,7 @@ def _read_exact(path: Path) -> ExactModel:
         with open(path, "rb") as file:
             magic = file.read(len(_EXACT_MAGIC))
             if magic != _EXACT_MAGIC:
-                raise ModelError(f"{path} is no model: name a run's folder, or a file with a model in integers")
+                raise ModelError(f"{path} is not a model: name a run's folder, or a file with a model in integers")
             data = magic + file.read()
     except OSError as error:
         raise ModelError(f"cannot read the model {path}: {os_reason(error)}") from error
@@ -117,7 +117,7 @@ def _read_exact(path: Path) -> ExactModel:
 
 
 def model_from_serial(data: bytes) -> CodecModel:
-    """The model that was embedded in an archive. FormatError for bytes that are none."""
+    """The model from the bytes embedded in an archive. Raises FormatError if they are invalid."""
     from fastslow.codec.exact.model import model_from_bytes
 
     return CodecModel("", exact=model_from_bytes(data))

@@ -1,4 +1,4 @@
-"""The model-free way to store a block: raw LZMA2, without xz's own framing."""
+"""Blocks compressed without a model: raw LZMA2, without the xz container."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _MIN_DICTIONARY = 1 << 12
 
 
 def _filters(length: int) -> list[dict[str, int]]:
-    """xz -9e with a dictionary no larger than the block: its memory is bounded by the block's length."""
+    """xz -9e with a dictionary no larger than the block, which bounds the memory."""
     dictionary = max(_MIN_DICTIONARY, 1 << (length - 1).bit_length())
     return [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": dictionary}]
 
@@ -20,7 +20,7 @@ def pack(data: bytes) -> bytes:
 
 
 def unpack(payload: bytes, length: int) -> bytes:
-    """The `length` bytes that `pack` was given; FormatError, and never more memory than that, for anything else."""
+    """The `length` bytes given to `pack`. Raises FormatError otherwise, without allocating more than that."""
     try:
         decoder = lzma.LZMADecompressor(format=lzma.FORMAT_RAW, filters=_filters(length))
         data = decoder.decompress(payload, max_length=length)
@@ -30,5 +30,5 @@ def unpack(payload: bytes, length: int) -> bytes:
     except (lzma.LZMAError, EOFError):
         raise FormatError("its lzma stream is damaged") from None
     if len(data) != length or not ends:
-        raise FormatError("its lzma stream has another length than its header says")
+        raise FormatError("the length of its lzma stream differs from its header")
     return data

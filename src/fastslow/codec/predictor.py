@@ -1,4 +1,4 @@
-"""The exact model as the block coder's predictor: the one place that chooses between its two engines."""
+"""The exact model as predictor of the block coder, with either of its two engines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fastslow.codec.native.engine import NativeEngine, refusal
 
 
 class ExactPredictor:
-    """Frozen weights in integers: the same frequencies whatever the machine and whatever the other lanes hold.
+    """A model in integers: its frequencies depend neither on the machine nor on the other lanes.
 
     `engine` is compiled where it can be, with the same bits.
     """

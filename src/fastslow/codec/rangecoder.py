@@ -18,11 +18,11 @@ BIT_BITS = 16
 """Probabilities of bits are in units of 2^-16."""
 TOTAL_BITS = 24
 TOTAL = 1 << TOTAL_BITS
-"""What the frequencies of one symbol sum to."""
+"""The sum of the frequencies of all symbols."""
 
 POINTS_OUTSIDE = "the coded bytes are damaged: they point outside every interval"
-ENDS_EARLY = "the coded bytes end too early"
-GOES_ON = "the coded bytes go on after the last symbol"
+ENDS_EARLY = "the coded bytes are truncated"
+GOES_ON = "there are further coded bytes after the last symbol"
 
 _WORD = 64
 _TOP = 1 << _WORD
@@ -74,7 +74,7 @@ class BitEncoder:
 
 
 def _carry(out: bytearray) -> None:
-    """Add one to the number the bytes spell. The first byte never overflows: low + range never exceeds the whole."""
+    """Add one to the number that the bytes represent. The first byte cannot overflow."""
     at = len(out) - 1
     while out[at] == 0xFF:
         out[at] = 0
@@ -83,7 +83,7 @@ def _carry(out: bytearray) -> None:
 
 
 class BitDecoder:
-    """The inverse. FormatError as soon as the bytes cannot have come from the encoder; `finish` checks that none are
+    """The inverse of the encoder. Raises FormatError as soon as the bytes are invalid; `finish` checks that none are
     left."""
 
     def __init__(self, data: bytes) -> None:

@@ -1,7 +1,7 @@
-"""Reading archives, as streams: a block at a time, of either version, one archive after the other.
+"""Read archives as streams, block by block, of both versions, also several concatenated archives.
 
-Everything is checked on the way: heads by their CRC before what they promise is allocated, each block's text and the
-whole text by their SHA-256.
+Everything is verified: heads by their CRC before memory is allocated for them, each block's text and the whole text by
+their SHA-256.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _PIECE = 1 << 20
 _OLD_KINDS = {version1.RAW: Kind.RAW, version1.LZMA: Kind.LZMA, version1.NEURAL: Kind.NEURAL}
 
 Progress: TypeAlias = "Callable[[int, int], None]"
-"""Told the bytes of text done so far, and the bytes of archive written or read."""
+"""Called with the bytes of text done so far, and the bytes of archive written or read."""
 
 
 @dataclass
 class Summary:
-    """What became of a text: its bytes, those of the archive, and the bytes of text stored as each kind."""
+    """Totals: bytes of text, bytes of archive, and the bytes of text stored as each kind."""
 
     plain: int = 0
     stored: int = 0
@@ -60,11 +60,11 @@ class Entry:
 
 
 class ArchiveReader:
-    """What one file object holds: one archive, or several in a row.
+    """Reads a file object with one archive, or several concatenated ones.
 
-    Raises FormatError for anything that is no whole archive, ModelError for a missing or different model. `find_model`
-    is asked when a model is needed, none was given and none is in the archive; without it the models in the box are
-    looked at.
+    Raises FormatError if it is not a complete archive, ModelError if the model is missing or a different one.
+    `find_model` is called if a model is needed, none was given and none is embedded; the default searches the bundled
+    models.
     """
 
     def __init__(
@@ -88,36 +88,38 @@ class ArchiveReader:
         self._front(first=True)
 
     def _read(self, size: int, where: str = "") -> bytes:
-        """Exactly `size` bytes, in pieces: a length that the source does not have allocates nothing."""
+        """Exactly `size` bytes, read in pieces, so that a false length allocates no memory."""
         data = read_up_to(self._source, size)
         self._position += len(data)
         if len(data) < size:
-            raise FormatError(f"{where}the archive is cut short")
+            raise FormatError(f"{where}the archive is truncated")
         return data
 
     def _front(self, *, first: bool) -> bool:
-        """Read what an archive begins with; False where the source ends before one."""
+        """Read the beginning of an archive; False if the source ends before it."""
         front = read_up_to(self._source, len(container.FRONT))
         self._position += len(front)
         if not front and not first:
             return False
         if front[:4] != container.MAGIC:
             if not first:
-                raise FormatError("the archive is followed by other bytes: cut them off; only archives may follow one")
-            raise FormatError("this is no fastslow archive: it does not begin with the format's magic bytes")
+                raise FormatError(
+                    "the archive is followed by other data: remove them; only archives may follow an archive"
+                )
+            raise FormatError("not a fastslow archive: it does not begin with the format's magic bytes")
         if len(front) < len(container.FRONT):
-            raise FormatError("the archive is cut short")
+            raise FormatError("the archive is truncated")
         self._old: version1.Header | None = None
         self.version = front[4]
         if front == version1.MAGIC[: len(front)]:
             self.version = 1
             if self._read(len(version1.MAGIC) - len(front)) != version1.MAGIC[len(front) :]:
-                raise FormatError("the archive's header is damaged: line ends or high bits were changed on the way")
+                raise FormatError("the archive's header is damaged: line ends or high bits were changed in transfer")
             self._old = version1.read_header(self._read)
             if self._old.embedded_size:
                 self._embed(self._old.model_size, self._old.embedded_size, self._old.model_id)
         elif self.version == 0x0A:
-            raise FormatError("the archive's header is damaged: line ends or high bits were changed on the way")
+            raise FormatError("the archive's header is damaged: line ends or high bits were changed in transfer")
         elif self.version != container.VERSION:
             raise FormatError(
                 f"the archive has format version {self.version}; this fastslow reads 1 and 2: upgrade fastslow"
@@ -138,8 +140,8 @@ class ArchiveReader:
     # ------------------------------------------------------------------ in order
 
     def blocks(self) -> Iterator[bytes]:
-        """The text, a block at a time, from the first; each is checked before it is given. At the end of each archive
-        the whole text is checked, and that nothing but archives follows."""
+        """The text block by block; each block is verified before it is returned. At the end of each archive the
+        whole text is verified, and that only archives follow."""
         for entry in self.entries(skip=False):
             payload = self._read(entry.stored, f"block {entry.number}: ")
             data = self.decode(entry, payload)
@@ -154,7 +156,7 @@ class ArchiveReader:
         self.summary.stored = self._position
 
     def entries(self, *, skip: bool = True) -> Iterator[Entry]:
-        """Every block's head. skip: jump over the payloads, which takes a source that can; the texts go unchecked."""
+        """The heads of all blocks. skip: seek over the payloads, without verifying the texts."""
         while True:
             yield from self._new_entries(skip) if self._old is None else self._old_entries(self._old, skip)
             if not self._front(first=False):
@@ -162,7 +164,7 @@ class ArchiveReader:
             self._digest = hashlib.sha256()
 
     def _jump(self, size: int) -> None:
-        """Over a payload, to the last byte of it, which has to be there."""
+        """Seek over a payload and read its last byte, which must exist."""
         self._source.seek(size - 1, io.SEEK_CUR) if size else None
         self._position += max(0, size - 1)
         if size:
@@ -191,7 +193,7 @@ class ArchiveReader:
             number, total = number + 1, total + block.plain
         end = container.read_end(self._read)
         if end.total != total:
-            raise FormatError("the archive's end is damaged: its length is not that of the blocks")
+            raise FormatError("the archive's end is damaged: its length differs from that of the blocks")
         if not skip and end.digest != self._digest.digest()[: container.CHECK_SIZE]:
             raise FormatError("the archive is damaged: the SHA-256 of the whole text does not match")
 
@@ -218,7 +220,7 @@ class ArchiveReader:
     # ------------------------------------------------------------------ a block
 
     def decode(self, entry: Entry, payload: bytes) -> bytes:
-        """The text of a block, checked."""
+        """The verified text of a block."""
         where, block = f"block {entry.number} is damaged", entry.block
         if isinstance(block, version1.Block):
             assert entry.header is not None
@@ -238,7 +240,7 @@ class ArchiveReader:
         else:
             right = container.check_of(payload, data) == block.check
         if not right:
-            raise FormatError(f"{where}: it decodes to other bytes than its checksum says")
+            raise FormatError(f"{where}: the checksum of its text does not match")
         return data
 
     def _coded(self, entry: Entry, payload: bytes) -> bytes:
@@ -249,7 +251,7 @@ class ArchiveReader:
             assert network is not None
             assert entry.header is not None
             if len(network.symbols) != entry.header.alphabet:
-                raise FormatError("its alphabet is not the model's")
+                raise FormatError("its alphabet differs from the model's")
             return version1.decode_neural(payload, block, network)
         from fastslow.codec.mixed import decode_block
 
@@ -271,7 +273,7 @@ class ArchiveReader:
     # ------------------------------------------------------------------ the model
 
     def _predictor(self, wanted: Wanted) -> ExactPredictor:
-        """The model's predictor, made at first use."""
+        """The model's predictor, created on first use."""
         if self._network is None or self._network[0] != wanted:
             from fastslow.codec.predictor import ExactPredictor
 
@@ -297,7 +299,7 @@ class ArchiveReader:
 
 
 def read_up_to(source: IO[bytes], size: int) -> bytes:
-    """`size` bytes, or as many as there are; a pipe gives them in pieces."""
+    """`size` bytes, or as many as there are; a pipe returns them in pieces."""
     parts, left = [], size
     while left:
         piece = source.read(min(left, _PIECE))
@@ -317,7 +319,7 @@ def decompress_stream(
     device: torch.device | str | None = None,
     progress: Progress | None = None,
 ) -> Summary:
-    """Write the text of an archive, or of several in a row, each block after it was checked. Raises as
+    """Write the text of an archive, or of several concatenated ones, each block after verification. Raises as
     `ArchiveReader`."""
     reader = ArchiveReader(source, model, find_model=find_model, device=device, progress=progress)
     for data in reader.blocks():

@@ -1,4 +1,4 @@
-"""The model that a block names, looked for by its hash."""
+"""Search for the model of a block by its hash."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 
 def model_among(folders: Iterable[Path], wanted: Wanted, device: torch.device | str | None = None) -> CodecModel | None:
-    """The first model of these folders that has the hash, or None. Those of its name are looked at first."""
+    """The first model in these folders that has the hash, or None. Folders of its name are searched first."""
     for folder in sorted(folders, key=lambda folder: folder.name != wanted.name):
         try:
             model = as_model(folder, device)
             if wanted.fits(model):
                 return model
-        except FastslowError:  # a damaged one is no reason not to look at the others
+        except FastslowError:  # skip a damaged one
             continue
     return None
 
 
 def packaged_model(wanted: Wanted, device: torch.device | str | None = None) -> CodecModel | None:
-    """The model in the box that has the hash, or None."""
+    """The bundled model that has the hash, or None."""
     folders = packaged_models().values()
     bits, head = wanted.weight_bits, wanted.model_id
     return model_among([f for f in folders if _id(f, bits)[: len(head)] == head], wanted, device)

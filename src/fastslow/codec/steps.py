@@ -1,4 +1,4 @@
-"""What the coders of a block share: the network as they see it, and where the lanes lie."""
+"""Shared by the coders of a block: the interface of the network, and the lanes."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from fastslow.codec.frequencies import FrequencyModel
 
 
 class Predictor(Protocol):
-    """What the coder asks of a model. Both sides call the same methods with the same arguments in the same order."""
+    """The interface of a model for the coder. Encoder and decoder make the same calls in the same order."""
 
     symbols: bytes
     start: int
-    """The symbol fed before a lane's first, and in place of a byte outside the alphabet."""
+    """The input before a lane's first byte, and in place of a byte outside the alphabet."""
     frequencies: FrequencyModel
 
     def begin(self, lanes: int) -> None:
-        """Forget the past; S lanes from now on."""
+        """Reset the state, with S lanes."""
 
     def step(self, symbols: Ints) -> Ints:
         """The last symbol of each lane (S,) -> logits of the next (S, V), int64 in units of 2^-15.
@@ -30,7 +30,7 @@ class Predictor(Protocol):
 
 
 class Layout:
-    """Where the lanes of a block of `length` bytes lie: contiguous, in order, the first ones a byte longer."""
+    """The lanes of a block of `length` bytes: contiguous, in order, the first ones a byte longer."""
 
     def __init__(self, length: int, lanes: int) -> None:
         short, longer = divmod(length, lanes)
@@ -42,11 +42,11 @@ class Layout:
         self.full_steps, self.longer = short, longer
 
     def active(self, t: int) -> int:
-        """How many lanes, from the first, have a symbol at step t."""
+        """The number of lanes, from the first, that have a symbol at step t."""
         return self.lanes if t < self.full_steps else self.longer
 
     def symbols(self, first: int, last: int) -> int:
-        """How many symbols steps first .. last - 1 have."""
+        """The number of symbols in steps first .. last - 1."""
         return min(last * self.lanes, self.length) - min(first * self.lanes, self.length)
 
     def pieces(self, size: int, stop: int = 0) -> Iterator[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""An archive as a file one can read from and jump in, decompressing only what is asked for."""
+"""An archive as a seekable file that decompresses only the blocks that are read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class ArchiveFile(io.RawIOBase):
     """The text of an archive as a seekable raw stream; `open` wraps it in a buffer.
 
-    Its blocks' heads are read at the start. One block is held at a time.
+    The heads of all blocks are read at the start. One block is in memory at a time.
     """
 
     def __init__(self, source: IO[bytes], model: ModelLike | None, options: dict[str, Any]) -> None:
@@ -65,11 +65,11 @@ class ArchiveFile(io.RawIOBase):
     def _load(self, number: int) -> None:
         if number == self._number:
             return
-        entry, self._number = self._entries[number], -1  # until it is there
+        entry, self._number = self._entries[number], -1  # until it is decoded
         self._source.seek(entry.position)
         payload = self._source.read(entry.stored)
         if len(payload) < entry.stored:
-            raise FormatError(f"block {entry.number}: the archive is cut short")
+            raise FormatError(f"block {entry.number}: the archive is truncated")
         self._block = self._reader.decode(entry, payload)
         self._number = number
 
@@ -88,8 +88,8 @@ def open(
 ) -> io.BufferedReader:
     """The archive at `path` as a readable, seekable binary file: `for line in open("log.fsz", "runs/log")`.
 
-    Each block is checked as it is read; `decompress` checks the whole text's SHA-256 too. Raises FastslowError for
-    what cannot be read or is no archive, and while reading, as `decompress`.
+    Each block is verified when it is read; only `decompress` verifies the SHA-256 of the whole text. Raises
+    FastslowError if the file cannot be read or is not an archive, and while reading, as `decompress`.
     """
     try:
         source = builtins.open(path, "rb")  # noqa: SIM115 - the stream that is returned closes it

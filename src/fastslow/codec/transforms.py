@@ -1,10 +1,10 @@
-"""What a block of text may go through before it is coded: a form that is cheaper to predict, and the way back.
+"""Reversible conversions of a block before it is coded, to a form that is cheaper to predict.
 
-    UTF16   UTF-16, low byte first, becomes UTF-8 (a lone surrogate the three bytes of its number)
-    MARK    the UTF-8 byte-order mark at the front goes
-    LINES   CR goes from every CR LF; where a line ends in LF alone is noted
+    UTF16   UTF-16, low byte first, becomes UTF-8 (a lone surrogate becomes three bytes)
+    MARK    a UTF-8 byte-order mark at the beginning is removed
+    LINES   CR is removed from every CR LF; lines that end in LF alone are noted
 
-They are undone in the opposite order. `prepare` undoes what it did and compares before it answers, so that nothing can
+They are undone in reverse order. `prepare` undoes what it did and compares before it answers, so that nothing can
 be lost here whatever the text.
 """
 
@@ -17,11 +17,11 @@ UTF16, MARK, LINES = 1, 2, 4
 ALL = UTF16 | MARK | LINES
 _BOM = b"\xef\xbb\xbf"
 _FEW = 64
-"""Line ends are changed where at most one in so many is LF alone."""
+"""Line ends are converted if at most one in this many is LF alone."""
 
 
 def prepare(data: bytes) -> tuple[int, bytes, bytes]:
-    """The transforms that suit a block, the text they make, and the note that `restore` needs beside it."""
+    """The suitable transforms for a block, the converted text, and the note that `restore` needs."""
     done, text, note = 0, data, b""
     if _looks_like_utf16(text):
         try:
@@ -46,7 +46,7 @@ def prepare(data: bytes) -> tuple[int, bytes, bytes]:
 
 
 def restore(done: int, text: bytes, note: bytes, length: int) -> bytes:
-    """The block of `length` bytes that became `text`. FormatError if none did."""
+    """The block of `length` bytes that was converted to `text`. Raises FormatError if there is none."""
     if done & LINES:
         text = _with_returns(text, note, length)
     elif note:
@@ -57,14 +57,14 @@ def restore(done: int, text: bytes, note: bytes, length: int) -> bytes:
         try:
             text = text.decode("utf-8", "surrogatepass").encode("utf-16-le", "surrogatepass")
         except UnicodeError:
-            raise FormatError("its text is no UTF-8") from None
+            raise FormatError("its text is not UTF-8") from None
     if len(text) != length:
-        raise FormatError("its text has another length than its header says")
+        raise FormatError("the length of its text differs from its header")
     return text
 
 
 def _looks_like_utf16(data: bytes) -> bool:
-    """Half of the high bytes of a sample are zeros, and few of the low ones."""
+    """Whether half of the high bytes of a sample are zeros, and few of the low ones."""
     if len(data) % 2 or len(data) < 8:
         return False
     high, low = data[1:4096:2], data[0:4096:2]
@@ -72,7 +72,7 @@ def _looks_like_utf16(data: bytes) -> bool:
 
 
 def _without_returns(text: bytes) -> tuple[bytes, bytes]:
-    """The note: for each LF that stood alone, how many line ends lie between it and the one before, as varints."""
+    """The note: for each LF without CR, the number of line ends between it and the previous one, as varints."""
     parts, note, since = text.split(b"\n"), bytearray(), 0
     for at, part in enumerate(parts[:-1]):
         if part.endswith(b"\r"):
@@ -87,7 +87,7 @@ def _without_returns(text: bytes) -> tuple[bytes, bytes]:
 def _with_returns(text: bytes, note: bytes, length: int) -> bytes:
     parts = text.split(b"\n")
     if len(text) + len(parts) - 1 > 2 * length + 16:
-        raise FormatError("its text has another length than its header says")
+        raise FormatError("the length of its text differs from its header")
     ends, at, line = [b"\r\n"] * (len(parts) - 1), 0, -1
     while at < len(note):
         gap, at = read_varint(note, at)

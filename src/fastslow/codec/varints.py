@@ -1,4 +1,4 @@
-"""Numbers of as many bytes as they need."""
+"""Integers of variable length."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from fastslow.codec.errors import FormatError
 
 
 def varint(value: int) -> bytes:
-    """Seven bits a byte, the lowest first; the last byte is below 128."""
+    """Encode with seven bits per byte, lowest first; the last byte is below 128."""
     out = bytearray()
     while value >= 128:
         out.append(value & 127 | 128)
@@ -15,7 +15,7 @@ def varint(value: int) -> bytes:
 
 
 def read_varint(data: bytes, at: int) -> tuple[int, int]:
-    """A number below 2^63 and where it ends. FormatError for one that is cut short, too long or padded."""
+    """A number below 2^63 and its end. Raises FormatError if it is truncated, too long or padded."""
     value = shift = 0
     while at < len(data) and shift < 63:
         byte = data[at]

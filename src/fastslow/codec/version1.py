@@ -1,4 +1,4 @@
-"""Archives of version 1, in exact mode: their headers, their trailer and their neural blocks, read and never written.
+"""Archives of version 1 in exact mode: headers, trailer and neural blocks; they are read but no longer written.
 
 docs/format.md, "Version 1", has the layout.
 """
@@ -37,7 +37,7 @@ Read = Callable[[int], bytes]
 
 @dataclass(frozen=True)
 class Header:
-    """model_size, embedded_size: of the embedded model, plain and as stored; crc: seeds all that follow."""
+    """model_size, embedded_size: of the embedded model, plain and stored; crc: initial value of later CRCs."""
 
     block_size: int
     alphabet: int
@@ -111,7 +111,7 @@ def read_block(read: Read, number: int, header: Header) -> Block:
         raise FormatError(f"{where} is damaged: the checksum of its header does not match")
     _, kind, lanes, escape, zero, zeros, written, plain, stored, payload_crc, check = _BLOCK.unpack(data[:-4])
     if written != number:
-        raise FormatError(f"{where} is not there: block {written} stands in its place")
+        raise FormatError(f"{where} is missing: block {written} is in its place")
     _require(kind in (RAW, LZMA, NEURAL), f"its kind {kind} is unknown", where)
     _require(zero == 0 and zeros == 0, "a reserved field is not zero", where)
     _require(1 <= plain <= header.block_size, f"its length {plain:,} exceeds the block size", where)
@@ -157,9 +157,9 @@ def _require(holds: bool, why: str, where: str = "the archive's header") -> None
 
 
 def decode_neural(payload: bytes, block: Block, network: Predictor) -> bytes:
-    """The text of a neural block: one range-coded symbol a byte, V being the escape of bytes outside the alphabet.
+    """The text of a neural block: one range-coded symbol per byte; V is the escape for bytes outside the alphabet.
 
-    FormatError if the payload cannot be what an encoder wrote.
+    Raises FormatError for an invalid payload.
     """
     layout, coder = Layout(block.plain, block.lanes), RangeDecoder(payload)
     symbols, text = network.symbols, np.zeros(block.plain, np.uint8)
@@ -171,7 +171,7 @@ def decode_neural(payload: bytes, block: Block, network: Predictor) -> bytes:
     for t in range(layout.steps):
         count = layout.active(t)
         values = network.frequencies(network.step(previous)[:count], escape)
-        # Row after row of sums as one rising sequence, so that one bisection a lane finds its symbol.
+        # The rows of sums form one increasing sequence, so that one bisection per lane finds its symbol.
         ends = (values.cumsum(axis=1) + bases[:count]).reshape(-1)
         rising, each = ends.data, values.reshape(-1).data
         coded, raw = [], bytearray()

@@ -1,4 +1,4 @@
-"""Which model a block was coded with."""
+"""The model that a block was coded with."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Wanted:
-    """The model that a block needs: the head of its hash, the bits of a weight, and what it was called, if that is
-    known."""
+    """The model that a block needs: the first bytes of its hash, the bits per weight, and its name, if known."""
 
     model_id: bytes
     weight_bits: int

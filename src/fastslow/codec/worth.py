@@ -1,4 +1,4 @@
-"""A quick look at a block: whether a network's predictions are worth their time there."""
+"""A quick test whether a network's predictions are worth their time for a block."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from fastslow.codec.predictor import ExactPredictor
 from fastslow.mixing.tables import ln, tables
 
 _LANES, _STEPS, _WARM = 16, 512, 128
-"""The sample: so many places, so many bytes at each, of which the first are not counted."""
+"""The sample: the number of places, the bytes at each, and how many of these are not counted."""
 
 
 def network_nats(data: bytes, network: ExactPredictor) -> int:
-    """What the network by itself would need for `data`, in 2^-16 nats, judged by a sample: integers, so that the answer
-    is the same on every machine."""
+    """The estimated code length of `data` by the network alone, in 2^-16 nats, from a sample: in integers, so that the
+    result is the same on every machine."""
     text = np.frombuffer(data, np.uint8)
     lanes = max(1, min(_LANES, len(text) // _STEPS))
     steps = min(_STEPS, len(text) // lanes)

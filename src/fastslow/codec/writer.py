@@ -1,4 +1,4 @@
-"""Writing archives, as streams: compress what one file object gives into another. Memory: a block or two.
+"""Write archives as streams: compress one file object into another, with memory for a block or two.
 
 Each block is stored as the shortest of four: coded by the network and the mixer, by the mixer alone, lzma, or raw. A
 quick look decides which are tried. `docs/format.md` is the specification.
@@ -25,21 +25,21 @@ if TYPE_CHECKING:
 
 DEFAULT_BLOCK = 1 << 22
 _MIN_CODED = 8
-"""Blocks shorter than this are not worth a coder's start."""
+"""Shorter blocks are not coded, because it would not pay."""
 _SMALL = 1 << 14
-"""Up to this length everything is tried."""
+"""Up to this length all ways of storing a block are tried."""
 _NOISE = 1 << 16
-"""The piece of a block that lzma cannot shorten by which the mixer is judged."""
+"""Length of the sample by which the mixer is tested on a block that lzma cannot compress."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to compress.
+    """Options of compression.
 
-    lanes: of blocks with a network, texts read side by side; None: by size, one for 4 KiB up to 64.
-    block_size: bytes of text a block; blocks are independent.
-    embed_model: put the model into the archive.
-    weight_bits: of the model in integers, 8 to 16.
+    lanes: lanes of blocks with a network; None: by size, one per 4 KiB, at most 64.
+    block_size: bytes of text per block; blocks are independent.
+    embed_model: store the model in the archive.
+    weight_bits: bits per weight of the model in integers, 8 to 16.
     """
 
     lanes: int | None = None
@@ -65,8 +65,8 @@ def compress_stream(
     device: torch.device | str | None = None,
     progress: Progress | None = None,
 ) -> Summary:
-    """Write the archive of everything `source` gives. model: None to code by the mixer alone. Raises FastslowError for
-    a model that cannot be used."""
+    """Compress `source` into `target`. model: None: contexts only. Raises FastslowError for a model that cannot be
+    used."""
     writer = _Writer(target, model, options or Options(), device, progress)
     while data := read_up_to(source, writer.options.block_size):
         writer.block(data)
@@ -97,7 +97,7 @@ class _Writer:
         self.options, self.device, self.progress = options, device, progress
         self.model: CodecModel | None = None if model is None else as_model(model, device)
         if options.embed_model and self.model is None:
-            raise ModelError("there is no model to embed: name one")
+            raise ModelError("no model to embed: pass one")
         self._network: ExactPredictor | None = None
         self._seed = zlib.crc32(container.FRONT)
         self._digest = hashlib.sha256()
@@ -157,7 +157,7 @@ class _Writer:
         return best
 
     def _ways(self, text: bytes, packed: int) -> tuple[bool, ExactPredictor | None]:
-        """Whether the mixer alone is to be tried, and the network that is."""
+        """Whether to try the mixer alone, and the network to try."""
         from fastslow.codec import worth
         from fastslow.codec.mixed import encode_block
 
@@ -170,7 +170,7 @@ class _Writer:
         network = self._predictor()
         if len(text) <= _SMALL:
             return True, network
-        # The mixer alone usually needs 0.7 of what lzma does. Prose is clear either way; between, both are tried.
+        # The mixer alone usually needs 0.7 of the size of lzma. In unclear cases both are tried.
         expected = worth.bytes_of(worth.network_nats(text, network))
         if 10 * expected < 8 * packed:
             return False, network
@@ -186,7 +186,7 @@ class _Writer:
         note: bytes,
         progress: Callable[[int], None] | None,
     ) -> _Coded:
-        """This way, if it is shorter than the best so far."""
+        """Try one way, and keep it if it is shorter than the best so far."""
         from fastslow.codec.mixed import encode_block, lanes_for
 
         lanes = 1

@@ -21,7 +21,7 @@ UInt8Array: TypeAlias = NDArray[np.uint8]
 Buffer: TypeAlias = bytes | bytearray | memoryview | UInt8Array
 
 _Bytes: TypeAlias = bytes  # the type, where the class below has a method of that name
-_CHUNK = 1 << 20  # bytes looked at a time: temporaries stay small whatever the size of the text
+_CHUNK = 1 << 20  # bytes processed at a time, so that temporaries stay small
 
 
 def describe_byte(value: int) -> str:
@@ -59,7 +59,7 @@ class Alphabet:
             raise AlphabetError("an alphabet needs at least one symbol; got none")
         for before, after in itertools.pairwise(symbols):
             if after == before or symbols.count(after) > 1:
-                raise AlphabetError(f"an alphabet has each symbol once; {describe_byte(after)} is there twice")
+                raise AlphabetError(f"the symbols of an alphabet must be distinct; {describe_byte(after)} occurs twice")
             if after < before:
                 raise AlphabetError(
                     "an alphabet lists its symbols in ascending order; "
@@ -85,13 +85,13 @@ class Alphabet:
         """
         text = as_bytes_array(data)
         if len(text) == 0:
-            raise DataError("the training text is empty: it has no symbols to make an alphabet of")
+            raise DataError("the training text is empty: an alphabet needs at least one symbol")
         seen = np.zeros(256, dtype=np.bool_)
         for start in range(0, len(text), _CHUNK):
             seen[text[start : start + _CHUNK]] = True
         return cls(np.flatnonzero(seen).astype(np.uint8).tobytes())
 
-    # What it is
+    # Properties
 
     @property
     def symbols(self) -> _Bytes:
@@ -233,7 +233,7 @@ class Alphabet:
         if kind == "bytes":
             return cls.bytes()
         digits = value["hex"]
-        # Python's own parser also takes blanks and capitals: only the one form that is written is read back.
+        # bytes.fromhex also accepts blanks and capitals; only the canonical form is valid.
         if not isinstance(digits, str) or len(digits) % 2 or not set(digits) <= set("0123456789abcdef"):
             raise AlphabetError("a stored alphabet lists its symbols as pairs of the digits 0-9 and a-f")
         if len(digits) > 512:

@@ -26,7 +26,7 @@ _BLOCK = 1 << 12  # bytes between two known offsets of the map
 
 @dataclass(frozen=True)
 class Form:
-    """How a file was written: what `normalise` took away, and what `restore` puts back.
+    """The form of a file: what `normalise` removed and `restore` adds again.
 
     encoding: "utf-8", "utf-16-le" or "utf-16-be".  "utf-8" also stands for bytes that are not text: they are kept.
     bom: whether a byte-order mark came first.  crlf: whether every line end was CR LF.
@@ -38,7 +38,7 @@ class Form:
 
     @property
     def is_plain(self) -> bool:
-        """Whether nothing was taken away."""
+        """Whether nothing was removed."""
         return self == Form()
 
     @property

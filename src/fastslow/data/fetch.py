@@ -1,4 +1,4 @@
-"""Getting a public corpus: from its homes on the web, or from a copy on the disk; checked, atomic.
+"""Fetch a public corpus from the web or from a copy on the disk, verified and atomic.
 
 A download goes into ``NAME.part``, from which the files of the corpus are unpacked and checked (:mod:`~.unpack`), and
 which is removed afterwards. One that breaks off is started again.
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from requests import RequestException, Response
 
 Progress: TypeAlias = Callable[[str, int, int | None], None]
-"""Called with the name of the file, the bytes it has so far, and how many it will have, where that is known."""
+"""Called with the name of the file, the bytes so far, and the total, if known."""
 
 _CHUNK = 1 << 18
 # Identity: the bytes of an archive as they are, so that progress counts them.
@@ -33,7 +33,7 @@ _RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
 class _MirrorError(Exception):
-    """This address cannot give the file; another one might."""
+    """The download from this address failed; another one may succeed."""
 
     def __init__(self, url: str, reason: str) -> None:
         super().__init__(f"{url}: {reason}")
@@ -85,7 +85,7 @@ def fetch(
 
 
 def _complete(corpus: Corpus, folder: Path) -> bool:
-    """Whether every file is there and right."""
+    """Whether every file exists and is correct."""
     if not is_present(corpus, folder.parent):
         return False
     paths = [(file.find(folder), file) for file in corpus.files]
@@ -99,7 +99,7 @@ def _digest(path: Path) -> str:
 
 @contextlib.contextmanager
 def _only_one(folder: Path, name: str) -> Iterator[None]:
-    """Refuse to fetch one corpus twice at the same time: two writers would spoil each other's parts."""
+    """Lock the folder, so that two processes do not fetch the same corpus at once."""
     try:
         import fcntl
     except ImportError:  # not a POSIX system: nothing to lock with
@@ -133,7 +133,7 @@ def _from_web(
             return
         except (_MirrorError, ChecksumError) as error:
             failures.append(error)
-    # Offline, every address fails for one reason: say it once.
+    # Offline, all addresses fail for the same reason, which is reported once.
     grouped: dict[str, list[str]] = {}
     for failure in failures:
         if isinstance(failure, _MirrorError):
@@ -151,7 +151,7 @@ def _from_web(
 def _rebased(sources: tuple[Source, ...], base_url: str) -> tuple[Source, ...]:
     """The sources with another address before the last part of theirs, equal ones once."""
     if urllib.parse.urlsplit(base_url).scheme not in ("http", "https"):
-        raise CorpusError(f"a mirror's address begins with http:// or https://; got {base_url!r}")
+        raise CorpusError(f"the address of a mirror must begin with http:// or https://; got {base_url!r}")
     base = base_url.rstrip("/")
     moved = (Source(tuple(f"{base}/{_last_part(url)}" for url in source.urls)) for source in sources)
     return tuple(dict.fromkeys(moved))
@@ -228,7 +228,7 @@ class _Bar:
 
 
 def _failure(error: RequestException, timeout: float) -> tuple[str, bool]:
-    """Why a download failed, and whether that may pass."""
+    """Why a download failed, and whether a retry may help."""
     from requests import ConnectionError, HTTPError, Timeout
     from requests.exceptions import ChunkedEncodingError
     from urllib3.exceptions import ReadTimeoutError
@@ -240,7 +240,7 @@ def _failure(error: RequestException, timeout: float) -> tuple[str, bool]:
     if isinstance(error, Timeout) or any(isinstance(cause, ReadTimeoutError) for cause in chain):
         return f"no answer for {timeout:g} seconds", True
     first = next((cause for cause in reversed(chain) if isinstance(cause, OSError) and cause.errno is not None), None)
-    if isinstance(first, socket.gaierror):  # without a network no name is found: no use waiting
+    if isinstance(first, socket.gaierror):  # no network: do not retry
         return f"no connection ({os_reason(first)})", False
     if isinstance(error, ChunkedEncodingError):
         return "the connection was cut", True

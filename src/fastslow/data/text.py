@@ -78,7 +78,7 @@ class Text:
         )
 
     def documents(self, kind: str) -> NDArray[np.int64]:
-        """Where its documents begin, in order: its files, by ``kind`` "files", or its lines, by "lines"."""
+        """Offsets of its documents in order: its files for ``kind`` "files", or its lines for "lines"."""
         if kind == "files":
             return np.unique(np.asarray(self.starts, dtype=np.int64))
         return np.flatnonzero(self.data[:-1] == 0x0A) + 1
@@ -92,13 +92,13 @@ class Text:
         return digest.hexdigest()
 
     def describe(self) -> dict[str, str | int]:
-        """What a run record keeps of a text: its name, its length in bytes and its SHA-256."""
+        """A text in a run record: its name, its length in bytes and its SHA-256."""
         return {"name": self.name, "bytes": len(self.data), "sha256": self.sha256}
 
 
 @dataclass(frozen=True)
 class Splits:
-    """The three parts of a corpus; a part that was not asked for is ``None``."""
+    """The three parts of a corpus; a part that was not requested is ``None``."""
 
     train: Text
     valid: Text | None
@@ -113,7 +113,7 @@ class Splits:
         )
 
     def describe(self) -> dict[str, dict[str, str | int] | None]:
-        """What a run record keeps of its data: :meth:`Text.describe` of every part."""
+        """The data in a run record: :meth:`Text.describe` of every part."""
         parts = {"train": self.train, "valid": self.valid, "test": self.test}
         return {part: None if text is None else text.describe() for part, text in parts.items()}
 
@@ -269,7 +269,7 @@ def open_splits(
         return split_fractions(text, *fractions)
     kept = fractions[0] + fractions[1]
     if not kept > 0.0:
-        raise DataError(f"split fractions must leave something to train on; got {_listing(fractions)}")
+        raise DataError(f"split fractions must leave a training part; got {_listing(fractions)}")
     two = split_fractions(text, fractions[0] / kept, fractions[1] / kept, 0.0)
     return Splits(two.train, two.valid, last)
 

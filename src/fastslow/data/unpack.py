@@ -1,4 +1,4 @@
-"""The files of a corpus from an archive, a file or a folder of them, checked; all of them or none.
+"""Unpack the files of a corpus from an archive, a file or a folder, verified; all of them or none.
 
 They are unpacked under temporary names, compared with their SHA-256, and only then renamed: at any moment a file of the
 corpus is whole or absent.
@@ -83,7 +83,7 @@ class Unpacked:
     def _add_plain(self, source: IO[bytes], path: Path, origin: str, name: str) -> None:
         size = path.stat().st_size
         left = [f for f in self._corpus.files if f.name not in self._ready]
-        # A copy may go by any name: its size is as good a guess, and the digest decides.
+        # A copy may have any name: guess by its size; the digest decides.
         file = next((f for f in left if name in f.names), None) or next((f for f in left if f.size == size), None)
         if file is None:
             begins = source.read(24).decode("latin-1")
@@ -104,7 +104,7 @@ class Unpacked:
         digest = hashlib.sha256()
         size = 0
         with temporary.open("wb") as target:
-            # One byte more than there should be is enough to know; an archive that swells cannot fill the disk.
+            # Read at most one byte too many, so that a decompression bomb cannot fill the disk.
             while size <= file.size and (chunk := _read_source(source, origin)):
                 target.write(chunk)
                 digest.update(chunk)

@@ -1,6 +1,6 @@
 """Bits per character: sum the nats, count the symbols, divide.
 
-Every symbol of the text but the first, which nothing precedes, is scored exactly once. With one stream the state runs
+Every symbol of the text but the first, which has no predecessor, is scored exactly once. With one stream the state runs
 from the first symbol to the last. With more, the text is cut in as many contiguous pieces that run side by side, which
 is faster; each piece starts from a zero state, unless it first reads, unscored, some of the symbols before it (`warm`).
 
@@ -37,7 +37,7 @@ from fastslow.state import reset_rows
 from fastslow.storage import ModelError
 
 CELLS_PER_WINDOW = 1 << 14
-"""Symbols scored at a time, over all streams: what bounds the memory for their logits."""
+"""Symbols scored at a time, over all streams, which bounds the memory for their logits."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,13 @@ class CharProtocol:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What models made of a text.
+    """The result of an evaluation.
 
     nats: total loss over `symbols`, which are all but the first of the text.
-    streams, warm: how the text was cut, and how many symbols each stream read first, unscored.
-    models: how many models' probabilities were averaged.
-    seconds: the time it took.
-    char: the figure by PTB's char protocol, where the text is of that kind, else None.
+    streams, warm: number of streams, and of symbols that each stream read first without scoring.
+    models: number of models whose probabilities were averaged.
+    seconds: wall-clock time.
+    char: the result by PTB's char protocol if the text is of that kind, otherwise None.
     documents: "files" or "lines", each of which began from a zero state; None: the text is one.
     symbol_nats: (symbols,) float32, the loss of each in the order of the text, or None where it was not asked for.
     """
@@ -85,7 +85,7 @@ class Evaluation:
 
     @property
     def protocol(self) -> str:
-        """How the figure was made, in words."""
+        """A description of how the text was scored."""
         parts = ["every symbol but the first"]
         if self.streams == 1:
             parts.append("one continuous stream")
@@ -115,7 +115,7 @@ class Evaluation:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Evaluation:
-        """The figures that `to_json` wrote. Raises KeyError or TypeError for anything else."""
+        """The evaluation that `to_json` wrote. Raises KeyError or TypeError for anything else."""
         char = value["char_protocol"]
         return cls(
             nats=float(value["nats"]),
@@ -163,16 +163,16 @@ def evaluate(
     scorers: Sequence[Scorer] | None = None,
     documents: Literal["files", "lines"] | None = None,
 ) -> Evaluation:
-    """The loss of one model, or of several whose probabilities are averaged, on a text.
+    """Evaluate one model, or an ensemble whose probabilities are averaged, on a text.
 
     Args:
-        models: with one alphabet between them; each runs where it is, and keeps its mode.
+        models: with the same alphabet; each runs on its device and keeps its mode.
         text: bytes.
-        streams: contiguous pieces that run side by side.
-        window: steps run at a time; it changes memory and speed only.
-        warm: symbols each stream but the first reads before its own, unscored.
+        streams: number of contiguous pieces that run in parallel.
+        window: steps per call; affects memory and speed only.
+        warm: preceding symbols that each stream but the first reads without scoring them.
         per_symbol: whether to keep the loss of each symbol.
-        on_window: called with the symbols done and the symbols there are after each window; may raise to stop.
+        on_window: called after each window with the symbols done and their total; may raise to stop.
         sharing: processes that all make this call with equal models and share out the streams: each gets the whole
             result. They call `on_window` equally often. Not with `per_symbol`.
         scorers: how the losses of each model are computed, by default by its `token_nats`.
@@ -180,7 +180,7 @@ def evaluate(
             symbol before it alone.
 
     Raises AlphabetError for a symbol the models do not know, with its offset; DataError for a text that is too short;
-    ModelError for models whose alphabets differ or that predict no numbers.
+    ModelError if the alphabets differ or the predictions are NaN.
     """
     started = time.perf_counter()
     members = [models] if isinstance(models, CharLM) else list(models)
@@ -237,7 +237,9 @@ def evaluate(
         has_first = columns is not None and columns.start == 0
         nats_total, first_nats = sharing.sum(nats_total, first_nats if has_first else 0.0)
     if not math.isfinite(nats_total):
-        raise ModelError(f"the model predicts no numbers on {name}: its weights are damaged, or its training diverged")
+        raise ModelError(
+            f"the model's predictions on {name} are NaN: its weights are damaged, or its training diverged"
+        )
     return Evaluation(
         nats=nats_total,
         symbols=cut.targets,
@@ -298,12 +300,12 @@ def _in_text_order(kept: Sequence[Tensor], masks: Sequence[Tensor]) -> NDArray[n
 
 
 def char_protocol(data: UInt8Array, nats: float, first_nats: float) -> CharProtocol | None:
-    """The char protocol's count of a run over a raw PTB text; None for a text that is none."""
+    """The char protocol's result for a raw PTB text; None for other texts."""
     if data[0] != 0x20 or data[-1] != 0x0A:
         return None
     mask = char_protocol_mask(data)
     lines = int(np.count_nonzero(data == 0x0A))
     symbols = int(np.count_nonzero(mask))
     if len(data) - symbols != 2 * lines or symbols < 2:
-        return None  # some line lacks one of its spaces
+        return None  # a line without its spaces
     return CharProtocol(nats - first_nats, symbols - 1)

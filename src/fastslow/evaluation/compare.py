@@ -1,4 +1,4 @@
-"""Losses of single symbols: kept in a file, and two models compared by them."""
+"""Losses of single symbols: save them to a file, and compare two models."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SymbolNats = NDArray[np.float32]
 def save_nats(path: str | os.PathLike[str], evaluation: Evaluation) -> None:
     """Write the losses of an evaluation made with `per_symbol=True`: a NumPy file of (symbols,) float32, in nats.
 
-    Raises StorageError where the system refuses; what was there before then stays.
+    Raises StorageError if the system refuses; the previous file is then kept.
     """
     nats = _nats_of(evaluation)
     write_atomic(Path(path), lambda file: np.save(file, nats, allow_pickle=False), what="the losses")
@@ -33,9 +33,11 @@ def load_nats(path: str | os.PathLike[str]) -> SymbolNats:
     except OSError as error:
         raise DataError(f"cannot read the losses {os.fspath(path)}: {os_reason(error)}") from error
     except (ValueError, EOFError) as error:
-        raise DataError(f"{os.fspath(path)} is no NumPy file of losses: {str(error)[:100]}") from error
+        raise DataError(f"{os.fspath(path)} is not a NumPy file of losses: {str(error)[:100]}") from error
     if not isinstance(nats, np.ndarray) or nats.ndim != 1 or nats.dtype.kind != "f":
-        raise DataError(f"{os.fspath(path)} holds no losses: one number a symbol is expected, as --per-symbol writes")
+        raise DataError(
+            f"{os.fspath(path)} does not contain losses: expected one number per symbol, as --per-symbol writes"
+        )
     return nats.astype(np.float32, copy=False)
 
 
@@ -50,7 +52,7 @@ def compare(
 ) -> Interval:
     """How much worse, in bits per character, `first` is than `second` on one text, with its bootstrap interval.
 
-    Negative: `first` is better. Both are compared symbol by symbol, so that what is hard for both cancels; whole blocks
+    Negative: `first` is better. Both are compared symbol by symbol, so that common difficulty cancels; whole blocks
     of neighbouring symbols are resampled (`metrics.bootstrap_difference`). The interval speaks of other text of the
     same kind, not of other seeds.
 
@@ -65,5 +67,5 @@ def _nats_of(given: Evaluation | SymbolNats) -> SymbolNats:
     if not isinstance(given, Evaluation):
         return given
     if given.symbol_nats is None:
-        raise DataError("the evaluation kept no losses of single symbols: evaluate with per_symbol=True")
+        raise DataError("the evaluation has no losses of single symbols: evaluate with per_symbol=True")
     return given.symbol_nats

@@ -1,4 +1,4 @@
-"""Dynamic evaluation (Krause et al. 2018): the weights follow the text that is being scored.
+"""Dynamic evaluation (Krause et al. 2018): the weights adapt to the text that is being scored.
 
 1. Over the training text, at the trained weights W0 and without noise: MS = sqrt(mean over windows of g^2) for each
    weight, where g is the gradient of a window's mean loss. `gradient_statistics`, kept in the run's folder by
@@ -12,9 +12,9 @@
 
 Every symbol is scored by weights that have learned from earlier segments only, so none sees itself or what follows it.
 `rate` belongs to the number of streams of the statistics: the more streams, the smaller MS and the larger each step.
-Settings are tuned on validation text (`tune`), never on what is reported.
+Settings are tuned on validation text (`tune`), never on the reported text.
 
-Several models adapt each by itself to the same segments; the probabilities they give are averaged.
+Several models adapt independently to the same segments; their probabilities are averaged.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ DECAYS = (0.0, 0.005, 0.02, 0.05)
 
 
 class SettingsError(FastslowError, ValueError):
-    """Settings of dynamic evaluation that cannot be used."""
+    """Invalid settings of dynamic evaluation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,23 +88,23 @@ class DynamicSettings:
         if not isinstance(self.segment, int) or isinstance(self.segment, bool) or self.segment < 1:
             raise SettingsError(f"segment of dynamic evaluation must be at least 1 symbol; got {self.segment}")
         if self.epsilon == 0.0:
-            raise SettingsError("epsilon of dynamic evaluation must be above 0: some weights have no gradient at all")
+            raise SettingsError("epsilon of dynamic evaluation must be above 0: some weights have zero gradients")
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], where: str = "the settings") -> DynamicSettings:
-        """The settings that `to_json` wrote. Raises SettingsError, in a sentence, for anything else."""
+        """The settings that `to_json` wrote. Raises SettingsError for anything else."""
         check_fields(value, (field.name for field in fields(cls)), where, SettingsError)
         return cls(**value)
 
 
 @dataclass(frozen=True)
 class DynamicEvaluation(Evaluation):
-    """An `Evaluation` by weights that followed the text.
+    """The result of dynamic evaluation.
 
-    settings: of each model. Its figures compare with others made dynamically, not with static ones.
+    settings: of each model. Compare it with other dynamic evaluations only, not with static ones.
     """
 
     settings: tuple[DynamicSettings, ...] = ()
@@ -113,7 +113,7 @@ class DynamicEvaluation(Evaluation):
     def protocol(self) -> str:
         segments = {s.segment for s in self.settings}
         length = f"segments of {min(segments)}" if segments else "segments"
-        return f"{super().protocol}, dynamic evaluation: each of the {length} symbols is learned from once scored"
+        return f"{super().protocol}, dynamic evaluation: the weights are updated after each of the {length} symbols"
 
     def to_json(self) -> dict[str, Any]:
         return {**super().to_json(), "dynamic": [settings.to_json() for settings in self.settings]}
@@ -152,7 +152,7 @@ def gradient_statistics(
     """MS of the module's rule 1, over at most `max_windows` windows of `segment` steps of `streams` streams.
 
     The streams begin at even distances in the text, so that a limited number of windows still samples all of it.
-    on_window: called with the windows done and the windows there are; may raise to stop.
+    on_window: called with the windows done and their total; may raise to stop.
 
     Raises DataError for a text too short for one window, AlphabetError for symbols the model does not know.
     """
@@ -173,7 +173,7 @@ def gradient_statistics(
     rms = {name: (total / windows).sqrt_().cpu() for name, total in zip(names, sums, strict=True)}
     for name, value in rms.items():
         if not bool(value.isfinite().all()):
-            raise ModelError(f"the gradient of {name} is no number on the training text: the weights are damaged")
+            raise ModelError(f"the gradient of {name} is NaN or infinite on the training text: the weights are damaged")
     return GradientStatistics(rms, _identity(lm, text, streams, segment, max_windows))
 
 
@@ -192,7 +192,7 @@ def cached_statistics(
     """
     identity = _identity(lm, text, streams, segment, max_windows)
     path = Path(folder) / STATISTICS_FILE
-    with suppress(ModelError):  # missing, damaged, or of other weights: made anew
+    with suppress(ModelError):  # missing, damaged, or of other weights: compute them
         return _read_statistics(path, lm, identity)
     made = gradient_statistics(lm, text, streams=streams, segment=segment, max_windows=max_windows, on_window=on_window)
     with suppress(StorageError):
@@ -205,7 +205,7 @@ def _read_statistics(path: Path, lm: CharLM, identity: Mapping[str, str]) -> Gra
 
     def expected(metadata: dict[str, str]) -> Mapping[str, TensorSpec]:
         if any(metadata.get(key) != value for key, value in identity.items()):
-            raise ModelError(f"{path} holds the statistics of other weights, another text or other options")
+            raise ModelError(f"{path} has the statistics of other weights, another text or other options")
         return {name: TensorSpec(tuple(w.shape), FLOATS) for name, w in zip(names, weights, strict=True)}
 
     rms, _ = read_tensors(path, expected, what="the gradient statistics")
@@ -241,10 +241,10 @@ def _bytes_of(text: Buffer | Text) -> tuple[NDArray[np.uint8], str]:
 
 
 def _trained(lm: CharLM) -> tuple[list[str], list[Tensor]]:
-    """The weights that adapt, by name: all that are not frozen."""
+    """The weights that adapt, by name: all trainable ones."""
     found = [(name, weight) for name, weight in lm.named_parameters() if weight.requires_grad]
     if not found:
-        raise SettingsError("every weight of the model is frozen: dynamic evaluation has nothing to adapt")
+        raise SettingsError("all weights of the model are frozen: dynamic evaluation cannot adapt any")
     return [name for name, _ in found], [weight for _, weight in found]
 
 
@@ -257,18 +257,18 @@ def _gradients(loss: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
 
 
 class _Adapting:
-    """One model in adaptation: scores a segment, then learns from it; `restore` gives the trained weights back."""
+    """One adapting model: scores a segment, then updates its weights; `restore` restores the trained weights."""
 
     def __init__(self, lm: CharLM, statistics: GradientStatistics, settings: DynamicSettings) -> None:
         self.lm, self.state = lm, None
         names, self.weights = _trained(lm)
         if set(names) != set(statistics.rms):
-            raise SettingsError("the gradient statistics are of another model: they have other weights than this one")
+            raise SettingsError("the gradient statistics belong to another model: their weights differ")
         rms = [statistics.rms[name].to(w.device, w.dtype) for name, w in zip(names, self.weights, strict=True)]
         count = sum(value.numel() for value in rms)
         mean = float(sum(value.sum(dtype=torch.float64) for value in rms)) / count
         if mean == 0.0:
-            raise SettingsError("the gradient statistics are zero everywhere: they are of no training text")
+            raise SettingsError("the gradient statistics are all zero: compute them on a training text")
         self.trained = [weight.detach().clone() for weight in self.weights]
         self.pull = [(value * (settings.decay / mean)).clamp_(max=1.0) for value in rms]
         self.reach = [settings.rate / (value + settings.epsilon) for value in rms]
@@ -281,7 +281,7 @@ class _Adapting:
         return scored.nats.squeeze(1)
 
     def learn(self, nats: Tensor) -> None:
-        """One update by the loss of the segment just scored."""
+        """Update the weights with the loss of the segment just scored."""
         steps = _gradients(nats.mean(), self.weights)
         with torch.no_grad():
             change = torch._foreach_sub(self.trained, self.weights)
@@ -319,26 +319,26 @@ def evaluate_dynamic(
     per_symbol: bool = False,
     on_segment: Callable[[int, int], None] | None = None,
 ) -> DynamicEvaluation:
-    """The loss of one model, or of several whose probabilities are averaged, on a text they learn from as they go.
+    """Dynamic evaluation of one model, or of an ensemble whose probabilities are averaged, on a text.
 
     Args:
-        models: with one alphabet between them. Their weights change while this runs, and are afterwards what they were.
+        models: with the same alphabet. Their weights change during the evaluation and are restored afterwards.
         text: bytes.
         statistics: of each model, in their order.
         settings: of each model, or one for all; segments must be of one length.
         per_symbol: whether to keep the loss of each symbol.
-        on_segment: called with the symbols done and the symbols there are after each segment; may raise to stop.
+        on_segment: called after each segment with the symbols done and their total; may raise to stop.
 
     Raises as `evaluate` does; SettingsError for settings or statistics that do not fit the models.
     """
     members = [models] if isinstance(models, CharLM) else list(models)
     check_members(members)
     if len({id(lm) for lm in members}) < len(members):
-        raise ValueError("a model is given twice: each adapts by itself, so load it twice")
+        raise ValueError("a model is passed twice: models adapt independently, so load it twice")
     result = _run(members, text, statistics, settings, per_symbol, on_segment)
     if not math.isfinite(result.nats):
         raise ModelError(
-            f"the model predicts no numbers on {_bytes_of(text)[1]} while it adapts: take a lower rate, or see whether "
+            f"the model's predictions on {_bytes_of(text)[1]} became NaN: use a lower rate, or check whether "
             "static evaluation works at all"
         )
     return result
@@ -360,7 +360,7 @@ def _run(
             raise SettingsError(f"{len(members)} models need as many {what}; got {len(given)}")
     segment = hows[0].segment
     if any(how.segment != segment for how in hows):
-        raise SettingsError("the models of an ensemble must adapt to the same segments: give them one length")
+        raise SettingsError("the models of an ensemble must have the same segment length")
     data, name = _bytes_of(text)
     if len(data) < 2:
         raise DataError(f"{name} is too short: it has {len(data)} bytes; a score needs one to read and one to predict")
@@ -379,7 +379,7 @@ def _run(
             first = nats[0] if first is None else first
             if per_symbol:
                 kept.append(nats.float().cpu())
-            if stop < targets:  # what the last segment teaches serves nobody
+            if stop < targets:  # no update is needed after the last segment
                 for one, own in zip(adapting, scores, strict=True):
                     one.learn(own)
             if on_segment is not None:
@@ -402,7 +402,7 @@ def _run(
 
 @dataclass(frozen=True)
 class Trial:
-    """What settings gave on the validation text; bpc is infinite where the weights went astray."""
+    """The result of settings on the validation text; bpc is infinite if the adaptation diverged."""
 
     settings: DynamicSettings
     bpc: float
@@ -410,7 +410,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Tuned:
-    """The best settings tried, all that were tried in their order, and the static figure on the same symbols."""
+    """The best settings, all trials in order, and the static result on the same symbols."""
 
     settings: DynamicSettings
     trials: tuple[Trial, ...]
@@ -433,7 +433,7 @@ class Tuned:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], where: str = "the settings") -> Tuned:
-        """What `to_json` wrote. Raises SettingsError, in a sentence, for anything else."""
+        """The result that `to_json` wrote. Raises SettingsError for anything else."""
         check_fields(value, ("settings", "static_bpc", "symbols", "trials"), where, SettingsError)
         try:
             trials = tuple(
@@ -515,7 +515,7 @@ def cached_tuning(
     identity = {**statistics.identity, "valid": _text_hash(valid), "max_symbols": str(max_symbols)}
     identity |= {"tuned_segment": str(segment)}
     path = Path(folder) / SETTINGS_FILE
-    with suppress(FastslowError, KeyError):  # missing, damaged, or of something else: made anew
+    with suppress(FastslowError, KeyError):  # missing, damaged, or of something else: tune again
         stored = read_json(path, what="the settings of dynamic evaluation")
         if stored["identity"] == identity:
             return Tuned.from_json(stored["tuned"], f"the settings {path}")

@@ -61,7 +61,7 @@ def fit_temperature(
     a golden-section search on ln T goes over the logits they gave. (In 1/T one model's loss is convex, so its search
     ends at the minimum.)
 
-    on_window: called with the symbols done and the symbols there are; may raise to stop.
+    on_window: called with the symbols done and their total; may raise to stop.
 
     Raises as `evaluate` does.
     """
@@ -74,7 +74,7 @@ def fit_temperature(
     symbols = members[0].alphabet.encode(text.data[: most + 1], name=text.name)
     logits, targets = _predictions(members, symbols, min(streams, len(symbols) - 1), on_window)
     if not all(bool(part.isfinite().all()) for part in logits):
-        raise ModelError(f"the model predicts no numbers on {text.name}: its weights are damaged")
+        raise ModelError(f"the model's predictions on {text.name} are NaN: its weights are damaged")
 
     def nats(temperature: float) -> float:
         return _nats(logits, targets, temperature)
@@ -86,7 +86,7 @@ def fit_temperature(
 
 @contextmanager
 def at_temperature(models: CharLM | Sequence[CharLM], temperature: float) -> Iterator[None]:
-    """Inside, the models' logits are divided by `temperature`; outside, their weights are what they were."""
+    """Inside, the models' logits are divided by `temperature`; afterwards their weights are restored."""
     if not 0.0 < temperature < math.inf:
         raise ValueError(f"temperature must be above zero; got {temperature}")
     heads = [lm.head for lm in ([models] if isinstance(models, CharLM) else models)]
@@ -140,7 +140,7 @@ def _nats(logits: Sequence[Tensor], targets: Tensor, temperature: float) -> floa
 
 
 def _minimum(f: Callable[[float], float], low: float, high: float, width: float = 1e-4) -> float:
-    """Golden-section search for the place of the least value of a function with one valley."""
+    """Golden-section search for the minimum of a unimodal function."""
     left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
     at_left, at_right = f(left), f(right)
     while high - low > width:

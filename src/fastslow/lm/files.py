@@ -52,9 +52,9 @@ def find_folder(name: str | os.PathLike[str], revision: str | None = None) -> Pa
 
     Raises ModelError where there is none.
     """
-    in_the_box = packaged(name)
-    if in_the_box is not None:
-        return in_the_box
+    bundled = packaged(name)
+    if bundled is not None:
+        return bundled
     path = Path(name)
     if path.is_dir():
         return path

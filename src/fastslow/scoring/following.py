@@ -22,19 +22,19 @@ from fastslow.scoring.statistics import LineMean, line_means
 from fastslow.scoring.surprisal import BitMixer, Scorer, Surprisal
 
 POLL_SECONDS = 0.25
-"""Between two looks at a file that has not grown."""
+"""Seconds between two checks of a file that has not grown."""
 
 WARM_UP = 30
-"""Lines whose mean and deviation must be known before a line is judged by them."""
+"""Number of lines before deviations are used."""
 
 _READ = 1 << 16
 
 
 class Threshold:
-    """Whether a line stands out: call it with each line, in order.
+    """Whether a line is above a threshold; call it with each line, in order.
 
-    above: a line stands out if its mean is above so many bits per byte.
-    deviations: a line stands out if its mean is more than so many standard deviations above the mean of all lines
+    above: threshold for the mean of a line, in bits per byte.
+    deviations: a line is above if its mean is more than this many standard deviations above the mean of all lines
         before it, each line counting once; none of the first `WARM_UP` does.
 
     Give exactly one of the two, or ValueError is raised.  Lines without a mean do not count.
@@ -108,7 +108,7 @@ def _blocks(scorer: Scorer, pieces: Iterable[bytes], raw: bool) -> Iterator[Surp
 
 
 def piped(file: BinaryIO) -> Iterator[bytes]:
-    """What comes through a pipe, as it comes, to its end."""
+    """The bytes of a pipe as they arrive, to its end."""
     # read1 and the read of an unbuffered file return what is there; a buffered read would wait for more.
     read = getattr(file, "read1", file.read)
     while piece := read(_READ):
@@ -144,7 +144,7 @@ class GrowingFile:
             raise DataError(f"cannot read {self._path}: {os_reason(error)}") from error
 
     def _session(self) -> Iterator[bytes]:
-        """Pieces until the file is truncated or replaced, or there is an end to it."""
+        """Pieces until the file is truncated, replaced or ends."""
         while True:
             if piece := self._file.read(_READ):
                 yield piece
@@ -167,7 +167,7 @@ class GrowingFile:
                 return
 
     def _replaced(self, here: os.stat_result) -> BinaryIO | None:
-        """The file of that name if it is another one; None while there is none."""
+        """The file of that name if it was replaced; None while there is none."""
         try:
             there = os.stat(self._path)
         except OSError:

@@ -24,12 +24,12 @@ TOGETHER = 32
 """Items scored at a time."""
 
 CELLS = 1 << 14
-"""Symbols scored at a time, padding included: what bounds the memory for their logits."""
+"""Symbols scored at a time, including padding, which bounds the memory for their logits."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """An item: what is scored, and what the model reads before it.
+    """An item: the scored text and the context that the model reads before it.
 
     offsets: (n + 1,) of its n bytes and their end in the file; None counts from 0.
     line, column: where it begins in the file, from 1.

@@ -1,4 +1,4 @@
-"""How surprise is graded: the same steps in the terminal and on the page."""
+"""Levels of surprisal: the same in the terminal and on the HTML page."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Training: recipes and presets, one update, the loop, checkpoints, the run folder.
+"""Training: recipes and presets, the training step, the loop, checkpoints, the run folder.
 
-Nothing is imported until it is used: presets and recipes are there without torch.
+Modules are imported on first use; presets and recipes do not need torch.
 """
 
 from __future__ import annotations

@@ -18,9 +18,9 @@ from fastslow.training.updater import Step, Updater, Updating
 
 
 class GraphedUpdater(Updater):
-    """`Updater`'s update, recorded: the same loss, clip and Adam.
+    """`Updater`'s training step, recorded: the same loss, clipping and Adam.
 
-    The state it returns is a buffer of its own that the next update overwrites; whoever keeps it copies it.
+    The state it returns is a buffer that the next step overwrites; copy it to keep it.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class GraphedUpdater(Updater):
         super().load_tensors(tensors)
         if self.lm.device.type == "cuda":
             tensor_rates(self.optimizer, self.lm.device)
-        self.recorded.reset()  # the optimizer state is now elsewhere
+        self.recorded.reset()  # the optimizer state has new tensors
 
 
 def make_updater(lm: CharLM, config: TrainConfig, ranks: Ranks | None = None) -> Updating:
@@ -64,7 +64,7 @@ def make_updater(lm: CharLM, config: TrainConfig, ranks: Ranks | None = None) ->
 
 
 class RecordedScorer:
-    """`lm.token_nats`, recorded and replayed: for `evaluate`, which scores in evaluation mode under inference mode.
+    """`lm.token_nats`, recorded and replayed, for `evaluate`, which runs in evaluation mode and inference mode.
 
     Weights and autocast are those at the time of each call.
     """

@@ -1,11 +1,11 @@
-"""Checkpoints: one file, complete, replaced as a whole.
+"""Checkpoints: one complete file, replaced atomically.
 
 `checkpoint.safetensors` holds the weights (`model.*`), the optimizer state (`adam.*`), the weight average
-(`average.*`), the carried state (`state.0`, ...) and the random generators (`rng.cpu`, `rng.cuda`); its metadata the
-rest, as JSON.
+(`average.*`), the carried state (`state.0`, ...) and the random generators (`rng.cpu`, `rng.cuda`); its metadata
+hold the rest, as JSON.
 
-The best weights are a file of their own, `model.safetensors`, written *after* the checkpoint of the update they are
-from: a process killed between the two leaves a checkpoint that has them, and `best_is_stored` finds out.
+The best weights are a separate file, `model.safetensors`, written *after* the checkpoint of the same training step: if
+a process is killed between the two, they are restored from the checkpoint (`saving.Saver.mend_best`).
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ from fastslow.training.updater import ADAM_TENSORS
 FORMAT_VERSION = 1
 COUNTS = ("update", "epoch", "window", "decays", "waited", "averaged", "elapsed", "sum_symbols", "metrics_bytes")
 MAX_COUNT = 10**15
-"""Of updates, symbols, seconds: more than any run has, and exact in a float."""
+"""Limit for counts of steps, symbols and seconds: larger than in any run, and exact in a float."""
 RESUME_REMEDY = "start the run again in another folder"
 
 
 @dataclass
 class Position:
-    """Where a run is, between two updates: all that is not a tensor.
+    """The position of a run between two training steps: everything that is not a tensor.
 
-    update: updates done. epoch, window: epochs done, and windows done of the one begun.
-    validated: the update that was last validated, or -1.
-    best_nats, best_update: the best validation, nats a symbol, and its update; None before the first.
-    decays, waited: of the plateau rule.
-    averaged: updates whose weights are in a tail average.
+    update: training steps done. epoch, window: epochs done, and windows done in the current one.
+    validated: the step that was last validated, or -1.
+    best_nats, best_update: the best validation loss in nats per symbol, and its step; None before the first.
+    decays, waited: state of the plateau rule.
+    averaged: number of steps in a tail average.
     elapsed: seconds of all processes so far.
     sum_nats, sum_symbols: since the last line of metrics. metrics_bytes: length of `metrics.jsonl`.
     """
@@ -73,8 +73,8 @@ class Position:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], where: str) -> Position:
-        """Raises ModelError for anything but what `asdict` makes of a position."""
-        value = {"averaged": 0, **value}  # which checkpoints of earlier versions lack
+        """The position that `asdict` stored. Raises ModelError for anything else."""
+        value = {"averaged": 0, **value}  # missing in checkpoints of earlier versions
         check_fields(value, (field.name for field in fields(cls)), where, ModelError)
         for field in fields(cls):
             number = value[field.name]
@@ -95,7 +95,7 @@ class Position:
 
 @dataclass
 class Checkpoint:
-    """What is in a checkpoint: the position, and tensors by group, without the group's prefix."""
+    """The content of a checkpoint: the position, and the tensors by group, without the group's prefix."""
 
     position: Position
     model: dict[str, Tensor]
@@ -105,7 +105,7 @@ class Checkpoint:
     rng: dict[str, Tensor]
 
     def write(self, folder: Path) -> Path:
-        """Replace the checkpoint in `folder`. Raises StorageError; the previous one is kept then."""
+        """Replace the checkpoint in `folder`. Raises StorageError, and then the previous checkpoint is kept."""
         groups: dict[str, dict[str, Tensor]] = {
             "model": self.model,
             "adam": self.adam,
@@ -129,17 +129,17 @@ class Checkpoint:
 
 
 def read_checkpoint(folder: Path, lm: CharLM, batch: int) -> Checkpoint | None:
-    """The checkpoint in `folder`, checked against the model it is for; None if there is none yet. Raises ModelError.
+    """The checkpoint in `folder`, validated against the model; None if there is none yet. Raises ModelError.
 
-    A run has no other weights before its first checkpoint: without one they are of a run that cannot go on, and are
-    not written over.
+    A run has no weights before its first checkpoint. Weights without a checkpoint belong to a run that cannot be
+    resumed, and are not overwritten.
     """
     path = folder / CHECKPOINT_FILE
     if not path.exists():
         if (folder / WEIGHTS_FILE).exists():
             raise ModelError(
-                f"the run {folder} cannot be resumed: it has its best weights but no {CHECKPOINT_FILE}; use them as "
-                f"they are, or {RESUME_REMEDY}"
+                f"the run {folder} cannot be resumed: it has its best weights but no {CHECKPOINT_FILE}; use them "
+                f"directly, or {RESUME_REMEDY}"
             )
         return None
     where = f"the checkpoint {path}"
@@ -168,7 +168,7 @@ def read_checkpoint(folder: Path, lm: CharLM, batch: int) -> Checkpoint | None:
 
 
 def check_checkpoint(folder: Path, config: LMConfig, batch: int) -> None:
-    """The checkpoint in `folder`, if there is one, is of this network: known before any of it is made. ModelError."""
+    """Raise ModelError unless the checkpoint in `folder`, if there is one, belongs to this network."""
     path = folder / CHECKPOINT_FILE
     if path.exists():
         lm, where = CharLM(config, device="meta"), f"the checkpoint {path}"
@@ -181,7 +181,7 @@ def check_checkpoint(folder: Path, config: LMConfig, batch: int) -> None:
 
 
 def _head(metadata: Mapping[str, str], where: str) -> dict[str, Any]:
-    """The record among the metadata."""
+    """The record in the metadata."""
     if "fastslow" not in metadata:
         raise ModelError(f"{where} was not written by fastslow: it has no record; {RESUME_REMEDY}")
     head = parse_json(metadata["fastslow"], where)

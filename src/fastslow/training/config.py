@@ -1,4 +1,4 @@
-"""How a model is trained: every number of it, settable from the command line and exact in JSON."""
+"""The training recipe: every field can be set from the command line and is stored exactly in JSON."""
 
 from __future__ import annotations
 
@@ -28,52 +28,52 @@ CHANGEABLE = (
     "test_streams",
     "tensorboard",
 )
-"""What may differ when a run is resumed; the rest would make it another run."""
+"""Fields that may be changed when a run is resumed."""
 
 ADDED = ("accumulate", "average_from", "jitter", "reset")
-"""Fields that recipes stored by earlier versions lack: they meant the default."""
+"""Fields missing in recipes of earlier versions, which used the default."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """The recipe of a run. The defaults are the authors' for Penn Treebank.
+    """The recipe of a run. The defaults are the paper's for Penn Treebank.
 
     The loss of a window is summed over time and averaged over streams, in nats; its gradient is clipped, and Adam
     takes a step. The state is carried from window to window, detached, and zero at the start of every epoch.
 
     batch: number of streams, B.
     window: steps of truncated backpropagation, T.
-    accumulate: process the batch in this many parts, one after another, in each update. The update equals that of the
-        whole batch up to rounding; the memory is that of one part.
+    accumulate: split the batch of each training step into this many parts and accumulate their gradients. The step
+        equals that of the whole batch up to rounding; the memory is that of one part.
     epochs: passes over the training text.
-    max_updates: stop after this many updates in total (default: when the epochs are done).
-    max_time: stop this process after this time, saved and resumable: seconds, or as in 90m or 1h30m.
+    max_updates: stop after this many training steps in total (default: after the last epoch).
+    max_time: save and stop this process after this time, in seconds or as in 90m or 1h30m; the run can be resumed.
     rate: Adam's initial learning rate.
-    schedule: of the learning rate.
-        constant: it stays.
-        step: times `decay` once `decay_epoch` epochs are done.
-        plateau: times `decay` after each `patience` validations in a row that did not improve on the best.
+    schedule: the learning rate schedule.
+        constant: no change.
+        step: multiplied by `decay` after `decay_epoch` epochs.
+        plateau: multiplied by `decay` after each `patience` validations in a row that did not improve on the best.
         cosine: constant up to the fraction `anneal_from` of the run, then a half cosine down to `final_rate` times it.
     decay, decay_epoch, patience, anneal_from, final_rate: see `schedule`.
-    anneal_by_time: with cosine, progress is the larger of the fraction of updates and the fraction of `max_time`, which
-        ends the run. The run is then annealed on a slow machine too, but is not repeatable.
-    warmup: updates over which the learning rate first rises linearly.
-    clip: global norm to clip the gradient to; 0: none.
-    beta1, beta2, epsilon: Adam's.
+    anneal_by_time: with cosine, progress is the larger of the fraction of steps and the fraction of `max_time`, which
+        ends the run. The rate is then annealed on a slow machine too, but the run is not reproducible.
+    warmup: number of training steps over which the learning rate first rises linearly.
+    clip: maximum global norm of the gradient; 0: no clipping.
+    beta1, beta2, epsilon: parameters of Adam.
     average: decay of an exponential moving average of the weights; the average is validated, saved and tested. 0: none.
     average_from: instead of `average`, a uniform average of the weights from this fraction of the run on; before it,
         the latest weights are used. 0: none.
-    random_offset: start each epoch at a random offset below `window`, so that windows begin elsewhere.
+    random_offset: start each epoch at a random offset below `window`, so that windows begin at other places.
     jitter: move each boundary between two windows by a random number of steps, at most this many in either direction,
-        so that windows differ in length. CPU only: on a GPU updates are recorded for one length.
-    reset: probability of zeroing the state of a stream before each update.
+        so that windows differ in length. CPU only: on a GPU training steps are recorded for one length.
+    reset: probability of zeroing the state of a stream before each training step.
     precision: "fp32", or "bf16" for autocast; on a GPU validations use it too, the test never does.
-    seed: of the initial weights and the masks.
-    validate_every: updates between validations; 0: only at the end of each epoch.
-    valid_streams, test_streams: number of streams in validation and test; the authors test with one.
-    checkpoint_every, checkpoint_seconds: updates and seconds between checkpoints (0: not by that measure); there is
-        also one at each validation and at the end.
-    log_every: updates between lines of metrics.
+    seed: seed of the initial weights and the masks.
+    validate_every: training steps between validations; 0: only at the end of each epoch.
+    valid_streams, test_streams: number of streams in validation and test; the paper's authors test with one.
+    checkpoint_every, checkpoint_seconds: steps and seconds between checkpoints (0: disabled); there is also a
+        checkpoint at each validation and at the end.
+    log_every: training steps between lines of metrics.
     tensorboard: write curves for TensorBoard, if it is installed.
     """
 
@@ -139,11 +139,9 @@ class TrainConfig:
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name} must be true or false; got {str(getattr(self, name))[:40]!r}")
         if self.average and self.average_from:
-            raise ConfigError(
-                "a run keeps one average of the weights, by average or by average_from: set one of them to 0"
-            )
+            raise ConfigError("average and average_from cannot be combined: set one of them to 0")
         if self.anneal_by_time and (self.schedule != "cosine" or self.max_time is None):
-            raise ConfigError("anneal_by_time needs schedule cosine and a max_time, at whose end the schedule ends")
+            raise ConfigError("anneal_by_time needs schedule cosine and a max_time")
 
     def _check(self, name: str, kind: type, low: float, high: float, *, below: bool = False) -> None:
         value = getattr(self, name)
@@ -161,7 +159,7 @@ class TrainConfig:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], where: str = "the recipe") -> TrainConfig:
-        """The recipe that `to_json` wrote. Raises ConfigError, in a sentence, for anything else."""
+        """The recipe that `to_json` wrote. Raises ConfigError for anything else."""
         added = {field.name: field.default for field in fields(cls) if field.name in ADDED}
         check_fields(added | dict(value), (field.name for field in fields(cls)), where, ConfigError)
         return cls(**value)
@@ -178,7 +176,7 @@ def parse_duration(text: str) -> float:
     elif re.fullmatch(r"(\d+(\.\d+)?[dhms])+", folded):
         seconds = sum(float(n) * _UNITS[unit] for n, unit in re.findall(r"([\d.]+)([dhms])", folded))
     else:
-        raise ConfigError(f"a duration is written like 90m, 1h30m or 45s; got {text[:40]!r}")
+        raise ConfigError(f"a duration must be like 90m, 1h30m or 45s; got {text[:40]!r}")
     if not 0 < seconds <= 1e9 or not math.isfinite(seconds):
         raise ConfigError(f"a duration must be above zero and below 30 years; got {text[:40]!r}")
     return seconds

@@ -1,4 +1,4 @@
-"""The course of a run: its epochs, their windows, and how much of it is done."""
+"""The sequence of epochs and windows of a run, and its progress."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from fastslow.training.watch import Watch
 class Course:
     """The windows of the training text in the order in which they are trained on, from a position.
 
-    symbols: (N,) indices of the training text. columns: of the batch, this rank's. out: the run folder, for messages.
-    starts: where the documents of the text begin, each of which is read from a zero state; None: the text is one.
-    `streams` are those of the epoch begun.
+    symbols: (N,) indices of the training text. columns: this rank's columns of the batch. out: the run folder, for
+    messages. starts: offsets of the documents, each of which starts from a zero state; None: the text is one document.
+    `streams` are those of the current epoch.
 
-    Raises ModelError where the position is past the end of its epoch.
+    Raises ModelError if the position is past the end of its epoch.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Course:
         )
 
     def window(self) -> Window:
-        """The window of the next update."""
+        """The window of the next training step."""
         return self.streams[self.position.window]
 
     def next_epoch(self) -> None:
@@ -76,7 +76,7 @@ class Course:
 
     @property
     def epoch(self) -> float:
-        """Epochs done, with the part of the one begun."""
+        """Epochs done, including the fraction of the current one."""
         return self.position.epoch + self.position.window / len(self.streams)
 
     @property
@@ -86,7 +86,7 @@ class Course:
         return self.config.batch * (p.update * window + self.streams.start(p.window) - p.window * window)
 
     def done(self) -> float:
-        """The part of the run that is behind it."""
+        """The fraction of the run that is done."""
         done = self.position.update / self.total_updates
         if self.config.anneal_by_time and self.config.max_time is not None:
             done = max(done, self.watch.elapsed / self.config.max_time if self.config.max_time else 1.0)
@@ -97,6 +97,6 @@ class Course:
         return self.position.epoch + self.epoch_over >= self.config.epochs or self.done() >= 1.0
 
     def out_of_time(self) -> bool:
-        """Whether the time for this process is over, of a run that can go on in another."""
+        """Whether the time limit of this process is reached (the run can be resumed)."""
         config = self.config
         return config.max_time is not None and not config.anneal_by_time and self.watch.seconds >= config.max_time

@@ -1,14 +1,14 @@
-"""The run folder, which explains itself.
+"""The run folder.
 
-    run.json                what was asked for, with which data (hashes), versions and machine; one entry a session
+    run.json                recipe, data (hashes), versions and machine; one entry per session
     config.json             the language model's configuration
     model.safetensors       the weights of the best validation: `CharLM.from_pretrained(folder)`
     checkpoint.safetensors  everything a resumed run needs
-    metrics.jsonl           one line every few updates and one a validation
-    result.json             what came out, the test included, once the run is complete
-    tensorboard/            curves, where TensorBoard is installed
+    metrics.jsonl           training and validation losses, one JSON object per line
+    result.json             the result including the test, once the run is complete
+    tensorboard/            curves, if TensorBoard is installed
 
-One process at a time writes to it, held by a lock that ends with the process, however that ends.
+One process at a time writes to it and holds a lock, which the system releases when the process ends.
 """
 
 from __future__ import annotations
@@ -51,22 +51,22 @@ LOCK_FILE = ".lock"
 RUN_FORMAT = "fastslow-run"
 RUN_FORMAT_VERSION = 1
 MAX_LINE_BYTES = 1 << 16
-"""Of metrics; a hundred times what one has."""
+"""Limit for a line of metrics; a hundred times the usual length."""
 MAX_SESSIONS = 200
-"""Sessions that a record keeps: a job that is restarted every minute for weeks must not outgrow what is read."""
+"""Number of sessions in a record, so that a job that is restarted for weeks stays below the size limit for reading."""
 
 
 class RunError(FastslowError):
-    """A run folder that cannot be used as asked."""
+    """A run folder that cannot be used as requested."""
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What `run.json` holds.
+    """The content of `run.json`.
 
-    source: where the text came from, or None if it was handed over in Python. data: name, bytes and SHA-256 of its
-    parts. init_from: the trained model whose weights it started from, or None. sessions: one entry for each process
-    that worked on the run: when, which command, versions, machine, engine; the first and the latest of very many.
+    source: the source of the text, or None if it was passed in Python. data: name, bytes and SHA-256 of its parts.
+    init_from: the trained model from whose weights the run started, or None. sessions: one entry for each process of
+    the run: time, command, versions, machine, engine; if there are very many, the first and the latest.
     """
 
     model: ModelOptions
@@ -94,7 +94,7 @@ class RunRecord:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], where: str) -> RunRecord:
-        """The record that `to_json` wrote. Raises ModelError, in a sentence, for anything else."""
+        """The record that `to_json` wrote. Raises ModelError for anything else."""
         if value.get("format") != RUN_FORMAT:
             raise ModelError(f"{where} does not belong to a fastslow run: its format is not {RUN_FORMAT!r}")
         check_version(value, RUN_FORMAT_VERSION, where)
@@ -134,7 +134,7 @@ _SESSION = {"started": str, "engine": str, "parameters": int, "update": int, "ma
 
 
 def _fits(value: object, kinds: Mapping[str, Any]) -> bool:
-    """Whether `value` is an object that has at least these fields, of these types; no number of them below zero."""
+    """Whether `value` is an object with at least these fields of these types, and no negative number."""
     if not isinstance(value, dict):
         return False
     for name, kind in kinds.items():
@@ -147,18 +147,18 @@ def _fits(value: object, kinds: Mapping[str, Any]) -> bool:
 
 
 def read_record(folder: str | os.PathLike[str]) -> RunRecord:
-    """The record of the run in `folder`. Raises RunError where there is none, ModelError where it is damaged."""
+    """The record of the run in `folder`. Raises RunError if there is none, ModelError if it is damaged."""
     path = Path(folder)
     if not path.is_dir():
         raise RunError(f"there is no run {path}: name the folder of one, such as runs/demo")
     file = path / RUN_FILE
     if not file.is_file():
-        raise RunError(f"{path} holds no run: it has no {RUN_FILE}")
+        raise RunError(f"{path} is not a run folder: it has no {RUN_FILE}")
     return RunRecord.from_json(read_json(file, what="the run's record"), f"the run's record {file}")
 
 
 class RunFolder:
-    """A run folder held by this process; a context manager. Made by `create` or `open`."""
+    """A run folder locked by this process; a context manager. Use `create` or `open`."""
 
     def __init__(self, path: Path, lock: IO[bytes]) -> None:
         self.path = path
@@ -166,7 +166,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, out: str | os.PathLike[str]) -> RunFolder:
-        """A new run's folder. Raises RunError if there is something in it, StorageError if it cannot be made."""
+        """Create the folder of a new run. Raises RunError if it is not empty, StorageError if it cannot be created."""
         path = Path(out)
         if path.exists() and not path.is_dir():
             raise RunError(f"{path} is a file: choose another output folder")
@@ -176,9 +176,9 @@ class RunFolder:
             folder._tidy()
             there = {entry.name for entry in path.iterdir()} - {LOCK_FILE}
             if RUN_FILE in there:
-                raise RunError(f"{path} already holds a run: resume it (--resume), or choose another output folder")
+                raise RunError(f"{path} already contains a run: resume it (--resume), or choose another output folder")
             if there:
-                raise RunError(f"{path} is not empty and holds no run: choose another output folder")
+                raise RunError(f"{path} is not empty and not a run folder: choose another output folder")
         except BaseException:
             folder.close()
             raise
@@ -186,10 +186,10 @@ class RunFolder:
 
     @classmethod
     def open(cls, out: str | os.PathLike[str]) -> RunFolder:
-        """The folder of a run that is there. Raises RunError, or StorageError where it cannot be written to."""
+        """Open the folder of an existing run. Raises RunError, or StorageError if it cannot be written to."""
         path = Path(out)
         if not path.is_dir() or not (path / RUN_FILE).is_file():
-            read_record(path)  # says what is missing
+            read_record(path)  # raises the error
         folder = cls(path, _lock(path))
         try:
             folder._tidy()
@@ -199,14 +199,14 @@ class RunFolder:
         return folder
 
     def _tidy(self) -> None:
-        """Remove what a killed process left half written."""
+        """Remove temporary files of a killed process."""
         try:
             remove_parts(self.path)
         except OSError as error:
             raise StorageError(f"cannot write to {self.path}: {os_reason(error)}") from error
 
     def close(self) -> None:
-        """Let others have the folder."""
+        """Release the lock."""
         self._lock.close()
 
     def __enter__(self) -> RunFolder:
@@ -218,15 +218,15 @@ class RunFolder:
         self.close()
 
     def write_record(self, record: RunRecord) -> None:
-        """Write `run.json`. Of very many sessions the first and the latest are kept, so that it can always be read."""
+        """Write `run.json`. If there are very many sessions, only the first and the latest are kept."""
         del record.sessions[1 : 1 - MAX_SESSIONS]
         write_json(self.path / RUN_FILE, record.to_json(), what="the run's record")
 
 
 def _lock(path: Path) -> IO[bytes]:
-    """Hold the folder for this process. The system lets go of the lock when the process ends, even if it is killed."""
+    """Lock the folder for this process. The system releases the lock when the process ends, even if it is killed."""
     try:
-        # Not buffered: what a full disk refuses must not be tried again when the file is closed.
+        # Unbuffered: a write that failed on a full disk must not be repeated when the file is closed.
         file = open(path / LOCK_FILE, "a+b", buffering=0)  # noqa: SIM115 - held until the run ends
     except OSError as error:
         raise StorageError(f"cannot write to {path}: {os_reason(error)}") from error
@@ -234,13 +234,13 @@ def _lock(path: Path) -> IO[bytes]:
         _hold(file)
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EAGAIN):
-            return file  # a file system without locks: nothing to be had there
+            return file  # a file system without locks
         file.seek(0)
         owner = file.read(20).strip()
         file.close()
         who = f"process {owner.decode()}" if owner.isdigit() else "another process"
         raise RunError(f"{path} is in use: {who} is training there; wait for it, or choose another folder") from error
-    with contextlib.suppress(OSError):  # the number is a courtesy, and a full disk is better reported by what needs it
+    with contextlib.suppress(OSError):  # optional; a full disk is reported elsewhere
         file.truncate(0)
         file.write(b"%d\n" % os.getpid())
     return file
@@ -258,14 +258,14 @@ def _hold(file: IO[bytes]) -> None:
 
 
 class Metrics:
-    """`metrics.jsonl`, cut back to what a checkpoint knows of it when a run is resumed."""
+    """`metrics.jsonl`, truncated to the length in the checkpoint when a run is resumed."""
 
     def __init__(self, folder: Path, length: int) -> None:
         self.path = folder / METRICS_FILE
         try:
             self._file = open(self.path, "a+b")  # noqa: SIM115 - closed by close()
             there = self._file.seek(0, os.SEEK_END)
-            if there < length:  # cut short by someone else: at least its lines stay whole
+            if there < length:  # truncated by someone else: keep complete lines
                 self._file.seek(0)
                 length = self._file.read(there).rfind(b"\n") + 1
             if there > length:
@@ -283,7 +283,7 @@ class Metrics:
             raise StorageError(f"cannot write {self.path}: {os_reason(error)}") from error
 
     def sync(self) -> int:
-        """Put the lines on the disk; the file's length."""
+        """Flush the lines to the disk and return the file's length."""
         try:
             os.fsync(self._file.fileno())
         except OSError as error:
@@ -297,7 +297,7 @@ class Metrics:
 
 
 def read_metrics(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The lines of a run's `metrics.jsonl`; a last one that is cut short is left out. Raises ModelError."""
+    """The lines of a run's `metrics.jsonl`, without an incomplete last line. Raises ModelError."""
     path = Path(folder) / METRICS_FILE
     lines: list[dict[str, Any]] = []
     try:
@@ -327,7 +327,7 @@ _CHAR = {"bpc": int | float, "nats": int | float, "symbols": int}
 
 
 def read_result(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """What `result.json` holds of a complete run, as `RunResult.to_json` wrote it. Raises ModelError."""
+    """The content of `result.json` of a complete run, as written by `RunResult.to_json`. Raises ModelError."""
     path = Path(folder) / RESULT_FILE
     where = f"the result {path}"
     value = read_json(path, what="the result")
@@ -346,7 +346,7 @@ def read_result(folder: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """What the results depend on besides the seed."""
+    """Versions of the libraries on which results depend."""
     import numpy
     import torch
 
@@ -361,7 +361,7 @@ def versions() -> dict[str, str]:
 
 
 def machine(device: str) -> dict[str, Any]:
-    """Where a run ran."""
+    """The machine of a run."""
     import torch
 
     gpu = torch.cuda.get_device_name(device) if device.startswith("cuda") else None
@@ -386,7 +386,7 @@ def _processor() -> str:
 
 
 def check_changes(old: TrainConfig, new: TrainConfig, changeable: tuple[str, ...], out: Path) -> dict[str, Any]:
-    """{field: [old, new]} of what a resumed run changes. Raises ConfigError for what it must not."""
+    """{field: [old, new]} of the changes of a resumed run. Raises ConfigError for a change that is not allowed."""
     before, after = old.to_json(), new.to_json()
     changed = {name: [before[name], after[name]] for name in before if before[name] != after[name]}
     for name, (was, wanted) in changed.items():

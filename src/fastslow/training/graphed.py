@@ -1,16 +1,16 @@
-"""Work recorded once as a CUDA graph and replayed: a training update, a window of evaluation.
+"""Functions recorded once as a CUDA graph and replayed: a training step, a window of evaluation.
 
 A window of 150 steps is about a thousand kernels, each shorter than its launch from Python; a replayed graph launches
-them all at once. What a replay must not freeze is in memory, not in Python: inputs and the carried state have buffers
-of their own, the learning rate is a tensor, and random keys come from the device's generator, which a graph advances at
-every replay. Nothing here waits for the device: losses stay tensors until somebody reads them.
+them all at once. Values that change between replays are in memory, not in Python: inputs and the carried state have
+their own buffers, the learning rate is a tensor, and random keys come from the device's generator, which a graph
+advances at every replay. Nothing here waits for the device: losses stay tensors until they are read.
 
     recorded = Recorded(fn)         any function of tensors, one graph for each combination of shapes
-    GraphedStep(objective, ...)     forward, backward, clip, optimiser and state, as one update
+    GraphedStep(objective, ...)     forward, backward, clipping, optimizer and state, as one training step
 
-The first calls of each combination of shapes run eagerly, on a stream of their own - they compile kernels, choose
-algorithms, and are real updates - and the next one records. Shapes that come seldom, such as the ragged end of a text,
-so stay eager. Without a CUDA device the same code runs with `Rerun`, which calls again where the other replays.
+The first calls of each combination of shapes run eagerly, on a separate stream (they compile kernels, choose
+algorithms, and are real training steps), and the next call records. Rare shapes, such as the last window of a text,
+stay eager. Without a CUDA device the same code uses `Rerun`, which calls the function instead of replaying it.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from fastslow.state import detach_state, map_state, state_tensors
 from fastslow.training.clip import clip_gradients
 
 WARMUP = 3
-"""Eager calls of a combination of shapes before it is recorded."""
+"""Number of eager calls of a combination of shapes before it is recorded."""
 
 
 class Recorder(Protocol):
-    """How functions without arguments are run ahead of a recording, and recorded."""
+    """Runs functions without arguments before a recording, and records them."""
 
     def warm(self, fn: Callable[[], Any]) -> Any:
         """Run `fn` now."""
         ...
 
     def record(self, fn: Callable[[], Any]) -> Callable[[], Any]:
-        """What does the work of `fn` at every call, and returns its (overwritten) results."""
+        """A function that repeats the work of `fn` and returns its (overwritten) results."""
         ...
 
 
@@ -58,7 +58,7 @@ class Graphs:
 
     def record(self, fn: Callable[[], Any]) -> Callable[[], Any]:
         graph = torch.cuda.CUDAGraph()
-        # Other threads (a data loader's, TensorBoard's) may talk to the device meanwhile.
+        # Other threads (data loaders, TensorBoard) may use the device meanwhile.
         with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
             result = fn()
 
@@ -70,7 +70,7 @@ class Graphs:
 
 
 class Rerun:
-    """The stand-in without a CUDA device: what would be replayed is run again."""
+    """The recorder without a CUDA device: it runs the function again instead of replaying it."""
 
     def warm(self, fn: Callable[[], Any]) -> Any:
         return fn()
@@ -80,13 +80,13 @@ class Rerun:
 
 
 def recorder_for(device: torch.device) -> Recorder:
-    """`Graphs` on a CUDA device, else `Rerun`."""
+    """`Graphs` on a CUDA device, otherwise `Rerun`."""
     return Graphs(device) if device.type == "cuda" else Rerun()
 
 
 @dataclass
 class _Entry:
-    """One combination of shapes: `inputs` are the buffers the graph reads, `calls` the eager ones so far."""
+    """One combination of shapes: `inputs` are the buffers the graph reads, `calls` the number of eager calls so far."""
 
     inputs: tuple[Any, ...]
     calls: int = 0
@@ -97,8 +97,8 @@ class Recorded:
     """fn(*inputs) -> result, by a graph for each combination of the inputs' shapes and types.
 
     inputs: tensors, or (named) tuples of tensors; those on another device are copied to `device`. The result, and
-    inputs that `fn` changes in place, are overwritten by the next call of the same shapes: clone what is kept. An input
-    that is such a buffer already is not copied.
+    inputs that `fn` changes in place, are overwritten by the next call of the same shapes: clone results that are kept.
+    An input that already is such a buffer is not copied.
     """
 
     def __init__(
@@ -128,14 +128,14 @@ class Recorded:
         return sum(entry.replay is not None for entry in self._entries.values())
 
     def reset(self) -> None:
-        """Forget every recording and buffer: after what `fn` works on was replaced rather than changed in place."""
+        """Discard all recordings and buffers, after data of `fn` were replaced rather than changed in place."""
         self._entries.clear()
 
     def _entry(self, inputs: tuple[Any, ...]) -> _Entry:
         given = state_tensors(inputs)
         key = tuple((tuple(tensor.shape), tensor.dtype) for tensor in given)
         entry = self._entries.get(key)
-        # Buffers are ordinary tensors even where the caller is in inference mode, so that they outlive it.
+        # Buffers are ordinary tensors even if the caller is in inference mode, so that they can be used outside it.
         with torch.inference_mode(False), torch.no_grad():
             if entry is None:
                 entry = _Entry(map_state(self._buffer, inputs))
@@ -153,7 +153,7 @@ class Recorded:
 
 
 class StepResult(NamedTuple):
-    """What an update gives; see `GraphedStep`."""
+    """The result of a training step; see `GraphedStep`."""
 
     loss_nats: Tensor
     gradient_norm: Tensor
@@ -161,31 +161,31 @@ class StepResult(NamedTuple):
 
 
 class Reduction(Protocol):
-    """Adds up what several processes have made; the updater's is `training.reduction.GradientSum`."""
+    """Sums gradients and losses over processes; the updater uses `training.reduction.GradientSum`."""
 
     def take(self, loss: Tensor) -> None:
         """Copy the gradients and the loss of this process; part of a recording."""
         ...
 
     def exchange(self) -> Tensor:
-        """Put the sums over all processes in place of the gradients; that of the losses, ()."""
+        """Replace the gradients by their sums over all processes; return the sum of the losses, ()."""
         ...
 
 
 class GraphedStep:
-    """One update: forward, backward, clip, optimiser, and the state carried on.
+    """One training step: forward, backward, clipping, optimizer, and the carried state.
 
     Args:
-        objective: (*inputs, state) -> (what to minimise, the loss to report in nats, the new state). It must not wait
+        objective: (*inputs, state) -> (the objective, the loss to report in nats, the new state). It must not wait
             for the device, and must enter autocast itself.
-        optimizer: on a CUDA device it must be `capturable`, with rates that are tensors (see `tensor_rates`).
-        clip: global norm of the gradient; 0 for none.
-        reduction: adds up gradients and losses over several processes, between two recordings: one makes the gradients,
-            one applies them.
-        warmup, recorder: as `Recorded`.
+        optimizer: on a CUDA device it must be `capturable`, with learning rates that are tensors (see `tensor_rates`).
+        clip: maximum global norm of the gradient; 0: no clipping.
+        reduction: sums gradients and losses over several processes, between two recordings: one computes the
+            gradients, one applies them.
+        warmup, recorder: as for `Recorded`.
 
-    `step(*inputs, state=state, rate=rate)` -> StepResult. The loss and the norm before the clip are fresh tensors
-    without dimensions; the state is a buffer that the next step overwrites, so hand it to that step or copy it.
+    `step(*inputs, state=state, rate=rate)` -> StepResult. The loss and the norm before clipping are new scalar
+    tensors; the state is a buffer that the next step overwrites, so pass it to that step or copy it.
     """
 
     def __init__(
@@ -221,7 +221,7 @@ class GraphedStep:
         return StepResult(loss.clone(), norm.clone(), carried)
 
     def reset(self) -> None:
-        """Record anew: after the optimiser's state was replaced, as by `load_state_dict`."""
+        """Record again after the optimizer state was replaced, as by `load_state_dict`."""
         self.recorded.reset()
         self.applied.reset()
 
@@ -246,7 +246,7 @@ class GraphedStep:
 
     def _backward(self, *inputs: Any) -> tuple[Tensor, Any]:
         self.optimizer.zero_grad(set_to_none=True)
-        # Without a graph that reaches into the buffer, which is overwritten below.
+        # Detached from the buffer, which is overwritten below.
         objective, loss, new = self.objective(*inputs[:-1], detach_state(inputs[-1]))
         objective.backward()  # type: ignore[no-untyped-call]
         return loss.detach(), new
@@ -259,14 +259,14 @@ class GraphedStep:
 
 @torch.no_grad()
 def _carry(state: Any, new: Any) -> Any:
-    """The new state in the buffers of the old."""
+    """Copy the new state to the buffers of the old one."""
     for buffer, leaf in zip(state_tensors(state), state_tensors(new), strict=True):
         buffer.copy_(leaf)
     return state
 
 
 def tensor_rates(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
-    """Turn the rates of an optimiser into tensors on the device, so that a recorded step reads them at every replay."""
+    """Make the optimizer's learning rates tensors on the device, so that a recorded step reads them at every replay."""
     for group in optimizer.param_groups:
         rate = group["lr"]
         value = float(rate)
@@ -277,8 +277,8 @@ def tensor_rates(optimizer: torch.optim.Optimizer, device: torch.device) -> None
 def _check_capturable(optimizer: torch.optim.Optimizer) -> None:
     for group in optimizer.param_groups:
         if not group.get("capturable", False):
-            raise ValueError("a recorded update needs an optimizer made with capturable=True")
+            raise ValueError("a recorded step needs an optimizer created with capturable=True")
         if not isinstance(group["lr"], Tensor):
             raise ValueError(
-                "a recorded update would freeze a learning rate that is a Python number: call tensor_rates first"
+                "a recorded step would freeze a learning rate that is a Python number: call tensor_rates first"
             )

@@ -24,7 +24,7 @@ from fastslow.training.watch import Watch
 
 @dataclass
 class Loop:
-    """A run in hand: one update after another, with what is due between them."""
+    """The loop over training steps, with validations and checkpoints between them."""
 
     out: Path
     learner: Learner
@@ -35,7 +35,7 @@ class Loop:
     validation: Validation
 
     def train(self) -> Status:
-        """Train to the end, or until there is a reason to stop. Raises StopRequested from within a validation."""
+        """Train to the end or until stopped. Raises StopRequested from within a validation."""
         p, config = self.learner.position, self.learner.config
         while True:
             self.watch.look()
@@ -71,7 +71,7 @@ class Loop:
         self.saver.save()
 
     def run(self) -> RunResult:
-        """Train, then test the best weights. What fails says which checkpoint is kept."""
+        """Train, then test the best weights. Errors say which checkpoint is kept."""
         try:
             return self._run()
         except StorageError as error:
@@ -83,7 +83,7 @@ class Loop:
         status: Status
         try:
             status = self.train()
-        except StopRequested:  # in a validation, which will be made anew
+        except StopRequested:  # in a validation, which will be repeated
             status = "interrupted"
         if not self.saver.up_to_date:
             self._save()

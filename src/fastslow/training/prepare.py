@@ -1,4 +1,4 @@
-"""A run is prepared: everything that was asked for is checked, then its folder is made or opened."""
+"""Prepare a run: check all arguments, then create or open its folder."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from fastslow.training.sources import DataSource, make_alphabet
 
 @dataclass(frozen=True)
 class Asked:
-    """What is to be run; `folder` on the rank that writes to it. The session is this process's entry in the record."""
+    """A prepared run; `folder` on the rank that writes to it. The session is this process's entry in the record."""
 
     out: Path
     folder: RunFolder | None
@@ -41,7 +41,7 @@ class Asked:
 
     @classmethod
     def from_json(cls, told: Mapping[str, Any], data: Splits | None) -> Asked:
-        """What rank 0 asks for, with the text as it is here; it must be the same."""
+        """The run that rank 0 prepared, with this rank's text, which must be the same."""
         record = RunRecord.from_json(told["record"], "the record of rank 0")
         if data is None and record.source is None:
             raise RunError("rank 0 got its text in Python: pass it on every rank")
@@ -64,7 +64,7 @@ def prepare(
     ranks: Ranks,
     stack: ExitStack,
 ) -> Asked:
-    """Check everything that was asked for, then make or open the run folder, which `stack` closes."""
+    """Check all arguments, then create or open the run folder, which `stack` closes."""
     source = data if isinstance(data, DataSource) else None
     kind = alphabet or ("bytes" if source is None else source.alphabet)
     if source is not None and kind != source.alphabet:
@@ -75,7 +75,7 @@ def prepare(
     splits = data if isinstance(data, Splits) else data.open()
     if source is not None and source.documents and _device(device).startswith("cuda"):
         raise ConfigError(
-            "documents need states that start anew inside an update, and a GPU's are recorded without: use cpu"
+            "documents need resets of the state inside a training step, which GPUs do not support: use cpu"
         )
     record = RunRecord(model, config, source, splits.describe(), backend, _device(device), init_from)
     on, rows = ranks.device(record.device), rows_at_once(config.batch, config.accumulate, ranks.size)
@@ -88,7 +88,7 @@ def prepare(
     if resume:
         folder = stack.enter_context(RunFolder.open(out))
         record, session["changed"] = _continued(read_record(out), record, folder.path)
-        if not (folder.path / files.CONFIG_FILE).exists():  # killed between the record and it: as it was meant
+        if not (folder.path / files.CONFIG_FILE).exists():  # killed between writing the two files
             lm_config, initial = _model(record, kind, splits)
             _write_model(folder.path, lm_config, initial, config, on)
         stored = files.read_config(folder.path)
@@ -124,7 +124,7 @@ def _write_model(
 
 
 def _was_begun_by(ranks: Ranks, out: str | os.PathLike[str]) -> bool:
-    """Whether torchrun has started these processes again, and those before had begun the run in `out`."""
+    """Whether torchrun restarted these processes and the previous ones started the run in `out`."""
     if ranks.launch.restarts == 0 or ranks.launch.job is None or not (Path(out) / RUN_FILE).is_file():
         return False
     sessions = read_record(out).sessions
@@ -144,19 +144,19 @@ def _device(name: str) -> str:
 
 
 def _check_recipe(config: TrainConfig, splits: Splits, device: str) -> None:
-    """What would fail later fails before there is a folder."""
+    """Raise errors that would occur later, before the folder is created."""
     last_offset = config.window - 1 if config.random_offset else 0
     Streams.training(splits.train.data, config.batch, config.window, offset=last_offset)
     if splits.valid is None and config.schedule == "plateau":
         raise ConfigError("schedule plateau needs a validation text: give one, or choose another schedule")
     if config.jitter and torch.device(device).type == "cuda":
         raise ConfigError(
-            "jitter needs windows of many lengths, and on a GPU updates are recorded for one: leave it at 0 there"
+            "jitter needs windows of different lengths, but on a GPU training steps are recorded for one: set it to 0"
         )
 
 
 def _engine(lm_config: LMConfig, config: TrainConfig, rows: int, backend: str, device: torch.device) -> str:
-    """The engine that will train, and why not a faster one. Raises ConfigError, with the reason, where none can."""
+    """The engine that will train, and why no faster one can. Raises ConfigError if the named one cannot."""
     try:
         layer = CharLM(lm_config, backend=backend, device="meta").layer
         x = torch.empty(1, 1, 1, device=device).expand(config.window, rows, lm_config.embedding_size)
@@ -167,9 +167,9 @@ def _engine(lm_config: LMConfig, config: TrainConfig, rows: int, backend: str, d
 
 
 def _continued(old: RunRecord, new: RunRecord, out: Path) -> tuple[RunRecord, dict[str, Any]]:
-    """The record of a resumed run, and what of its recipe changed.
+    """The record of a resumed run, and the changes of its recipe.
 
-    Raises ConfigError for what would make it another run, RunError for another text.
+    Raises ConfigError for changes that are not allowed, RunError for another text.
     """
     if old.model != new.model:
         raise ConfigError(f"{out} was started with another network: leave out the network's options to resume it")

@@ -2,12 +2,12 @@
 
 Adding a preset is adding an entry to `PRESETS`.
 
-Networks are the paper's (its table of hyper-parameters), those of its study of the dynamics, those for Penn Treebank on
-a CPU, and the demo's. Baselines have the embedding and the regularisation of the FS-LSTM-2 they stand beside, and the
-hidden size that brings their number of weights nearest to its; they differ in the network alone.
+The networks are the paper's (its table of hyper-parameters), those of its study of the dynamics, those for Penn
+Treebank on a CPU, and the demo's. A baseline has the embedding and the regularization of its FS-LSTM-2 and the hidden
+size whose number of weights is nearest; only the network differs.
 
-The recipes are the authors' as they ran them: Adam, the gradient of the time-summed loss clipped at 1, PTB's rate times
-0.1 after epoch 181 of 200, enwik8's times 0.1 after two validations in a row that did not improve.
+The paper's recipes are as its authors ran them: Adam, the gradient of the time-summed loss clipped at 1, the rate
+multiplied by 0.1 after epoch 181 of 200 (PTB) or after two validations in a row without improvement (enwik8).
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ _ENWIK8_NET = ModelOptions(
     embedding_size=256, hidden_size=900, slow_size=1500, dropout=0.2, zoneout_c=0.3, zoneout_h=0.05
 )
 
-# The study of the dynamics (paper, section 4.2): networks that cost the same time a step, without any regularisation.
-# The paper does not give their embedding; it is that of its enwik8 networks here.
+# The study of the dynamics (paper, section 4.2): networks of equal time per step, without regularization.
+# The paper does not give their embedding size; here it is that of its enwik8 networks.
 _STUDY_NET = ModelOptions(embedding_size=256, hidden_size=450, slow_size=450, depth=4)
-# On two CPU cores 49, 41 and 47 ms of one core for an update of 16 streams and 100 steps.
+# On two CPU cores: 49, 41 and 47 ms of one core per training step of 16 streams and 100 steps.
 _STUDY_SMALL_NET = ModelOptions(embedding_size=64, hidden_size=112, slow_size=112, depth=4)
 
-# About a million weights: what two cores take over all of Penn Treebank many times in an hour.
+# About a million weights: two cores train them for many epochs of Penn Treebank in an hour.
 _PTB_CPU_NET = ModelOptions(embedding_size=32, hidden_size=256, slow_size=160, dropout=0.05)
 
 # The paper's sizes under our own recipe for CPUs: fewer passes, so less regularisation than the paper's 200 take.
@@ -81,9 +81,9 @@ _DEMO_RECIPE = TrainConfig(
     test_streams=64,
     checkpoint_seconds=60.0,
 )
-# Windows as for the large network: over 150 steps the gradient of five untrained cells in sequence is beyond float32.
+# Windows as for the large network: over 150 steps the gradient of five untrained sequential cells overflows float32.
 _STUDY_RECIPE = replace(_ENWIK8_RECIPE, epochs=20, window=100)
-# The study on two CPU cores: the same seconds for each network, annealed to the end of them.
+# The study on two CPU cores: the same wall-clock time for each network, annealed to its end.
 _STUDY_SMALL_RECIPE = TrainConfig(
     batch=16,
     window=100,

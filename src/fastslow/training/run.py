@@ -1,4 +1,4 @@
-"""`train` and `resume`: a run from its first update, or from its last checkpoint, to its tested weights."""
+"""`train` and `resume`: run a training from its beginning, or from its last checkpoint, to the test."""
 
 from __future__ import annotations
 
@@ -47,32 +47,32 @@ def train(
     progress: Callback | None = None,
     command: str | None = None,
 ) -> RunResult:
-    """Train a model by a recipe on a text, in a run folder; see `TrainConfig` for what an update is.
+    """Train a model on a text with a recipe (see `TrainConfig`) and save the run in a folder.
 
     Args:
         model, config, data: the network, the recipe, and the text: a source that a resumed run can open again, or
-            parts in memory.
-        out: the run folder (see `training.folder`); it must not hold anything, unless resumed.
-        device: "cpu", "cuda", ..., or "auto" for a GPU where there is one.
+            texts in memory.
+        out: the run folder (see `training.folder`); it must be empty unless the run is resumed.
+        device: "cpu", "cuda", ..., or "auto" for a GPU if there is one.
         backend: the layer's engine.
-        resume: True goes on with the run in `out`, which must have been started with the same arguments (but for
-            `config.CHANGEABLE`); "auto" does so if there is one, and starts it otherwise.
-        alphabet: "bytes" or "text", default what `data` says; "bytes" for parts in memory.
-        init_from: a trained model, as `CharLM.from_pretrained` takes it, whose weights the run starts from instead of
-            random ones. `model` has its sizes, and the run its alphabet; dropout and zoneout may differ. Adam's moments
-            start from zero. A resumed run does not need it.
-        progress: called with what happens (`training.events`), in this thread.
-        command: what a person typed, for the record.
+        resume: True resumes the run in `out`, which must have been started with the same arguments (except
+            `config.CHANGEABLE`); "auto" resumes it if there is one, and starts it otherwise.
+        alphabet: "bytes" or "text"; default: that of `data`, and "bytes" for texts in memory.
+        init_from: a trained model, in any form that `CharLM.from_pretrained` accepts, from whose weights the run starts
+            instead of random ones. Its sizes must be those of `model`, and the run uses its alphabet; dropout and zoneout
+            may differ. Adam's state starts from zero. A resumed run does not need it.
+        progress: called with events (`training.events`), in this thread.
+        command: the command line, for the record.
 
-    Going on with a run gives, bit for bit on a CPU, what it would have given had it not been stopped.
-    SIGINT and SIGTERM end it after the update in hand, saved. torch's random state is left as it was.
+    A resumed run gives, bit for bit on a CPU, the result of an uninterrupted run. SIGINT and SIGTERM save a checkpoint
+    after the current training step and stop. PyTorch's global random state is not changed.
 
-    Under torchrun the processes train together (`training.distributed`). Rank 0's arguments count; parts in memory must
-    be there on every rank, files in the same places. Only rank 0 calls `progress`. After a restart by torchrun a run
-    started by the same job is continued, with or without `resume`.
+    Under torchrun the processes train together (`training.distributed`). The arguments of rank 0 apply; texts in memory
+    must be passed on every rank, and files must have the same paths. Only rank 0 calls `progress`. After a restart by
+    torchrun a run that was started by the same job is resumed, with or without `resume`.
 
     Raises FastslowError (ConfigError, DataError, RunError, StorageError, ModelError, DivergedError, LaunchError, and
-    where there are several processes LostError and ElsewhereError) in one line.
+    with several processes LostError and ElsewhereError) with a one-line message.
     """
     start = None if init_from is None else os.fspath(init_from)
     prepared = partial(prepare, model, config, data, out, device, backend, resume, alphabet, start, command)
@@ -88,9 +88,9 @@ def resume(
     progress: Callback | None = None,
     command: str | None = None,
 ) -> RunResult:
-    """Go on with the run in `out` as its record says, but for `changes` of fields in `config.CHANGEABLE`.
+    """Resume the run in `out` as recorded, except for `changes` of fields in `config.CHANGEABLE`.
 
-    device, backend: default the run's. Raises as `train` does.
+    device, backend: default: the run's. Raises as `train` does.
     """
     old = read_record(out)
     if old.source is None:
@@ -113,9 +113,9 @@ def resume(
 
 
 def follow(data: Splits | None = None) -> RunResult:
-    """Take part, as any rank but 0, in the job whose rank 0 calls `train` or `resume`; data: parts in memory.
+    """Take part, on any rank but 0, in the job whose rank 0 calls `train` or `resume`; data: texts in memory.
 
-    Raises as `train` does, ElsewhereError for what has failed on another rank.
+    Raises as `train` does, and ElsewhereError if another rank failed.
     """
     return _job(None, data, None)
 
@@ -123,7 +123,7 @@ def follow(data: Splits | None = None) -> RunResult:
 def _job(
     prepare: Callable[[Ranks, ExitStack], Asked] | None, data: Splits | None, progress: Callback | None
 ) -> RunResult:
-    """One run, by this process or by all of its job: rank 0 prepares it."""
+    """Run by this process or by all processes of the job; rank 0 prepares the run."""
     with joined() as ranks, ExitStack() as stack:
         if not isinstance(ranks, Group):
             if prepare is None:
@@ -169,7 +169,7 @@ def _run(asked: Asked, ranks: Ranks, device: torch.device, progress: Callback | 
 
 
 def _begin(asked: Asked, ranks: Ranks, learner: Learner, course: Course, journal: Journal, saver: Saver) -> None:
-    """Record this process, and make the best weights those the checkpoint says."""
+    """Record this process, and restore the best weights that belong to the checkpoint."""
     record, position = asked.record, learner.position
 
     def lead() -> list[Any]:
@@ -185,7 +185,7 @@ def _begin(asked: Asked, ranks: Ranks, learner: Learner, course: Course, journal
         record.sessions.append(session)
         asked.folder.write_record(record)
         if not course.finished():
-            (asked.out / RESULT_FILE).unlink(missing_ok=True)  # of a run that now goes on
+            (asked.out / RESULT_FILE).unlink(missing_ok=True)  # the run continues
         saver.mend_best()
         valid, test = asked.splits.valid, asked.splits.test
         journal.tell(

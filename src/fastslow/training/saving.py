@@ -1,4 +1,4 @@
-"""Checkpoints and best weights of a run: when they are written, and how it begins from them."""
+"""When checkpoints and best weights are written, and how a run starts from them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class DivergedError(RunError):
 
 
 def read_stored(out: Path, learner: Learner) -> Checkpoint | None:
-    """The checkpoint in `out`, which rank 0 reads; None before the first. Every rank begins with rank 0's weights."""
+    """The checkpoint in `out`, read by rank 0; None before the first. All ranks start with the weights of rank 0."""
     ranks, lm = learner.ranks, learner.lm
     found: list[Checkpoint | None] = []
 
@@ -50,9 +50,9 @@ def read_stored(out: Path, learner: Learner) -> Checkpoint | None:
 
 
 class Saver:
-    """Writes checkpoints and best weights into the run folder, and knows the last of them.
+    """Writes checkpoints and best weights to the run folder, and remembers the last checkpoint.
 
-    resumed: whether the learner is what a checkpoint was.
+    resumed: whether the learner was restored from a checkpoint.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Saver:
         self._saved_update = learner.position.update if resumed else -1
 
     def due(self) -> bool:
-        """Whether a checkpoint is to be written before the next update."""
+        """Whether a checkpoint is due before the next training step."""
         p, config = self.learner.position, self.learner.config
         if p.update == self._saved_update or p.update == 0:
             return False
@@ -74,11 +74,11 @@ class Saver:
 
     @property
     def up_to_date(self) -> bool:
-        """Whether the last checkpoint is of the last update."""
+        """Whether the last checkpoint is of the last training step."""
         return self._saved_update == self.learner.position.update
 
     def save(self) -> None:
-        """A checkpoint of this moment, whose losses have been counted."""
+        """Save a checkpoint now; the losses so far must have been counted."""
         learner, p = self.learner, self.learner.position
         whole = self.ranks.whole(learner.state, learner.config.batch)
 
@@ -96,7 +96,7 @@ class Saver:
     # ------------------------------------------------------------------ best weights
 
     def save_best(self) -> None:
-        """Put the weights (their average, if there is one) where `CharLM.from_pretrained` finds them."""
+        """Save the weights (their average, if there is one) where `CharLM.from_pretrained` finds them."""
         self.ranks.lead(self._write_best)
 
     def _write_best(self) -> None:
@@ -104,7 +104,7 @@ class Saver:
         files.write_weights(self.out, weights, {"update": str(self.learner.position.update)})
 
     def load_best(self) -> None:
-        """Give the model the best weights, on every rank."""
+        """Load the best weights into the model, on every rank."""
         best: list[CharLM] = []
         self.ranks.lead(lambda: best.append(CharLM.from_pretrained(self.out)))
         self.learner.lm.load_state_dict(self.ranks.tensors(best[0].state_dict() if best else {}))
@@ -126,7 +126,7 @@ class Saver:
         p.best_update = p.best_nats = None
 
     def _best_stored(self) -> int | None:
-        """The update the best weights in the folder are from; None if there are none, or damaged ones."""
+        """The training step of the best weights in the folder; None if they are missing or damaged."""
         try:
             _, metadata = files.read_weights(self.out, weight_shapes(self.learner.lm))
         except ModelError:
@@ -134,16 +134,16 @@ class Saver:
         update = metadata.get("update", "")
         return int(update) if re.fullmatch("[0-9]{1,15}", update) else None
 
-    # ------------------------------------------------------------------ what is left after a failure
+    # ------------------------------------------------------------------ after a failure
 
     def kept(self, remedy: str) -> str:
-        """Which checkpoint is there after a failure, for its message."""
+        """Which checkpoint exists after a failure, for the error message."""
         if self._saved_update < 0:
             return "there was no checkpoint yet"
         return f"the checkpoint of step {self._saved_update} is kept: {remedy}"
 
     def diverged(self, update: int, what: str, value: float) -> DivergedError:
-        """The error for a loss or gradient that is no number."""
+        """The error for a loss or gradient that is NaN or infinite."""
         kept = (
             f"the checkpoint of step {self._saved_update} is kept in {self.out}: resume it with a lower rate or clip"
             if self._saved_update >= 0

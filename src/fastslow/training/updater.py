@@ -1,4 +1,4 @@
-"""One update: a window forward and back, the clip, Adam."""
+"""One training step: forward and backward over a window, gradient clipping, Adam."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from fastslow.training.reduction import GradientSum
 
 
 class Step(NamedTuple):
-    """What one update gives.
+    """The result of one training step.
 
-    loss_nats: total loss of the window over all its targets, those of other ranks as well, no dimensions, float32 or
-        wider, on the model's device.
-    gradient_norm: global norm before the clip, likewise.
+    loss_nats: total loss of the window over all targets of all ranks, a scalar tensor of float32 or wider on the
+        model's device.
+    gradient_norm: global norm before clipping, likewise.
     state: the state to carry into the next window, detached.
     """
 
@@ -35,7 +35,7 @@ class Step(NamedTuple):
 
 
 class Updating(Protocol):
-    """What the training loop needs of an updater; whoever makes updates faster keeps to it."""
+    """The interface of an updater that the training loop uses."""
 
     def step(self, inputs: Tensor, targets: Tensor, state: Any, rate: float, resets: Tensor | None = None) -> Step: ...
 
@@ -45,18 +45,18 @@ class Updating(Protocol):
 
 
 class Updater:
-    """The authors' update.
+    """The training step of the paper's authors.
 
         loss = sum over time, mean over streams of -ln p(target)
-        g    = d loss / d weights, scaled down to global norm `clip` where it is longer
-        weights follow g by Adam
+        g    = d loss / d weights, scaled down to global norm `clip` if it is larger
+        the weights are updated by Adam with g
 
-    Whoever divides the loss by time as well must divide `clip` too: with 150 steps the clip is nearly always on, and
-    acts as gradient normalisation.
+    If the loss were divided by time as well, `clip` would have to be divided too: with 150 steps the clip is nearly
+    always active and normalizes the gradient.
 
-    With `accumulate` the streams go through in parts, one after another, and the loss's gradients add up. With several
-    `ranks` each gives the streams of its own columns, and the gradients of all are added up before the clip. Either way
-    every stream has the masks that it has in the whole batch.
+    With `accumulate` the streams are processed in parts and the gradients are accumulated. With several `ranks` each
+    processes its own columns, and the gradients are summed before clipping. Either way every stream has the same masks
+    as in the whole batch.
     """
 
     def __init__(self, lm: CharLM, config: TrainConfig, ranks: Ranks | None = None) -> None:
@@ -91,13 +91,13 @@ class Updater:
     def _objective(
         self, inputs: Tensor, targets: Tensor, state: Any, resets: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Any]:
-        """What to minimise (of the last part; those before have had their backward pass), the loss and the state."""
+        """The objective (of the last part; the backward pass of the others is done), the loss, and the state."""
         parts = self.config.accumulate
         if parts == 1:
             return self._forward(inputs, targets, state, inputs.shape[1], resets)
         width, layer = inputs.shape[1], self.lm.layer
         first_row = layer.first_row
-        # One key for all parts, drawn where the whole window would draw it.
+        # One key for all parts, drawn as for the whole window.
         layer.noise_key = draw_key(inputs.device) if layer.training and layer.rates.random else None
         losses, states = [], []
         try:
@@ -122,12 +122,12 @@ class Updater:
     def _forward(
         self, inputs: Tensor, targets: Tensor, state: Any, width: int, resets: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Any]:
-        """The loss over the streams of the batch, the loss, and the new state; `width` streams are this process's."""
+        """The objective, the loss, and the new state; `width` is the number of streams of this process."""
         bf16 = self.config.precision == "bf16"
-        # Autocast is entered and left here, and so is its cache of cast weights: a recording has it whole.
+        # Autocast is entered and left here, so that a recording contains its whole cache of cast weights.
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=bf16):
             logits, new = self.lm(inputs, state) if resets is None else self.lm(inputs, state, resets=resets)
-        # In full precision whatever the products were in.
+        # In full precision, independent of the precision of the products.
         logits = logits.float() if logits.dtype != torch.float64 else logits
         loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
         return loss / (width if self.reduction is None else self.config.batch), loss, new
@@ -136,7 +136,7 @@ class Updater:
         return clip_gradients(self.parameters, self.config.clip)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The optimiser's memory, by name: what a checkpoint keeps of it. Empty before the first update."""
+        """The optimizer state by name, as saved in a checkpoint. Empty before the first training step."""
         names = [name for name, _ in self.lm.named_parameters()]
         states = self.optimizer.state
         return {
@@ -146,7 +146,7 @@ class Updater:
         }
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from what `tensors` gave."""
+        """Restore the optimizer state that `tensors` returned."""
         stored = self.optimizer.state_dict()
         stored["state"] = {}
         for index, (name, _) in enumerate(self.lm.named_parameters()):
@@ -157,19 +157,19 @@ class Updater:
 
 
 def _side_by_side(states: list[Any]) -> Any:
-    """The states of parts of a batch as the whole batch's."""
+    """Concatenate the states of the parts of a batch."""
     leaves = (torch.cat(parts) for parts in zip(*map(state_tensors, states), strict=True))
     return map_state(lambda _: next(leaves), states[0])
 
 
 ADAM_TENSORS = ("exp_avg", "exp_avg_sq", "step")
-"""What Adam keeps of each weight: two tensors like it, and a count without dimensions."""
+"""Adam's state for each weight: two tensors of its shape, and a scalar count."""
 
 
 class WeightAverage:
     """An exponential average of the weights: average += (1 - d) (weights - average).
 
-    d = min(decay, (1 + n) / (10 + n)) after n updates, so that the first weights are soon forgotten.
+    d = min(decay, (1 + n) / (10 + n)) after n training steps, so that the initial weights are soon forgotten.
     """
 
     def __init__(self, lm: CharLM, decay: float) -> None:
@@ -182,7 +182,7 @@ class WeightAverage:
         self.lm = lm
 
     def update(self, updates: int) -> None:
-        """Take in the weights after update number `updates`."""
+        """Add the current weights, after training step number `updates`."""
         self._approach(1.0 - min(self.decay, (1 + updates) / (10 + updates)))
 
     @torch.no_grad()
@@ -190,7 +190,7 @@ class WeightAverage:
         torch._foreach_lerp_(self.weights, [p.detach() for p in self.lm.parameters()], part)
 
     def swap(self) -> None:
-        """Exchange the model's weights with the average; a second time undoes it."""
+        """Exchange the model's weights and the average; a second call undoes it."""
         with torch.no_grad():
             for parameter, average in zip(self.lm.parameters(), self.weights, strict=True):
                 kept = parameter.detach().clone()
@@ -206,14 +206,14 @@ class WeightAverage:
 
 
 class TailAverage(WeightAverage):
-    """The uniform mean of the weights after each of the last n updates: average += (weights - average) / n.
+    """The uniform mean of the weights after each of the last n training steps: average += (weights - average) / n.
 
-    With n = 0 it is the weights themselves.
+    With n = 0 it equals the weights.
     """
 
     def __init__(self, lm: CharLM) -> None:
         self._follow(lm)
 
     def update(self, updates: int) -> None:
-        """Take in the weights after number `updates` of those to be averaged."""
+        """Add the current weights; `updates`: their number in the average."""
         self._approach(1.0 / max(1, updates))

@@ -1,4 +1,4 @@
-"""Validation in the course of a run, which keeps the best weights, and the test of those at its end."""
+"""Validation during a run, which keeps the best weights, and the test of those weights at its end."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from fastslow.training.watch import Watch
 
 
 def scoring_type(part: Literal["valid", "test"], device: torch.device, config: TrainConfig) -> torch.dtype | None:
-    """The type that autocast puts products in as a text is scored; None for full precision.
+    """The autocast type for the evaluation of a text; None for full precision.
 
-    On a GPU a validation is as the training is; its model is chosen among its like. A test is always exact.
+    On a GPU validations use the precision of the training. The test always uses full precision.
     """
     lower = part == "valid" and device.type == "cuda" and config.precision == "bf16"
     return torch.bfloat16 if lower else None
 
 
 class Validation:
-    """Evaluates the learner on the validation and test texts; either raises StopRequested where the run should stop."""
+    """Evaluates the learner on the validation and test texts; both raise StopRequested if the run should stop."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Validation:
         self.scorer = make_scorer(learner.lm)
 
     def validate(self) -> None:
-        """Validate; keep the weights if they are the best so far. Without a validation text the latest are the best."""
+        """Validate and save the weights if they are the best so far (without a validation text: always)."""
         learner, p = self.learner, self.learner.position
         if learner.average is not None:
             learner.average.swap()
@@ -92,7 +92,7 @@ class Validation:
         self.journal.tell(Validated(p.update, self.course.epoch, validation.bpc, best, improved))
 
     def test(self) -> Evaluation | None:
-        """Test the best weights; None without any, or without a test text."""
+        """Test the best weights; None if there are none, or no test text."""
         text = self.splits.test
         if text is None or self.learner.position.best_update is None:
             return None

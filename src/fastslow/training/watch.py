@@ -1,4 +1,4 @@
-"""The clock of a run and the wish to stop it, agreed on by all ranks."""
+"""The clock of a run and requests to stop it, agreed on by all ranks."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from fastslow.training.signals import StopSignals
 class Watch:
     """Seconds since this process began training, and whether it should stop.
 
-    elapsed_before: seconds of the processes before it, which `elapsed` includes. With several ranks the seconds and the
-    wish are those of the last `look`, so that all of them decide alike.
+    elapsed_before: seconds of earlier processes, which `elapsed` includes. With several ranks the values are those of
+    the last `look`, so that all ranks decide alike.
     """
 
     def __init__(self, ranks: Ranks, signals: StopSignals, elapsed_before: float) -> None:
@@ -21,7 +21,7 @@ class Watch:
         self.elapsed_before, self.stop = elapsed_before, False
 
     def look(self) -> None:
-        """Find out whether to stop; where there are several ranks, agree on it and on the time."""
+        """Check whether to stop; several ranks agree on it and on the time."""
         self.stop = self._signals.requested is not None
         if self._ranks.size > 1:
             seconds = time.monotonic() - self._begun if self._ranks.leads else 0.0
