@@ -199,7 +199,7 @@ WINDOW, NODES, DEVICES, GRADIENT_BYTES = 150, 3, 8, 4
 
 
 def compute_seconds(device: Device, weights: int, rows: float, *, window: int = WINDOW, nodes: int = NODES) -> float:
-    """Forward and backward of a window: the largest of the times of its operations, of reading its weights, and of its steps."""
+    """Forward and backward of a window: the largest of the times of operations, reading weights, and steps."""
     operations = 6 * weights * rows / (device.share * device.peak)
     reading = 2 * weights * device.weight_bytes / device.memory
     return window * max(operations, reading, 2 * nodes * device.step)
