@@ -154,7 +154,7 @@ def test_line_ends_and_encodings(model: Path, text: Path, form: str, capsys: pyt
     assert found["totals"]["bits_per_byte"] * found["totals"]["scored"] == pytest.approx(bits, rel=1e-3)
     per_line = json.loads(output_of(capsys, "score", "changed", "-m", model, "--lines", "--json"))["per_line"]
     assert sum(line["bytes"] for line in per_line) == found["totals"]["scored"]
-    assert ", of a file that has " in output_of(capsys, "score", "changed", "-m", model, "--top", 1)
+    assert "; the file has " in output_of(capsys, "score", "changed", "-m", model, "--top", 1)
     output_of(capsys, "score", "changed", "-m", model, "--html", "page.html")
     assert "it was read as UTF-8 with LF line ends" in Path("page.html").read_text(encoding="utf-8")
 
@@ -163,7 +163,7 @@ def test_raw_keeps_every_byte(model: Path, capsys: pytest.CaptureFixture[str]) -
     Path("crlf").write_bytes(b"ab\r\ncd\r\n")
     assert main(["score", "crlf", "-m", str(model), "--raw", "--json"]) == 0
     told = capsys.readouterr()
-    assert "reading it" not in told.err
+    assert "it is read as" not in told.err
     assert [c["text"] for c in json.loads(told.out)["characters"]] == list("ab\r\ncd\r\n")
 
 
