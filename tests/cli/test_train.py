@@ -118,7 +118,7 @@ def test_the_function_can_be_called(text: Path, capsys: pytest.CaptureFixture[st
     model = ModelOptions(hidden_size=4, embedding_size=3)
     assert train((str(text),), out=Path("r"), model=model, recipe=recipe, backend="reference") == 0
     assert read_record("r").model == model
-    assert "3 updates" in capsys.readouterr().out
+    assert "3 training steps" in capsys.readouterr().out
 
 
 # What the arguments mean

@@ -232,7 +232,7 @@ def test_models_from_files_and_objects(model: ExactModel, tmp_path: Path) -> Non
     assert codec.decompress(archive, model) == random_text(300)
     (tmp_path / "no").write_bytes(b"something else")
     (tmp_path / "bad").write_bytes(model.to_bytes()[:-1])
-    for name, words in (("no", "is no model"), ("bad", "is damaged"), ("missing", "there is no model")):
+    for name, words in (("no", "is not a model"), ("bad", "is damaged"), ("missing", "there is no model")):
         with pytest.raises(FastslowError, match=words):
             codec.compress(b"x" * 50, tmp_path / name)
     with pytest.raises(TypeError, match="a model is"):

@@ -56,7 +56,7 @@ def test_bad_input(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not a NumPy file"):
         load_nats(tmp_path / "text.npy")
     np.save(tmp_path / "square.npy", np.ones((2, 2)))
-    with pytest.raises(DataError, match="no losses"):
+    with pytest.raises(DataError, match="does not contain losses"):
         load_nats(tmp_path / "square.npy")
     np.save(tmp_path / "object.npy", np.array([{}], dtype=object), allow_pickle=True)
     with pytest.raises(DataError, match="not a NumPy file"):

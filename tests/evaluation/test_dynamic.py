@@ -244,7 +244,7 @@ def test_bad_input() -> None:
         evaluate_dynamic([lm, lm], TEXT, [good, good], SETTINGS)
     with pytest.raises(SettingsError, match="2 models need as many statistics; got 1"):
         evaluate_dynamic([lm, small_lm(1)], TEXT, good, SETTINGS)
-    with pytest.raises(SettingsError, match="one length"):
+    with pytest.raises(SettingsError, match="same segment length"):
         evaluate_dynamic([lm, small_lm(1)], TEXT, [good, good], [SETTINGS, replace(SETTINGS, segment=8)])
     with pytest.raises(SettingsError, match="another model"):
         evaluate_dynamic(lm, TEXT, GradientStatistics({"head.bias": torch.ones(8)}, {}), SETTINGS)

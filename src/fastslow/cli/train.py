@@ -203,7 +203,7 @@ def report(result: RunResult, json: bool = False) -> int:
             f"stopped after training step {result.updates:,}, saved in {result.out}; resume with {go_on}"
         )
     if result.status == "time" and not json:
-        print(f"the time limit was reached; continue with {go_on}")
+        print(f"the time limit was reached; resume with {go_on}")
     return 0
 
 
