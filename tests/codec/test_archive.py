@@ -235,7 +235,7 @@ def test_models_from_files_and_objects(model: ExactModel, tmp_path: Path) -> Non
     for name, words in (("no", "is not a model"), ("bad", "is damaged"), ("missing", "there is no model")):
         with pytest.raises(FastslowError, match=words):
             codec.compress(b"x" * 50, tmp_path / name)
-    with pytest.raises(TypeError, match="a model is"):
+    with pytest.raises(TypeError, match="model must be a folder"):
         codec.compress(b"x", 5)  # type: ignore[arg-type]
 
 
