@@ -72,7 +72,7 @@ def test_a_file_of_that_name_is_no_model(box: Path, elsewhere: Path) -> None:
 def test_names_that_are_none(box: Path) -> None:
     for name in ("", ".", "..", "englis", "english/", "../english", "english/english"):
         assert packaged.packaged(name) is None
-    with pytest.raises(ModelError, match=r"there is no model englis: .*, or english, which comes with fastslow$"):
+    with pytest.raises(ModelError, match=r"there is no model englis: .*, or a bundled model: english$"):
         CharLM.from_pretrained("englis")
 
 

@@ -66,7 +66,7 @@ def find_folder(name: str | os.PathLike[str], revision: str | None = None) -> Pa
             return hub.fetch(text, [CONFIG_FILE, WEIGHTS_FILE], revision=revision)
         except hub.HubError as error:
             raise ModelError(f"there is no folder {text}, and {error}") from error
-    known = "".join(f", or {model}, which comes with fastslow" for model in packaged_models())
+    known = f", or a bundled model: {', '.join(packaged_models())}" if packaged_models() else ""
     raise ModelError(f"there is no model {text}: name a run's folder, such as runs/demo{known}")
 
 
