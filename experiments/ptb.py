@@ -138,7 +138,7 @@ def package(run: Path, folder: Path) -> None:
     if not complete(run):
         raise JobsError(f"{run} is not complete: its weights are not packaged")
     made = make(CharLM.from_pretrained(run, device="cpu"), folder, 8)
-    print(f"{folder}: {made.parameters:,} weights, {made.size:,} bytes")
+    print(f"{folder}: {made.parameters:,} weights, {made.size:,} bytes, archive id {made.id.hex()} for its card")
 
 
 if __name__ == "__main__":

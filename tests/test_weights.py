@@ -1,4 +1,4 @@
-"""The models in `weights/` load, fit in their size, and their cards state the recorded figures."""
+"""The cards of the models in `weights/` state the recorded figures; `tests/codec/test_package.py` has the rest."""
 
 from __future__ import annotations
 
@@ -8,20 +8,12 @@ import pytest
 from experiments.ptb import PACKAGED
 from experiments.report.records import read_records
 
-from fastslow.lm import CharLM
-
 ROOT = Path(__file__).parent.parent
-MOST_BYTES = 8 << 20
 
 
 @pytest.mark.parametrize("row", PACKAGED)
-def test_a_packaged_model_and_its_card(row: str) -> None:
-    folder = ROOT / "weights" / PACKAGED[row]
+def test_a_card_states_the_recorded_figures(row: str) -> None:
     record = next(found for found in read_records(ROOT / "experiments" / "records") if found.row == row)
-    lm = CharLM.from_pretrained(folder)
-    assert lm.num_parameters == record.parameters
-    assert (folder / "model.safetensors").stat().st_size <= MOST_BYTES
-    card = (folder / "README.md").read_text(encoding="utf-8")
+    card = (ROOT / "weights" / PACKAGED[row] / "README.md").read_text(encoding="utf-8")
     for protocol in ("raw", "char"):
         assert f"| {record.mean(protocol):.4f} |" in card
-    assert f"{record.parameters:,} weights" in card
