@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from fastslow.state import state_tensors
-from fastslow.training import TrainConfig
+from fastslow.training import TrainConfig, precision
 from fastslow.training.updater import TailAverage, Updater, WeightAverage
 
 from ..lm.models import LETTERS, small_lm
@@ -129,7 +129,8 @@ def test_gradients_of_parts_in_float64() -> None:
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
 
 
-def test_bf16_is_autocast_around_float32_weights() -> None:
+def test_bf16_is_autocast_around_float32_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "multiplies_bf16", lambda device: True)
     lm = small_lm()
     step = Updater(lm, replace(CONFIG, precision="bf16")).step(*window(), None, 0.01)
     full = Updater(small_lm(), CONFIG).step(*window(), None, 0.01)

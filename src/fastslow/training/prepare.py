@@ -21,6 +21,7 @@ from fastslow.training.config import CHANGEABLE, TrainConfig
 from fastslow.training.distributed import Ranks, rows_at_once
 from fastslow.training.folder import RUN_FILE, RunError, RunFolder, RunRecord, check_changes, read_record
 from fastslow.training.initial import configuration, read_initial, write_initial
+from fastslow.training.precision import autocast, multiplies_bf16
 from fastslow.training.sources import DataSource, make_alphabet
 
 
@@ -160,10 +161,14 @@ def _engine(lm_config: LMConfig, config: TrainConfig, rows: int, backend: str, d
     try:
         layer = CharLM(lm_config, backend=backend, device="meta").layer
         x = torch.empty(1, 1, 1, device=device).expand(config.window, rows, lm_config.embedding_size)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            return str(layer.backend_for(x))
+        with autocast(x.device, config.precision):
+            engine = str(layer.backend_for(x))
     except (ValueError, RuntimeError) as error:
         raise ConfigError(str(error)) from error
+    if config.precision == "bf16" and not multiplies_bf16(device):
+        name, *why = engine.split(";", 1)
+        return ";".join([f"{name} in float32 (this CPU has no bfloat16 instructions)", *why])
+    return engine
 
 
 def _continued(old: RunRecord, new: RunRecord, out: Path) -> tuple[RunRecord, dict[str, Any]]:

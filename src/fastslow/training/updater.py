@@ -17,6 +17,7 @@ from fastslow.state import detach_state, map_state, state_tensors
 from fastslow.training.clip import clip_gradients
 from fastslow.training.config import TrainConfig
 from fastslow.training.distributed import Group, Ranks
+from fastslow.training.precision import autocast
 from fastslow.training.reduction import GradientSum
 
 
@@ -123,9 +124,8 @@ class Updater:
         self, inputs: Tensor, targets: Tensor, state: Any, width: int, resets: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Any]:
         """The objective, the loss, and the new state; `width` is the number of streams of this process."""
-        bf16 = self.config.precision == "bf16"
         # Autocast is entered and left here, so that a recording contains its whole cache of cast weights.
-        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=bf16):
+        with autocast(inputs.device, self.config.precision):
             logits, new = self.lm(inputs, state) if resets is None else self.lm(inputs, state, resets=resets)
         # In full precision, independent of the precision of the products.
         logits = logits.float() if logits.dtype != torch.float64 else logits

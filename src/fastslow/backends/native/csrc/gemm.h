@@ -6,12 +6,14 @@
 // of an activation serves PANEL vectors. Every entry is one chain of fused multiply-adds in the order of k, whatever the
 // block it falls in, so results do not depend on how rows are dealt to threads.
 #pragma once
+#include <utility>
+
 #include "vec.h"
 
 namespace fastslow {
 
 constexpr int PANEL = 3;
-constexpr int ROWS = 8;
+constexpr int ROWS = FS_REGISTERS == 32 ? 8 : 4;  // ROWS x PANEL accumulators, a panel's line and a broadcast
 constexpr i64 DEPTH = 256;  // k's walked before the next block of rows: a panel's slice of this depth stays in cache
 
 // Rows of activations (rows, k), row-major with stride ld: one summand of a product. Several follow each other in the
@@ -75,16 +77,18 @@ void micro(i64 k, const T* __restrict a, i64 lda, const T* __restrict b, const T
 template <class T>
 using Micro = void (*)(i64, const T*, i64, const T*, const Tile<T>*, const char*, i64);
 
-template <class T, int NV>
-Micro<T> micro_of_rows(i64 rows) {
-    static constexpr Micro<T> table[ROWS] = {micro<T, 1, NV>, micro<T, 2, NV>, micro<T, 3, NV>, micro<T, 4, NV>,
-                                             micro<T, 5, NV>, micro<T, 6, NV>, micro<T, 7, NV>, micro<T, 8, NV>};
+template <class T, int NV, int... M>
+Micro<T> micro_of_rows(i64 rows, std::integer_sequence<int, M...>) {
+    static constexpr Micro<T> table[] = {micro<T, M + 1, NV>...};
     return table[rows - 1];
 }
 
 template <class T>
 Micro<T> choose_micro(i64 rows, i64 vectors) {
-    return vectors == 1 ? micro_of_rows<T, 1>(rows) : vectors == 2 ? micro_of_rows<T, 2>(rows) : micro_of_rows<T, 3>(rows);
+    constexpr auto ROW_COUNTS = std::make_integer_sequence<int, ROWS>();
+    return vectors == 1   ? micro_of_rows<T, 1>(rows, ROW_COUNTS)
+           : vectors == 2 ? micro_of_rows<T, 2>(rows, ROW_COUNTS)
+                          : micro_of_rows<T, 3>(rows, ROW_COUNTS);
 }
 
 inline i64 panels_of(i64 vectors) { return (vectors + PANEL - 1) / PANEL; }

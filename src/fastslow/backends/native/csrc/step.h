@@ -84,6 +84,12 @@ FS_INLINE Vec<float> weights_at<float>(const std::int8_t* row, i64 k) {
     const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(row + k));
     return (Vec<float>)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
 }
+#elif defined(__AVX2__)
+template <>
+FS_INLINE Vec<float> weights_at<float>(const std::int8_t* row, i64 k) {
+    const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(row + k));
+    return (Vec<float>)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
+}
 #endif
 
 // acc[b][l] += w[b] . v[l] by lanes, over n numbers.

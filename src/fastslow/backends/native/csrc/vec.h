@@ -2,7 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <cstring>
-#if defined(__AVX512F__)
+#if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
@@ -12,6 +12,13 @@
 #define FS_BYTES 32
 #else
 #define FS_BYTES 16
+#endif
+
+// Vector registers of the instruction set.
+#if defined(__AVX512F__) || defined(__aarch64__)
+#define FS_REGISTERS 32
+#else
+#define FS_REGISTERS 16
 #endif
 
 #define FS_INLINE inline __attribute__((always_inline))
