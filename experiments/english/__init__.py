@@ -1,0 +1,1 @@
+"""The bundled English model: its training text, its training, its figures and its package."""

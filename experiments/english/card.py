@@ -1,0 +1,191 @@
+"""The English model's folder in the package, and its card."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import Any
+
+from experiments.english.corpus import EnglishError, books, sources
+from experiments.english.marks import MODEL, marks_text, same_model
+from experiments.english.training import network_text, row_of
+from fastslow import CharLM, hub
+from fastslow.codec.package import make, rounded
+from fastslow.lm.packaged import CARD_FILE, DEFAULT
+from fastslow.storage import read_json, write_bytes
+from fastslow.training import TrainConfig
+from fastslow.training.folder import read_record
+
+TAGS = ("character-level", "byte-level", "language-model", "rnn", "lstm", "fs-lstm")
+RECIPE_APART = ("max_time", "log_every", "tensorboard", "epochs", "checkpoint_seconds", "validate_every")
+"""Options of a run that have no part in its result, or are stated elsewhere."""
+
+
+def package(options: argparse.Namespace) -> int:
+    run = options.run
+    result, weights = rounded(CharLM.from_pretrained(run, device="cpu"), options.bits)
+    size = sum(weight.values.nbytes for weight in weights.values())
+    print(f"{result.num_parameters:,} weights of {run} in {options.bits} bits: {size:,} bytes, for {options.to}")
+    if options.dry_run:
+        return 0
+    listed, others = books(options.data), sources(options.kinds)
+    found = None
+    marks_file = options.marks or options.out / "marks.json"
+    if options.marks is not None or marks_file.is_file():
+        found = read_json(marks_file, what="the marks")
+        if not same_model(found, result):
+            raise EnglishError(f"{marks_file} has the marks of another model than {run}")
+    made = make(result, options.to, options.bits)
+    text = card(run, options.bits, listed, others, found, made.size, made.id.hex())
+    write_bytes(options.to / CARD_FILE, text.encode())
+    print(f"{made.size:,} bytes; archives name it {made.id.hex()}; its card: {options.to / CARD_FILE}")
+    if found is None:
+        print("without marks: measure them and package it again")
+    return 0
+
+
+def card(
+    run: Path,
+    bits: int,
+    listed: list[dict[str, str]],
+    others: list[dict[str, Any]],
+    found: dict[str, Any] | None,
+    size: int,
+    name: str,
+) -> str:
+    """The model card, all of it from the run's own files."""
+    row, record = row_of(run), read_record(run)
+    first = record.sessions[0] if record.sessions else {}
+    machine, made_with = first.get("machine", {}), first.get("versions", {})
+    train_bytes = (record.data.get("train") or {}).get("bytes", 0)
+    valid_bytes = (record.data.get("valid") or {}).get("bytes", 0)
+    changed = {
+        key: value
+        for key, value in row["recipe"].items()
+        if value != getattr(TrainConfig(), key) and key not in RECIPE_APART
+    }
+    commands = list(dict.fromkeys(without_folders(s["command"]) for s in record.sessions if s.get("command")))
+    by_split = {split: [book for book in listed if book["split"] == split] for split in ("train", "valid")}
+    bpc = (
+        "not validated"
+        if row["valid_bpc"] is None
+        else f"{row['valid_bpc']:.4f} bits per byte on the validation books before rounding"
+    )
+    start = "" if record.init_from is None else (
+        " The run started from the weights of the model of version 0.1.0, which had read 145,945,600 characters of the "
+        "same books (3 passes) in 45,608 training steps."
+    )  # fmt: skip
+    text = f"""A small byte-level language model of English, bundled with `fastslow`: {network_text(row["network"])}, \
+{row["parameters"]:,} weights, all 256 byte values in its alphabet. `fastslow score FILE` and `fastslow compress FILE`
+use it when no model is named, `fastslow sample english` samples from it, and `CharLM.from_pretrained("english")` loads
+it.
+
+## Format
+
+{size:,} bytes: `config.json`, and `model.safetensors` with the weights as {bits}-bit integers (biases: 32 bits), each
+{"tensor" if bits == 16 else "row of a matrix"} with a power of two as its scale. Compression uses the same integers:
+the floating-point model and the one that codes archives are the same on every machine. Archives identify it by this
+SHA-256:
+
+    {name}
+
+## Data
+
+{train_bytes:,} bytes for training. {len(by_split["train"])} books from Project Gutenberg, in UTF-8, without Project
+Gutenberg's headers, one book for each name of an author in the catalogue. They are listed below. All are in the public
+domain in the United States. For validation, {len(by_split["valid"])} other books ({valid_bytes:,} bytes).
+
+{kinds_text(others)}
+
+## Training
+
+{row["updates"]:,} training steps, {row["characters"]:,} characters \
+({row["characters"] / max(1, train_bytes):.2f} passes over the text), {row["seconds"] / 3600:.1f} hours on \
+{machine.get("processor", "a CPU")} (threads: {machine.get("threads", "?")}); seed {row["seed"]}; {bpc}.{start}
+The recipe, where it differs from the defaults: {", ".join(f"{key} {value}" for key, value in changed.items())}.
+Made with {", ".join(f"{key} {value}" for key, value in made_with.items())}, by
+
+{indented(commands)}
+
+## Results
+
+Bits per byte on text that the model has not seen. *Model*: the negative base-2 logarithm of its probabilities, without
+learning from the text. *CRLF*: the same text with CRLF line ends, per byte of that file. *Books* is the validation text
+above{same_author(by_split["train"])}.
+
+{marks_text(found).rstrip() if found is not None else "Not measured."}
+
+## Limits
+
+- Modern text: the books, and so their language, are of the nineteenth and early twentieth century. Newer words, names
+  and styles surprise the model.
+- Other languages and binary data are modelled badly. Source code, logs, tables and markup have only a small share in
+  the training text. Train a model of your own for them.
+- Facts and meaning: the model has learned spelling, words and some grammar. The text that it generates makes no sense.
+- Views of the period: the books have the opinions of their time about peoples, women and religions, which are often
+  offensive, and generated text can repeat them.
+
+## Books
+
+{book_list(by_split["train"])}
+
+For validation:
+
+{book_list(by_split["valid"])}
+"""
+    return hub_card(text, found).markdown(DEFAULT)
+
+
+def kinds_text(others: list[dict[str, Any]]) -> str:
+    """The other kinds of text: a table of their sources, with licences."""
+    if not others:
+        return ""
+    lines = [
+        "Other kinds of text, from free software (`python -m experiments.kinds`); one document in twenty is kept for",
+        "validation:",
+        "",
+        "| kind | source | licence | documents | bytes |",
+        "|---|---|---|--:|--:|",
+    ]
+    lines += [
+        f"| {row['kind']} | {row['source']} | {row['licence']} | {row['documents']:,} | {row['bytes']:,} |"
+        for row in others
+    ]
+    lines += [
+        "",
+        "Some of the text was rewritten (`fastslow.data.augment`): with CRLF line ends, in capitals, with tabs, with",
+        "other quotation marks, or with each paragraph on one line.",
+    ]
+    return "\n".join(lines)
+
+
+def hub_card(text: str, found: dict[str, Any] | None) -> hub.Card:
+    """The card with the front matter that the Hugging Face Hub reads; `found`: the record of marks."""
+    measured_on = {"books": "Project Gutenberg, validation books", "War and Peace": "War and Peace"}
+    texts = {} if found is None else found["texts"]
+    bpc = {
+        f"{shown}, bytes": round(texts[name][MODEL[0]]["bits"], 3)
+        for name, shown in measured_on.items()
+        if MODEL[0] in texts.get(name, {})
+    }
+    return hub.Card(DEFAULT, text, "apache-2.0", TAGS, bpc or None, language="en")
+
+
+def same_author(listed: list[dict[str, str]]) -> str:
+    """The titles in the training text by the author of War and Peace, whose name is spelled in several ways."""
+    titles = [book["title"] for book in listed if "Tolsto" in book["author"]]
+    return f"; the author of *War and Peace* also wrote {', '.join(titles)}, in the training text" if titles else ""
+
+
+def indented(commands: list[str]) -> str:
+    return "\n".join(f"    {command}" for command in commands) or "    (the command was not recorded)"
+
+
+def without_folders(command: str) -> str:
+    """A command as one types it anywhere: absolute paths cut to their last name."""
+    return re.sub(r"(?<![^\s=])/(?:\S*/)?(\S+)", r"\1", command)
+
+
+def book_list(listed: list[dict[str, str]]) -> str:
+    return "\n".join(f"- {' '.join(b['title'].split())}, {b['author']} ({b['gutenberg_id']})" for b in listed)
