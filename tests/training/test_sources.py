@@ -93,6 +93,17 @@ def test_files_are_normalised_unless_raw(tmp_path: Path) -> None:
     assert DataSource(texts=texts, fractions=(1.0, 0.0, 0.0), raw=True).open().train.data.tobytes().count(b"\r") == 50
 
 
+def test_a_file_that_is_normalised_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "dos.txt"
+    path.write_bytes(b"A line.\r\n" * 50)
+    assert DataSource(texts=(str(path),), raw=True).open()
+    assert not caplog.messages
+    assert DataSource(texts=(str(path),)).open()
+    assert caplog.messages == [
+        f"{path} has CRLF line ends: it is read as UTF-8 with LF line ends; --raw keeps the bytes"
+    ]
+
+
 def test_runs_from_before_there_was_a_choice_are_raw() -> None:
     value = DataSource(texts=("a",)).to_json()
     assert DataSource.from_json(value).raw is False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import os
 import stat
@@ -22,6 +23,8 @@ from fastslow.data.encodings import Form, Normalised, normalise
 from fastslow.errors import DataError, os_reason
 
 PathLike: TypeAlias = str | os.PathLike[str]
+
+log = logging.getLogger(__name__)
 
 STDIN = "-"
 MIN_SYMBOLS = 2  # one to read and one to predict
@@ -261,10 +264,10 @@ def open_splits(
     ``raw`` as in :func:`open_text`.  Raises :class:`~fastslow.errors.DataError` as :func:`open_text` and
     :func:`split_fractions` do.
     """
-    text = open_text(train, raw=raw)
-    last = None if test is None else open_text(test, raw=raw)
+    text = _opened(train, raw)
+    last = None if test is None else _opened(test, raw)
     if valid is not None:
-        return Splits(text, open_text(valid, raw=raw), last)
+        return Splits(text, _opened(valid, raw), last)
     if last is None:
         return split_fractions(text, *fractions)
     kept = fractions[0] + fractions[1]
@@ -272,6 +275,15 @@ def open_splits(
         raise DataError(f"split fractions must leave a training part; got {_listing(fractions)}")
     two = split_fractions(text, fractions[0] / kept, fractions[1] / kept, 0.0)
     return Splits(two.train, two.valid, last)
+
+
+def _opened(paths: PathLike | Sequence[PathLike], raw: bool) -> Text:
+    """The text for a training run, and a note where it differs from the file."""
+    text = open_text(paths, raw=raw)
+    if text.normalised is not None:
+        form = text.normalised.form
+        log.warning("%s has %s: it is read as UTF-8 with LF line ends; --raw keeps the bytes", text.name, form)
+    return text
 
 
 def _listing(values: Sequence[float]) -> str:
