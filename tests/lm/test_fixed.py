@@ -88,22 +88,32 @@ def test_rows_of_8_bits_use_their_range_and_come_back(seed: int, exponent: int) 
     spread = torch.randint(-4, 5, (5, 1), generator=generator)
     weight = torch.randn(5, 9, generator=generator) * torch.exp2(spread + exponent)
     weight[3] = 0
-    found = fixed.rows_of_8_bits(weight)
+    (found,) = fixed.rows_of_8_bits(weight)
     floats = fixed.to_float({"w": found.values}, {"w": found.bits})["w"]
     assert found.values.dtype == torch.int8
     largest = found.values.abs().amax(1)
     assert bool((largest[[0, 1, 2, 4]] >= 63).all())
     step = torch.tensor([[2.0**-bits] for bits in found.bits])  # type: ignore[union-attr]
     assert bool(((floats - weight).abs() <= step / 2).all())
-    again = fixed.rows_of_8_bits(floats)
+    (again,) = fixed.rows_of_8_bits(floats)
     assert torch.equal(again.values, found.values)
     assert again.bits == found.bits
+
+
+def test_matrices_that_share_rows_share_their_power_of_two() -> None:
+    generator = torch.Generator().manual_seed(1)
+    left, right = torch.randn(6, 4, generator=generator), 9 * torch.randn(6, 7, generator=generator)
+    right[2] = 0
+    found = fixed.rows_of_8_bits(left, right)
+    (whole,) = fixed.rows_of_8_bits(torch.cat([left, right], 1))
+    assert found[0].bits == found[1].bits == whole.bits
+    assert torch.equal(torch.cat([one.values for one in found], 1), whole.values)
 
 
 def test_a_file_of_8_bits(tmp_path: Path) -> None:
     weights = integers()
     matrix = torch.randn(*weights["head.weight"].values.shape)
-    weights["head.weight"] = fixed.rows_of_8_bits(matrix)
+    (weights["head.weight"],) = fixed.rows_of_8_bits(matrix)
     write_config(tmp_path, small_lm().config)
     write_fixed_weights(tmp_path, weights)
     lm = CharLM.from_pretrained(tmp_path)

@@ -2,7 +2,7 @@
 
 `codec.exact` rounds weights to integers; those integers are what is stored here. Loaded again in floats, the model is
 the one that exact compression runs, and rounding it once more gives the same integers: both forms have one name.
-Larger models are stored in 8 bits, each row of a matrix with a power of two of its own.
+In 8 bits, each row of a matrix has a power of two of its own.
 """
 
 from __future__ import annotations
@@ -98,13 +98,29 @@ def rounded(lm: CharLM, bits: WeightBits = 16) -> tuple[CharLM, dict[str, Fixed]
                 "the model's integers do not come back from the weights they stand for: it cannot be packaged"
             )
         return result, weights
-    matrices = {name: rows_of_8_bits(weight) for name, weight in lm.state_dict().items() if weight.dim() == 2}
+    matrices = _in_8_bits(lm)
     weights = {**fixed_weights(_in_floats(lm, matrices)), **matrices}
     result = _in_floats(lm, weights)
-    for name, weight in matrices.items():
-        if rows_of_8_bits(result.state_dict()[name]).bits != weight.bits:
+    for name, weight in _in_8_bits(result).items():
+        if weight.bits != matrices[name].bits:
             raise ModelError(f"{name} does not come back from its 8 bits: the model cannot be packaged so")
     return result, weights
+
+
+def _in_8_bits(lm: CharLM) -> dict[str, Fixed]:
+    """The matrices in 8 bits. Those whose products the exact engine adds up share the power of two of each row."""
+    weights = {name: weight for name, weight in lm.state_dict().items() if weight.dim() == 2}
+    together: dict[str, list[str]] = {name: [name] for name in weights}
+    for node, run in zip(lm.layer.wiring.nodes, exact_model(lm).nodes, strict=True):
+        cell = f"layer.{node.cell_name}"
+        if f"{cell}.weight_ih" in weights and not exact_model(lm).cells[run.cell].embedded:
+            together[f"{cell}.weight_hh"] = [f"{cell}.weight_ih", f"{cell}.weight_hh"]
+            together.pop(f"{cell}.weight_ih", None)
+    return {
+        name: fixed
+        for names in together.values()
+        for name, fixed in zip(names, rows_of_8_bits(*(weights[name] for name in names)), strict=True)
+    }
 
 
 def _in_floats(lm: CharLM, weights: dict[str, Fixed]) -> CharLM:

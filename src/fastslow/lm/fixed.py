@@ -38,18 +38,21 @@ class Fixed(NamedTuple):
     bits: Bits
 
 
-def rows_of_8_bits(weight: Tensor) -> Fixed:
-    """A matrix (N, K) rounded to 8 bits, halves to even; in each row the largest entry takes at least 64 of 127."""
+def rows_of_8_bits(*matrices: Tensor) -> tuple[Fixed, ...]:
+    """Matrices (N, K) rounded to 8 bits, halves to even.
+
+    Matrices given together share the power of two of each row, in which the largest entry takes at least 64 of 127.
+    """
     import torch
 
-    matrix = weight.detach().to("cpu", torch.float64)
-    largest = matrix.abs().amax(1).clamp_min(2.0**-MAX_BITS)
+    wide = [matrix.detach().to("cpu", torch.float64) for matrix in matrices]
+    largest = torch.stack([matrix.abs().amax(1) for matrix in wide]).amax(0).clamp_min(2.0**-MAX_BITS)
     bits = torch.floor(torch.log2(127.0 / largest)).long().clamp(MIN_BITS, MAX_BITS)
     scales = torch.tensor([[2.0**row] for row in bits.tolist()], dtype=torch.float64)
-    values = torch.round(matrix * scales)
-    if not bool(values.abs().le(127).all()):  # NaN too
+    rounded = [torch.round(matrix * scales) for matrix in wide]
+    if not all(bool(values.abs().le(127).all()) for values in rounded):  # NaN too
         raise ModelError("a matrix has weights that are not finite, or too large for fixed point")
-    return Fixed(values.to(torch.int8), tuple(bits.tolist()))
+    return tuple(Fixed(values.to(torch.int8), tuple(bits.tolist())) for values in rounded)
 
 
 def stored(weights: Mapping[str, Fixed]) -> tuple[dict[str, Tensor], dict[str, str]]:
