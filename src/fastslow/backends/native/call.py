@@ -84,20 +84,20 @@ class Call:
     def pad(self, size: int) -> int:
         return -(-size // self.lanes) * self.lanes
 
-    @property
+    @functools.cached_property
     def padded(self) -> tuple[int, ...]:
         return tuple(self.pad(size) for size in self.hidden)
 
-    @property
+    @functools.cached_property
     def drops(self) -> bool:
         return self.key is not None and self.rates.dropout > 0
 
-    @property
+    @functools.cached_property
     def blocks(self) -> tuple[int, ...]:
         """Numbers in a row of each node's z."""
         return tuple(kind.blocks * size for kind, size in zip(self.kinds, self.padded, strict=True))
 
-    @property
+    @functools.cached_property
     def vectors(self) -> tuple[int, ...]:
         """Numbers in each node's vectors, padded."""
         return tuple(kind.vector_blocks * size for kind, size in zip(self.kinds, self.padded, strict=True))
@@ -111,9 +111,16 @@ class Call:
         last = self.members(self.wiring.slot_of[node])[-1]
         return self.resets is not None and last == node and node in self.wiring.sources
 
-    def members(self, slot: int) -> list[int]:
+    def members(self, slot: int) -> tuple[int, ...]:
         """The nodes of a slot, in order."""
-        return [node for node, its in enumerate(self.wiring.slot_of) if its == slot]
+        return self._members[slot]
+
+    @functools.cached_property
+    def _members(self) -> tuple[tuple[int, ...], ...]:
+        slot_of = self.wiring.slot_of
+        return tuple(
+            tuple(node for node, its in enumerate(slot_of) if its == slot) for slot in range(len(self.wiring.slots))
+        )
 
     def readers(self, node: int) -> list[int]:
         return [reader for reader, source in enumerate(self.wiring.sources) if source == node]

@@ -109,16 +109,25 @@ def flat_size(shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> int:
 
 def cut(flat: Tensor, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
     """Tensors of these shapes in `flat` (`flat_size`,)."""
-    numbers = ALIGNMENT // flat.itemsize
-    found, at = [], flat.storage_offset()
+    start = flat.storage_offset()
+    return [flat.as_strided(shape, strides, start + at) for shape, strides, at in _places(tuple(shapes), flat.itemsize)]
+
+
+@lru_cache(maxsize=256)
+def _places(
+    shapes: tuple[tuple[int, ...], ...], itemsize: int
+) -> tuple[tuple[tuple[int, ...], tuple[int, ...], int], ...]:
+    """Shape, strides and offset of each tensor that is cut from one."""
+    numbers = ALIGNMENT // itemsize
+    found, at = [], 0
     for shape in shapes:
         strides, step = [], 1
         for size in reversed(shape):
             strides.append(step)
             step *= size
-        found.append(flat.as_strided(shape, strides[::-1], at))
+        found.append((shape, tuple(strides[::-1]), at))
         at += (-(-step // numbers) + 1) * numbers
-    return found
+    return tuple(found)
 
 
 class _Loan(np.ndarray[tuple[int, ...], np.dtype[np.uint8]]):
