@@ -155,7 +155,14 @@ class Library:
 
 @cache
 def _load() -> Library | str:
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_run_on_one_thread)
     return load(ENGINE, Library)
+
+
+def _run_on_one_thread() -> None:
+    """In a forked child PyTorch's OpenMP threads are gone: a matrix product on several would wait for them for ever."""
+    torch.set_num_threads(1)
 
 
 def library() -> Library | str:
