@@ -1,17 +1,22 @@
 // Exact products of 16-bit integers: what a cell's matrix makes of what it reads.
 //
-// A weight is 256 high + low, both small, so that sums over k stay within int32, and the parts are put together in
-// float64, which holds every such sum (below 2^53: ExactModel.check). Two ways:
+// Sums over k are taken in int32 as far as they fit, and put together in float64, which holds every such sum (below 2^53:
+// ExactModel.check). Three ways:
 //
 //     tiles   AMX: both factors in bytes, w = 256 wh + wl, h = 256 hh + hl, the high ones signed and the low ones not.
 //             Four products, each below 2^16 K <= 2^30 in size.
-//     pairs   everywhere else: pairs of neighbouring k's, 16 x 8 bits, wl from -128 to 127, |wh| <= 128: two products below
-//             2^22, added up in int32 over DEPTH k's at a time.
+//     pairs   AVX-512: pairs of neighbouring k's, 16 x 8 bits, w = 256 wh + wl, wl from -128 to 127, |wh| <= 128: two
+//             products below 2^22, added up in int32 over DEPTH k's at a time.
+//     slices  everywhere else: pairs of neighbouring k's, 16 x 16 bits, added up in int32 over a slice of k. Where slices end
+//             depends on the weights: the sum of |w| over a slice is at most 2^16 in each column, and |h| < 2^15 (gate
+//             values and tanh lie within +-32767), so that no sum exceeds 2^16 (2^15 - 1) < 2^31. One pair always fits.
 //
-// Weights that fit 8 bits have no high part. No order of summation matters, so nothing here can change a bit.
+// In tiles and pairs, weights that fit 8 bits have no high part. No order of summation matters, so nothing here can change
+// a bit.
 #pragma once
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <vector>
@@ -38,6 +43,9 @@ using u64 = std::uint64_t;
 constexpr i64 SIDE = 16;    // columns of a block, rows of a tile
 constexpr i64 STEP = 64;    // k's of a tile; sizes that are summed over are padded to this
 constexpr i64 DEPTH = 256;  // k's that pairs are summed over in int32: 256 * 2^22 = 2^30
+constexpr i64 MASS = 1 << 16;  // of |w| in a slice
+constexpr i64 CACHED = 512;    // k's of a block that all rows pass at once, so that they stay in the first-level cache: 16 KiB
+constexpr i64 GROUP = 96;      // rows that pass at once: their sums stay there too
 
 inline i64 round_up(i64 n, i64 to) { return (n + to - 1) / to * to; }
 
@@ -84,9 +92,9 @@ inline void finish(const Target& target, i64 row, i64 column, const double* sums
     for (i64 c = 0; c < SIDE; c++) z[c] = std::floor(sums[c] * target.scale + add[c]);
 }
 
+#if defined(__AVX512BW__)
 // ---------------------------------------------------------------- pairs
 
-#if defined(__AVX512BW__)
 struct Sums {
     __m512i v = _mm512_setzero_si512();
     // v[c] += a[0] b[2c] + a[1] b[2c+1], of 16 columns
@@ -102,30 +110,6 @@ struct Sums {
     inline void get(i32* out) const { _mm512_storeu_si512(out, v); }
 };
 constexpr int ROWS = 8;
-#elif defined(__AVX2__)
-struct Sums {
-    __m256i v[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
-    inline void add(const i16* a, const i16* b) {
-        i32 pair;
-        std::memcpy(&pair, a, 4);
-        const __m256i both = _mm256_set1_epi32(pair);
-        const __m256i* at = reinterpret_cast<const __m256i*>(b);
-        v[0] = _mm256_add_epi32(v[0], _mm256_madd_epi16(both, _mm256_load_si256(at)));
-        v[1] = _mm256_add_epi32(v[1], _mm256_madd_epi16(both, _mm256_load_si256(at + 1)));
-    }
-    inline void get(i32* out) const { std::memcpy(out, v, sizeof v); }
-};
-constexpr int ROWS = 2;
-#else
-struct Sums {
-    i32 v[SIDE] = {};
-    inline void add(const i16* a, const i16* b) {
-        for (i64 c = 0; c < SIDE; c++) v[c] += a[0] * b[2 * c] + a[1] * b[2 * c + 1];
-    }
-    inline void get(i32* out) const { std::memcpy(out, v, sizeof v); }
-};
-constexpr int ROWS = 2;
-#endif
 
 // sums (R, 16) += what the rows a, `ld` apart, make of `count` k's of packed pairs.
 template <int R, bool HIGH>
@@ -146,6 +130,73 @@ inline void pairs(const i16* a, i64 ld, const i16* b, i64 count, double* sums) {
         for (i64 c = 0; c < SIDE; c++) sums[r * SIDE + c] += 256.0 * h[c] + l[c];
     }
 }
+
+#else
+#define FASTSLOW_SLICES 1
+// ---------------------------------------------------------------- slices
+
+#if defined(__AVX2__)
+struct Sums {
+    __m256i v[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+    // v[c] += a[0] b[2c] + a[1] b[2c+1], of 16 columns
+    inline void add(const i16* a, const i16* b) {
+        i32 pair;
+        std::memcpy(&pair, a, 4);
+        const __m256i both = _mm256_set1_epi32(pair);
+        const __m256i* at = reinterpret_cast<const __m256i*>(b);
+        v[0] = _mm256_add_epi32(v[0], _mm256_madd_epi16(both, _mm256_load_si256(at)));
+        v[1] = _mm256_add_epi32(v[1], _mm256_madd_epi16(both, _mm256_load_si256(at + 1)));
+        __asm__ volatile("" : "+x"(v[0]), "+x"(v[1]));
+    }
+    inline void add_to(double* sums) const {
+#pragma GCC unroll 2
+        for (int i = 0; i < 2; i++, sums += 8) {
+            const __m256d first = _mm256_cvtepi32_pd(_mm256_castsi256_si128(v[i]));
+            const __m256d second = _mm256_cvtepi32_pd(_mm256_extracti128_si256(v[i], 1));
+            _mm256_store_pd(sums, _mm256_add_pd(_mm256_load_pd(sums), first));
+            _mm256_store_pd(sums + 4, _mm256_add_pd(_mm256_load_pd(sums + 4), second));
+        }
+    }
+};
+constexpr int ROWS = 6;  // 12 accumulators; a line of weights, what it is multiplied with and the product take the other 4
+#else
+struct Sums {
+    i32 v[SIDE] = {};
+    inline void add(const i16* a, const i16* b) {
+        for (i64 c = 0; c < SIDE; c++) v[c] += a[0] * b[2 * c] + a[1] * b[2 * c + 1];
+    }
+    inline void add_to(double* sums) const {
+        for (i64 c = 0; c < SIDE; c++) sums[c] += v[c];
+    }
+};
+constexpr int ROWS = 2;
+#endif
+
+// sums (R, 16) += what the rows a, `ld` apart, make of the weights b in `count` slices, which start at k and end at `ends`.
+template <int R>
+void slices(const i16* a, i64 ld, const i16* b, i64 k, const i32* ends, i64 count, double* sums) {
+    for (i64 s = 0; s < count; s++) {
+        Sums part[R];
+        for (const i64 end = ends[s]; k < end; k += 2, b += 2 * SIDE) {
+#pragma GCC unroll 8
+            for (int r = 0; r < R; r++) part[r].add(a + r * ld + k, b);
+        }
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++) part[r].add_to(sums + r * SIDE);
+    }
+}
+
+using Slices = void (*)(const i16*, i64, const i16*, i64, const i32*, i64, double*);
+
+inline Slices slices_of_rows(i64 rows) {
+#if defined(__AVX2__)
+    static constexpr Slices table[ROWS] = {slices<1>, slices<2>, slices<3>, slices<4>, slices<5>, slices<6>};
+#else
+    static constexpr Slices table[ROWS] = {slices<1>, slices<2>};
+#endif
+    return table[rows - 1];
+}
+#endif
 
 // ---------------------------------------------------------------- tiles
 
@@ -192,8 +243,16 @@ class Matrix {
     std::vector<i64> depths;
     i64 padded = 0;  // sum of padded depths
     bool tiles = false, narrow = true;
+#ifdef FASTSLOW_SLICES
+    static constexpr bool SPLIT = false;
+    std::vector<i32> ends;    // of each block's slices; k counts anew in each of the depths
+    std::vector<i64> slices_before;  // a block's first in `ends`
+#else
+    static constexpr bool SPLIT = true;  // wide weights into high and low
+#endif
 
-    i64 block_bytes() const { return padded * SIDE * (narrow ? 1 : 2) * (tiles ? 1 : 2); }
+    i64 parts() const { return SPLIT && !narrow ? 2 : 1; }
+    i64 block_bytes() const { return padded * SIDE * parts() * (tiles ? 1 : 2); }
 
   public:
     i64 columns = 0, blocks = 0;
@@ -211,6 +270,9 @@ class Matrix {
                 from += depth, to += round_up(depth, STEP);
             }
         }
+#ifdef FASTSLOW_SLICES
+        cut();
+#endif
     }
 
     // Blocks first .. last-1 of 16 columns, of `rows` rows (whole tiles of them lie in memory).
@@ -226,6 +288,10 @@ class Matrix {
                 continue;
             }
 #endif
+#ifdef FASTSLOW_SLICES
+            for (i64 m = 0; m < rows; m += GROUP)
+                by_slices(read, m, rows - m < GROUP ? rows - m : GROUP, block, target);
+#else
             for (i64 m = 0; m < rows; m += ROWS) {
                 const i64 count = rows - m < ROWS ? rows - m : ROWS;
                 double sums[ROWS * SIDE] = {};
@@ -233,6 +299,7 @@ class Matrix {
                 else by_pairs<true>(read, m, b, sums);
                 for (i64 r = 0; r < count; r++) finish(target, m + r, block * SIDE, sums + r * SIDE);
             }
+#endif
         }
     }
 
@@ -241,17 +308,68 @@ class Matrix {
         u8* block = packed.get() + column / SIDE * block_bytes();
         const i64 c = column % SIDE;
         if (tiles) {
-            u8* tile = block + k / STEP * STEP * SIDE * (narrow ? 1 : 2) + k % STEP / 4 * 4 * SIDE + c * 4 + k % 4;
+            u8* tile = block + k / STEP * STEP * SIDE * parts() + k % STEP / 4 * 4 * SIDE + c * 4 + k % 4;
             tile[0] = static_cast<u8>(w & 255);  // a narrow weight's own byte, signed
             if (!narrow) tile[STEP * SIDE] = static_cast<u8>(w >> 8 & 255);
         } else {
-            i16* line = reinterpret_cast<i16*>(block) + k / 2 * 2 * SIDE * (narrow ? 1 : 2) + 2 * c + k % 2;
-            const i32 low = static_cast<i8>(static_cast<u8>(w & 255));
+            i16* line = reinterpret_cast<i16*>(block) + k / 2 * 2 * SIDE * parts() + 2 * c + k % 2;
+            const i32 low = SPLIT ? static_cast<i8>(static_cast<u8>(w & 255)) : w;
             line[0] = static_cast<i16>(low);
-            if (!narrow) line[2 * SIDE] = static_cast<i16>((w - low) / 256);
+            if (parts() == 2) line[2 * SIDE] = static_cast<i16>((w - low) / 256);
         }
     }
 
+#ifdef FASTSLOW_SLICES
+    // Where slices end: each is as long as MASS and CACHED let it be.
+    void cut() {
+        for (i64 block = 0; block < blocks; block++) {
+            slices_before.push_back(static_cast<i64>(ends.size()));
+            const i16* line = reinterpret_cast<const i16*>(packed.get() + block * block_bytes());
+            for (i64 depth : depths) {
+                i64 mass[SIDE] = {}, start = 0;
+                for (i64 k = 0; k < depth; k += 2) {
+                    bool fits = k + 2 - start <= CACHED;
+                    i64 pair[SIDE];
+                    for (i64 c = 0; c < SIDE; c++) {
+                        pair[c] = std::abs(line[k * SIDE + 2 * c]) + std::abs(line[k * SIDE + 2 * c + 1]);
+                        fits = fits && mass[c] + pair[c] <= MASS;
+                    }
+                    if (!fits) {
+                        ends.push_back(static_cast<i32>(k));
+                        std::memset(mass, 0, sizeof mass);
+                        start = k;
+                    }
+                    for (i64 c = 0; c < SIDE; c++) mass[c] += pair[c];
+                }
+                ends.push_back(static_cast<i32>(round_up(depth, 2)));
+                line += round_up(depth, STEP) * SIDE;
+            }
+        }
+    }
+
+    void by_slices(const Activations* const* read, i64 m, i64 rows, i64 block, const Target& target) const {
+        alignas(64) double sums[GROUP * SIDE];
+        std::memset(sums, 0, sizeof(double) * rows * SIDE);
+        const i16* b = reinterpret_cast<const i16*>(packed.get() + block * block_bytes());
+        const i32* end = &ends[slices_before[block]];
+        const i64 passes = (rows + ROWS - 1) / ROWS;
+        for (size_t i = 0; i < depths.size(); i++) {
+            const i64 ld = read[i]->padded, depth = round_up(depths[i], 2);
+            const i16* a = read[i]->whole.get() + m * ld;
+            for (i64 k = 0; k < depth;) {
+                i64 count = 1;
+                while (end[count - 1] < depth && end[count] - k <= CACHED) count++;
+                for (i64 j = 0; j < passes; j++) {
+                    const i64 r0 = rows * j / passes, r1 = rows * (j + 1) / passes;
+                    slices_of_rows(r1 - r0)(a + r0 * ld, ld, b + k * SIDE, k, end, count, sums + r0 * SIDE);
+                }
+                k = end[count - 1], end += count;
+            }
+            b += ld * SIDE;
+        }
+        for (i64 r = 0; r < rows; r++) finish(target, m + r, block * SIDE, sums + r * SIDE);
+    }
+#else
     template <bool HIGH>
     void by_pairs(const Activations* const* read, i64 row, const u8* block, double* sums) const {
         const i16* b = reinterpret_cast<const i16*>(block);
@@ -263,6 +381,7 @@ class Matrix {
             b += ld * SIDE * (HIGH ? 2 : 1);
         }
     }
+#endif
 
 #ifdef FASTSLOW_AMX
     template <bool NARROW>
