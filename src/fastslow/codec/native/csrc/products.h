@@ -86,10 +86,12 @@ struct Target {
 };
 
 // z[row, column .. column + 15] = floor(scale sum + table)
-inline void finish(const Target& target, i64 row, i64 column, const double* sums) {
-    const double* add = target.table + (target.symbols ? target.symbols[row] : 0) * target.table_ld + column;
-    double* z = target.z + row * target.ld + column;
-    for (i64 c = 0; c < SIDE; c++) z[c] = std::floor(sums[c] * target.scale + add[c]);
+inline void finish(const Target& target, i64 row, i64 column, const double* __restrict sums) {
+    const double* __restrict add = target.table + (target.symbols ? target.symbols[row] : 0) * target.table_ld + column;
+    double* __restrict z = target.z + row * target.ld + column;
+    const double scale = target.scale;
+#pragma omp simd
+    for (i64 c = 0; c < SIDE; c++) z[c] = std::floor(sums[c] * scale + add[c]);
 }
 
 #if defined(__AVX512BW__)
@@ -144,9 +146,11 @@ struct Sums {
         std::memcpy(&pair, a, 4);
         const __m256i both = _mm256_set1_epi32(pair);
         const __m256i* at = reinterpret_cast<const __m256i*>(b);
-        v[0] = _mm256_add_epi32(v[0], _mm256_madd_epi16(both, _mm256_load_si256(at)));
-        v[1] = _mm256_add_epi32(v[1], _mm256_madd_epi16(both, _mm256_load_si256(at + 1)));
-        __asm__ volatile("" : "+x"(v[0]), "+x"(v[1]));
+        __m256i first = _mm256_add_epi32(v[0], _mm256_madd_epi16(both, _mm256_load_si256(at)));
+        __m256i second = _mm256_add_epi32(v[1], _mm256_madd_epi16(both, _mm256_load_si256(at + 1)));
+        // Keeps rows in order: all their pairs at once would not fit the registers.
+        __asm__ volatile("" : "+x"(first), "+x"(second));
+        v[0] = first, v[1] = second;
     }
     inline void add_to(double* sums) const {
 #pragma GCC unroll 2

@@ -46,6 +46,14 @@ struct fs_exact_model {
 namespace fastslow {
 namespace codec {
 
+// A gate table's numbers: 16 bits take half the cache, 32 can be gathered, which pays with AVX-512.
+#if defined(__AVX512F__)
+using Entry = i32;
+#else
+using Entry = i16;
+#endif
+constexpr i64 CHUNK = 64;  // hidden units taken at once: the sum of so many c^2 < 2^46 is an exact float64
+
 constexpr double ONE = 32768.0, INVERSE = 1099511627776.0 /* 2^40 */, TO_NORMED = 1.0 / 67108864.0 /* 2^-26 */;
 
 struct Range {
@@ -85,7 +93,7 @@ class Engine {
     Matrix head;
     std::vector<double> head_bias;
     double head_scale = 1;
-    std::vector<i32> sigmoid, tanh;
+    std::vector<Entry> sigmoid, tanh;
     bool tiles = false;
 
     i64 lanes = 0;
@@ -180,80 +188,121 @@ class Engine {
         for (i64 r = 0; r < rows; r++) std::memcpy(&to[r * ld], from + r * columns, sizeof(double) * columns);
     }
 
-    // gate (H): what the table holds for an argument, in place. The argument holds the offset and the half.
-    void look_up(double* __restrict gate, const i32* __restrict table, i64 size) const {
-        const double top = 2.0 * static_cast<double>(half) - 1.0;
-#pragma omp simd
+    // out[u] = table[at[u]]
+    static void look_up(const Entry* __restrict table, const i32* __restrict at, i32* __restrict out, i64 size) {
+#pragma GCC unroll 4
         for (i64 u = 0; u < size; u++) {
-            double x = gate[u];
-            x = x > 0.0 ? x : 0.0;
-            x = x < top ? x : top;
-            gate[u] = table[static_cast<i32>(x)];
+            i32 index = at[u];
+#if !defined(__AVX512F__)
+            __asm__("" : "+r"(index));  // one by one: AVX2's gathers take longer
+#endif
+            out[u] = table[index];
         }
     }
 
-    void normalise_gate(double* __restrict gate, i64 size, const double* __restrict gain, const double* __restrict shift,
-                        double epsilon) const {
-        double sum = 0.0, squares = 0.0;
-#pragma omp simd reduction(+ : sum)
-        for (i64 u = 0; u < size; u++) sum += gate[u];
-        const double mean = mean_of(sum, size);
-#pragma omp simd reduction(+ : squares)
-        for (i64 u = 0; u < size; u++) squares += (gate[u] - mean) * (gate[u] - mean);
-        const double inverse = inverse_of(static_cast<i64>(squares), size, epsilon);
+    // at[u]: the table's index for an argument, which holds the offset and the half.
+    i32 index_of(double argument) const {
+        const double top = 2.0 * static_cast<double>(half) - 1.0;
+        argument = argument > 0.0 ? argument : 0.0;
+        return static_cast<i32>(argument < top ? argument : top);
+    }
+
+    // What takes a vector to table indices: its norm, or without norms one factor.
+    struct Scale {
+        const double *gain, *shift;  // null: without norms
+        double mean, inverse, factor;
+
+        Scale from(i64 u) const { return gain ? Scale{gain + u, shift + u, mean, inverse, factor} : *this; }
+    };
+
+    void indices(const double* __restrict values, i64 size, const Scale& scale, i32* __restrict at) const {
+        if (scale.gain) {
+            const double *__restrict gain = scale.gain, *__restrict shift = scale.shift;
+            const double mean = scale.mean, inverse = scale.inverse;
 #pragma omp simd
-        for (i64 u = 0; u < size; u++) gate[u] = std::floor((gate[u] - mean) * inverse) * gain[u] + shift[u];
+            for (i64 u = 0; u < size; u++) at[u] = index_of(std::floor((values[u] - mean) * inverse) * gain[u] + shift[u]);
+        } else {
+            const double factor = scale.factor, rounds = 0.5 + static_cast<double>(half);
+#pragma omp simd
+            for (i64 u = 0; u < size; u++) at[u] = index_of(values[u] * factor + rounds);
+        }
+    }
+
+    // sum (z - m)^2 = sum z^2 - 2 m sum z + H m^2: each term is at most half of what ExactModel.check keeps below 2^53.
+    static Scale gate_scale(const Cell& cell, const double* __restrict z, i64 gate) {
+        if (!cell.norm) return {nullptr, nullptr, 0.0, 0.0, cell.z_to_index};
+        const i64 size = cell.hidden;
+        double sum = 0.0, squares = 0.0;
+#pragma omp simd reduction(+ : sum, squares)
+        for (i64 u = 0; u < size; u++) {
+            sum += z[u];
+            squares += z[u] * z[u];
+        }
+        const double mean = mean_of(sum, size);
+        squares = squares - 2.0 * mean * sum + static_cast<double>(size) * mean * mean;
+        return {&cell.gate_gain[gate * size], &cell.gate_shift[gate * size], mean,
+                inverse_of(static_cast<i64>(squares), size, cell.gate_epsilon), 0.0};
     }
 
     void update(const Cell& cell, Node& node, i64 lane) {
         const i64 size = cell.hidden;
-        double *__restrict i = z.get() + lane * z_ld, *__restrict f = i + size, *__restrict g = f + size,
-                           *__restrict o = g + size;
+        double* z_lane = z.get() + lane * z_ld;
+        double *fresh = z_lane + 2 * size, *out = z_lane + 3 * size;  // c' and o, in the place of g's and o's z
         i32* __restrict memory = c[node.slot].get() + lane * size;
-        const double rounds = 0.5 + static_cast<double>(half);
-        for (i64 gate = 0; gate < 4; gate++) {
-            double* at = i + gate * size;
-            if (cell.norm) {
-                normalise_gate(at, size, &cell.gate_gain[gate * size], &cell.gate_shift[gate * size], cell.gate_epsilon);
-            } else {
-                for (i64 u = 0; u < size; u++) at[u] = at[u] * cell.z_to_index + rounds;
-            }
-            look_up(at, gate == 2 ? tanh.data() : sigmoid.data(), size);
-        }
-        // g becomes c', i the argument of its tanh.
+        Scale scales[4];
+        for (i64 gate = 0; gate < 4; gate++) scales[gate] = gate_scale(cell, z_lane + gate * size, gate);
+        alignas(64) i32 at[CHUNK], gates[4][CHUNK];
         double sum = 0.0;
-#pragma omp simd reduction(+ : sum)
-        for (i64 u = 0; u < size; u++) {
-            double value = std::floor((i[u] * g[u] + f[u] * memory[u]) * (1.0 / ONE) + 0.5);
-            value = value > -limit ? value : -limit;
-            value = value < limit ? value : limit;
-            g[u] = value;
-            sum += value;
+        i64 squares = 0;  // below 2^59: not for float64
+        for (i64 u0 = 0; u0 < size; u0 += CHUNK) {
+            const i64 count = size - u0 < CHUNK ? size - u0 : CHUNK;
+            for (i64 gate = 0; gate < 4; gate++) {
+                indices(z_lane + gate * size + u0, count, scales[gate].from(u0), at);
+                look_up(gate == 2 ? tanh.data() : sigmoid.data(), at, gates[gate], count);
+            }
+            double part = 0.0;
+#pragma omp simd reduction(+ : sum, part)
+            for (i64 u = 0; u < count; u++) {
+                const double i = gates[0][u], f = gates[1][u], g = gates[2][u];
+                double value = std::floor((i * g + f * memory[u0 + u]) * (1.0 / ONE) + 0.5);
+                value = value > -limit ? value : -limit;
+                value = value < limit ? value : limit;
+                fresh[u0 + u] = value;
+                out[u0 + u] = gates[3][u];
+                sum += value;
+                part += value * value;
+            }
+            squares += static_cast<i64>(part);
         }
+        Scale scale{nullptr, nullptr, 0.0, 0.0, 0.125};
         if (cell.norm) {
             const double mean = mean_of(sum, size);
-            i64 squares = 0;  // each below 2^48, their sum below 2^61: not for float64
-#pragma omp simd reduction(+ : squares)
-            for (i64 u = 0; u < size; u++) {
-                const i32 centred = static_cast<i32>(g[u] - mean);
-                squares += static_cast<i64>(centred) * centred;
-            }
-            const double inverse = inverse_of(squares, size, cell.cell_epsilon);
-            const double *__restrict gain = cell.cell_gain.data(), *__restrict shift = cell.cell_shift.data();
-#pragma omp simd
-            for (i64 u = 0; u < size; u++) i[u] = std::floor((g[u] - mean) * inverse) * gain[u] + shift[u];
-        } else {
-            for (i64 u = 0; u < size; u++) i[u] = g[u] * 0.125 + rounds;
+            const i64 m = static_cast<i64>(mean), total = static_cast<i64>(sum);
+            scale = {cell.cell_gain.data(), cell.cell_shift.data(), mean,
+                     inverse_of(squares - 2 * m * total + size * m * m, size, cell.cell_epsilon), 0.0};
         }
-        look_up(i, tanh.data(), size);
-        const double keeps_h = keep_h, drops_h = 1.0 - keep_h, keeps_c = keep_c, drops_c = 1.0 - keep_c;
         const i16* before = nodes[node.before].h.whole.get() + lane * node.h.padded;
         i16* after = node.h.whole.get() + lane * node.h.padded;
+        const double keeps_h = keep_h, drops_h = 1.0 - keep_h, keeps_c = keep_c, drops_c = 1.0 - keep_c;
+        const bool all_new = keep_h == 1.0 && keep_c == 1.0;
+        for (i64 u0 = 0; u0 < size; u0 += CHUNK) {
+            const i64 count = size - u0 < CHUNK ? size - u0 : CHUNK;
+            indices(fresh + u0, count, scale.from(u0), at);
+            look_up(tanh.data(), at, gates[0], count);
+            if (all_new) {
 #pragma omp simd
-        for (i64 u = 0; u < size; u++) {
-            const double h = std::floor(i[u] * o[u] * (1.0 / ONE) + 0.5);
-            after[u] = static_cast<i16>(static_cast<i32>(std::floor(h * keeps_h + before[u] * drops_h + 0.5)));
-            memory[u] = static_cast<i32>(std::floor(g[u] * keeps_c + memory[u] * drops_c + 0.5));
+                for (i64 u = 0; u < count; u++) {
+                    after[u0 + u] = static_cast<i16>(static_cast<i32>(std::floor(gates[0][u] * out[u0 + u] * (1.0 / ONE) + 0.5)));
+                    memory[u0 + u] = static_cast<i32>(fresh[u0 + u]);
+                }
+                continue;
+            }
+#pragma omp simd
+            for (i64 u = 0; u < count; u++) {
+                const double h = std::floor(gates[0][u] * out[u0 + u] * (1.0 / ONE) + 0.5);
+                after[u0 + u] = static_cast<i16>(static_cast<i32>(std::floor(h * keeps_h + before[u0 + u] * drops_h + 0.5)));
+                memory[u0 + u] = static_cast<i32>(std::floor(fresh[u0 + u] * keeps_c + memory[u0 + u] * drops_c + 0.5));
+            }
         }
         if (tiles) {
             u8 *__restrict high = node.h.high.get() + lane * node.h.padded, *__restrict low = node.h.low.get() + lane * node.h.padded;
