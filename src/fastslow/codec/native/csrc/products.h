@@ -365,6 +365,9 @@ class Matrix {
                 while (end[count - 1] < depth && end[count] - k <= CACHED) count++;
                 for (i64 j = 0; j < passes; j++) {
                     const i64 r0 = rows * j / passes, r1 = rows * (j + 1) / passes;
+                    // What comes next in memory, as much of it as is used now, in shares for the passes.
+                    const i64 now = (end[count - 1] - k) * SIDE, from = now + now * j / passes, to = now + now * (j + 1) / passes;
+                    for (i64 at = from; at < to; at += 2 * SIDE) __builtin_prefetch(b + k * SIDE + at, 0, 3);
                     slices_of_rows(r1 - r0)(a + r0 * ld, ld, b + k * SIDE, k, end, count, sums + r0 * SIDE);
                 }
                 k = end[count - 1], end += count;
