@@ -128,6 +128,22 @@ def test_wide_sums_do_not_overflow() -> None:
     assert_same(model, Draw(2)((3, 2), 0, len(model.symbols) - 1))
 
 
+@pytest.mark.parametrize("lanes", [5, 101])
+def test_weights_of_every_size(lanes: int) -> None:
+    """Long rows, stretches of which are small or as large as can be: sums that fit int32 end anywhere in them."""
+    generator = np.random.default_rng(3)
+
+    def weights(rows: int, columns: int) -> np.ndarray:
+        limits = np.repeat(generator.choice([1, 100, 3000, 32768], columns // 7 + 1), 7)[:columns]
+        return np.maximum(-32768, np.minimum(32767, generator.integers(-limits, limits + 1, (rows, columns))))
+
+    model = quantise(b"abcdefg", *parts(FSLSTM(4, 1030, 19, layer_norm=False)))
+    cells = [replace(cell, weight=weights(*cell.weight.shape), bits=17) for cell in model.cells]
+    model = replace(model, cells=tuple(cells), head=weights(*model.head.shape))
+    model.check()
+    assert_same(model, Draw(lanes)((3, lanes), 0, 6))
+
+
 def test_a_saturated_memory_stays_at_its_limit() -> None:
     layer = SequentialLSTM(4, 6, 1, layer_norm=False)
     with torch.no_grad():
