@@ -43,9 +43,9 @@ using u64 = std::uint64_t;
 constexpr i64 SIDE = 16;    // columns of a block, rows of a tile
 constexpr i64 STEP = 64;    // k's of a tile; sizes that are summed over are padded to this
 constexpr i64 DEPTH = 256;  // k's that pairs are summed over in int32: 256 * 2^22 = 2^30
-constexpr i64 MASS = 1 << 16;  // of |w| in a slice
-constexpr i64 CACHED = 512;    // k's of a block that all rows pass at once, so that they stay in the first-level cache: 16 KiB
-constexpr i64 GROUP = 96;      // rows that pass at once: their sums stay there too
+constexpr i64 MASS = 1 << 16;  // the sum of |w| over a slice, at most
+constexpr i64 CACHED = 512;    // k's of a block that are used for many rows at once, from the first-level cache: 16 KiB
+constexpr i64 GROUP = 96;      // so many rows: their sums stay there too
 
 inline i64 round_up(i64 n, i64 to) { return (n + to - 1) / to * to; }
 
@@ -249,7 +249,7 @@ class Matrix {
     bool tiles = false, narrow = true;
 #ifdef FASTSLOW_SLICES
     static constexpr bool SPLIT = false;
-    std::vector<i32> ends;    // of each block's slices; k counts anew in each of the depths
+    std::vector<i32> ends;           // of each block's slices; k counts anew in each of the depths
     std::vector<i64> slices_before;  // a block's first in `ends`
 #else
     static constexpr bool SPLIT = true;  // wide weights into high and low
@@ -294,7 +294,7 @@ class Matrix {
 #endif
 #ifdef FASTSLOW_SLICES
             for (i64 m = 0; m < rows; m += GROUP)
-                by_slices(read, m, rows - m < GROUP ? rows - m : GROUP, block, target);
+                by_slices(read, m, rows - m < GROUP ? rows - m : GROUP, b, block, target);
 #else
             for (i64 m = 0; m < rows; m += ROWS) {
                 const i64 count = rows - m < ROWS ? rows - m : ROWS;
@@ -351,10 +351,10 @@ class Matrix {
         }
     }
 
-    void by_slices(const Activations* const* read, i64 m, i64 rows, i64 block, const Target& target) const {
+    void by_slices(const Activations* const* read, i64 m, i64 rows, const u8* packed_block, i64 block, const Target& target) const {
         alignas(64) double sums[GROUP * SIDE];
         std::memset(sums, 0, sizeof(double) * rows * SIDE);
-        const i16* b = reinterpret_cast<const i16*>(packed.get() + block * block_bytes());
+        const i16* b = reinterpret_cast<const i16*>(packed_block);
         const i32* end = &ends[slices_before[block]];
         const i64 passes = (rows + ROWS - 1) / ROWS;
         for (size_t i = 0; i < depths.size(); i++) {

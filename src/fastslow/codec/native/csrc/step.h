@@ -200,14 +200,14 @@ class Engine {
         }
     }
 
-    // at[u]: the table's index for an argument, which holds the offset and the half.
+    // The table's index for an argument, which holds the offset and the half.
     i32 index_of(double argument) const {
         const double top = 2.0 * static_cast<double>(half) - 1.0;
         argument = argument > 0.0 ? argument : 0.0;
         return static_cast<i32>(argument < top ? argument : top);
     }
 
-    // What takes a vector to table indices: its norm, or without norms one factor.
+    // What takes a vector to arguments of a table: its norm, or without norms one factor.
     struct Scale {
         const double *gain, *shift;  // null: without norms
         double mean, inverse, factor;
