@@ -144,6 +144,23 @@ def test_weights_of_every_size(lanes: int) -> None:
     assert_same(model, Draw(lanes)((3, lanes), 0, 6))
 
 
+@pytest.mark.parametrize("ends", [(-128, 127), (-3, 3), (-129, 127)])
+def test_rows_of_8_bits_times_a_power_of_two(ends: tuple[int, int]) -> None:
+    """Up to 128 in each row, its power of two apart; some rows are 0, and the last case takes more than 8 bits."""
+    generator = np.random.default_rng(4)
+
+    def weights(rows: int, columns: int) -> np.ndarray:
+        narrow = generator.integers(ends[0], ends[1] + 1, (rows, columns))
+        narrow[:, 0], narrow[::5] = ends[0], 0
+        return np.clip(narrow * 2 ** generator.integers(0, 9, (rows, 1)), -32768, 32767)
+
+    model = quantise(b"abcdefg", *parts(FSLSTM(4, 70, 19, layer_norm=False)))
+    cells = [replace(cell, weight=weights(*cell.weight.shape)) for cell in model.cells]
+    model = replace(model, cells=tuple(cells), head=weights(*model.head.shape))
+    model.check()
+    assert_same(model, Draw(1)((5, 18), 0, 6))
+
+
 def test_a_saturated_memory_stays_at_its_limit() -> None:
     layer = SequentialLSTM(4, 6, 1, layer_norm=False)
     with torch.no_grad():

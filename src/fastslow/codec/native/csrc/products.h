@@ -85,13 +85,13 @@ struct Target {
     const i32* symbols;     // which row of the table a lane takes; null: row 0
 };
 
-// z[row, column .. column + 15] = floor(scale sum + table)
-inline void finish(const Target& target, i64 row, i64 column, const double* __restrict sums) {
+// z[row, column .. column + 15] = floor(scale power sum + table); `powers` are those of the columns.
+inline void finish(const Target& target, i64 row, i64 column, const double* __restrict powers, const double* __restrict sums) {
     const double* __restrict add = target.table + (target.symbols ? target.symbols[row] : 0) * target.table_ld + column;
     double* __restrict z = target.z + row * target.ld + column;
     const double scale = target.scale;
 #pragma omp simd
-    for (i64 c = 0; c < SIDE; c++) z[c] = std::floor(sums[c] * scale + add[c]);
+    for (i64 c = 0; c < SIDE; c++) z[c] = std::floor(sums[c] * (powers[c] * scale) + add[c]);
 }
 
 #if defined(__AVX512BW__)
@@ -241,12 +241,14 @@ struct Tiles {
 // ---------------------------------------------------------------- a matrix
 
 // (columns, sum of depths) 16-bit integers, packed block after block of 16 columns; the depths of what is read one after the
-// other, each padded to STEP.
+// other, each padded to STEP. The power of two that divides all weights of a column is taken out: models of 8 bits, whose
+// rows have scales of their own, are of 8 bits here too.
 class Matrix {
     Lines<u8> packed;
     std::vector<i64> depths;
     i64 padded = 0;  // sum of padded depths
     bool tiles = false, narrow = true;
+    std::vector<double> powers;  // of each column
 #ifdef FASTSLOW_SLICES
     static constexpr bool SPLIT = false;
     std::vector<i32> ends;           // of each block's slices; k counts anew in each of the depths
@@ -265,12 +267,23 @@ class Matrix {
         columns = rows, blocks = round_up(rows, SIDE) / SIDE, depths = read, tiles = on_tiles;
         i64 ld = 0;
         for (i64 depth : depths) ld += depth, padded += round_up(depth, STEP);
-        for (i64 i = 0; i < rows * ld && narrow; i++) narrow = weight[i] >= -128 && weight[i] <= 127;
+        powers.assign(blocks * SIDE, 1.0);
+        for (i64 column = 0; column < columns; column++) {
+            i32 all = 0, least = 0, most = 0;
+            for (const i16 *w = weight + column * ld, *end = w + ld; w < end; w++) {
+                all |= *w;
+                least = *w < least ? *w : least, most = *w > most ? *w : most;
+            }
+            const i32 power = all ? all & -all : 1;
+            powers[column] = power;
+            narrow = narrow && least / power >= -128 && most / power <= 127;
+        }
         packed.resize(blocks * block_bytes());
         for (i64 column = 0; column < columns; column++) {
+            const i32 power = static_cast<i32>(powers[column]);
             i64 from = 0, to = 0;
             for (i64 depth : depths) {
-                for (i64 k = 0; k < depth; k++) put(column, to + k, weight[column * ld + from + k]);
+                for (i64 k = 0; k < depth; k++) put(column, to + k, weight[column * ld + from + k] / power);
                 from += depth, to += round_up(depth, STEP);
             }
         }
@@ -301,7 +314,7 @@ class Matrix {
                 double sums[ROWS * SIDE] = {};
                 if (narrow) by_pairs<false>(read, m, b, sums);
                 else by_pairs<true>(read, m, b, sums);
-                for (i64 r = 0; r < count; r++) finish(target, m + r, block * SIDE, sums + r * SIDE);
+                for (i64 r = 0; r < count; r++) finish(target, m + r, block * SIDE, &powers[block * SIDE], sums + r * SIDE);
             }
 #endif
         }
@@ -374,7 +387,7 @@ class Matrix {
             }
             b += ld * SIDE;
         }
-        for (i64 r = 0; r < rows; r++) finish(target, m + r, block * SIDE, sums + r * SIDE);
+        for (i64 r = 0; r < rows; r++) finish(target, m + r, block * SIDE, &powers[block * SIDE], sums + r * SIDE);
     }
 #else
     template <bool HIGH>
@@ -429,7 +442,7 @@ class Matrix {
             const i32 *p0 = part[0] + r * SIDE, *p1 = part[1] + r * SIDE, *p2 = part[2] + r * SIDE, *p3 = part[3] + r * SIDE;
             for (i64 c = 0; c < SIDE; c++)
                 sums[c] = NARROW ? 256.0 * p0[c] + p1[c] : 65536.0 * p0[c] + 256.0 * (p1[c] + p2[c]) + p3[c];
-            finish(target, m + r, column, sums);
+            finish(target, m + r, column, &powers[column], sums);
         }
     }
 #endif
