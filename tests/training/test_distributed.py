@@ -19,6 +19,7 @@ from fastslow.training import read_record
 from fastslow.training.checkpoint import read_checkpoint
 from fastslow.training.distributed import Ranks, joined, rows_at_once
 from fastslow.training.launch import Launch, LaunchError
+from fastslow.training.precision import multiplies_bf16
 from fastslow.training.run import follow
 
 from ..cli.command import TEXT as TABLES
@@ -68,12 +69,12 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, 
 
 
 def assert_alike(run_folder: Path, alone: Path) -> None:
-    """A hundred updates whose every loss and validation is one process's, to 1e-5 bits a character."""
+    """A hundred updates whose every loss and validation is one process's, to 3e-5 bits per character."""
     mine, theirs = metrics(run_folder), metrics(alone)
     assert [(line["kind"], line["update"]) for line in mine] == [(line["kind"], line["update"]) for line in theirs]
     assert sum(line["kind"] == "train" for line in mine) == 100
     for one, other in zip(mine, theirs, strict=True):
-        assert one["bpc"] == pytest.approx(other["bpc"], abs=1e-5)
+        assert one["bpc"] == pytest.approx(other["bpc"], abs=3e-5)
         if one["kind"] == "train":
             assert one["gradient_norm"] == pytest.approx(other["gradient_norm"], rel=1e-4)
             assert one["rate"] == other["rate"]
@@ -107,7 +108,7 @@ def test_two_ranks_train_as_one(two: tuple[Path, list[dict[str, Any]]], alone: P
     assert told[0]["whole"]["test"]["symbols"] == told[1]["whole"]["test"]["symbols"]
     assert told[0]["whole"]["best_bpc"] == told[1]["whole"]["best_bpc"]
     stored = json.loads((alone / "result.json").read_text())
-    assert told[0]["whole"]["test"]["bpc"] == pytest.approx(stored["test"]["bpc"], abs=1e-5)
+    assert told[0]["whole"]["test"]["bpc"] == pytest.approx(stored["test"]["bpc"], abs=3e-5)
     assert told[0]["whole"]["test"]["symbols"] == stored["test"]["symbols"]
     assert told[0]["whole"]["characters"] == stored["characters"]
     (session,) = read_record(folder / "whole").sessions
@@ -219,7 +220,7 @@ def test_a_rank_that_dies_ends_the_job_and_a_restart_goes_on(tmp_path: Path, alo
     assert result.status == "completed"
     trained = [line["bpc"] for line in metrics(tmp_path / "run") if line["kind"] == "train"]
     expected = [line["bpc"] for line in metrics(alone) if line["kind"] == "train"]
-    assert trained == pytest.approx(expected, abs=1e-5)
+    assert trained == pytest.approx(expected, abs=3e-5)
 
 
 def test_the_command(tmp_path: Path) -> None:
@@ -252,7 +253,7 @@ def test_a_batch_in_parts_is_the_batch(tmp_path: Path, alone: Path) -> None:
 
 
 def test_bf16_follows_float32(tmp_path: Path) -> None:
-    """Over 200 updates the mean loss of every 20 is within 5% of float32's."""
+    """Over 200 updates the mean loss of every 20 is within 5% of float32's; without bfloat16 products it is the same."""
     means = []
     for precision in ("fp32", "bf16"):
         out = tmp_path / precision
@@ -260,7 +261,7 @@ def test_bf16_follows_float32(tmp_path: Path) -> None:
         curve = [line["bpc"] for line in metrics(out) if line["kind"] == "train"]
         means.append([sum(curve[i : i + 20]) / 20 for i in range(0, 200, 20)])
     assert means[1] == pytest.approx(means[0], rel=0.05)
-    assert means[1] != means[0]
+    assert (means[1] != means[0]) == multiplies_bf16(torch.device("cpu"))
     assert means[1][-1] < means[1][0] * 0.7
 
 
