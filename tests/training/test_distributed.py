@@ -140,7 +140,10 @@ def test_failures_are_everybodys(two: tuple[Path, list[dict[str, Any]]]) -> None
     assert first["text"][0] == "ElsewhereError"
     assert "on rank 1 (" in first["text"][1]
     assert "the train text is not that of rank 0" in first["text"][1]
-    assert first["batch"] == ["DataError", "a batch of 1 streams cannot feed 2 processes: use at least one stream each"]
+    assert first["batch"] == [
+        "DataError",
+        "a batch of 1 streams is too small for 2 processes: use at least one stream per process",
+    ]
     assert first["accumulate"][0] == "ConfigError"
     assert "accumulate 3 needs at least as many streams per process; a batch of 4 on 2 has 2" in first["accumulate"][1]
     assert first["disk"][0] == "StorageError"
