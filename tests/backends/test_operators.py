@@ -130,7 +130,7 @@ def test_wrong_tensors_are_refused_before_their_addresses_are_read(name: str) ->
     for bad, message in (
         ((program, x, states, short, *rest), r"w_x of node 0 must be \(44, 5\) torch.float32 on cpu"),
         ((program, x, states, weights[:-1], *rest), "the program has 21 parameters; got 20"),
-        ((program, x.double(), states, weights, *rest), "torch.float64 on cpu, as x is"),
+        ((program, x.double(), states, weights, *rest), "torch.float64 on cpu, like x"),
         ((program, x, [s[:-1] for s in states], weights, *rest), r"a state must be \(3, 11\)"),
         ((program, x[0], states, weights, *rest), r"x must be \(T, B, X\)"),
     ):

@@ -183,7 +183,7 @@ def test_too_short_a_text_says_how_long_it_must_be() -> None:
     with pytest.raises(DataError, match="4 streams and 6 steps, which needs at least 25"):
         Streams.training(numbered(21), 4, 6)
     Streams.training(numbered(25), 4, 6)
-    with pytest.raises(DataError, match=r"at least 8\)"):
+    with pytest.raises(DataError, match=r"at least 8:"):
         Streams.training(numbered(7), 4, 6, ragged="keep", offset=3)
     Streams.training(numbered(8), 4, 6, ragged="keep", offset=3)
     with pytest.raises(DataError, match="allow at most 3 streams"):

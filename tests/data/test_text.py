@@ -138,7 +138,7 @@ def test_impossible_splits_are_refused() -> None:
     with pytest.raises(DataError, match=r"add up to 1; got 0.5, 0.1, 0.1, together 0.7"):
         split_fractions(text, 0.5, 0.1, 0.1)
     for wrong in ((1.1, -0.05, -0.05), (0.0, 0.5, 0.5), (float("nan"), 0.5, 0.5)):
-        with pytest.raises(DataError, match="must be 0 or more"):
+        with pytest.raises(DataError, match="must be at least 0"):
             split_fractions(text, *wrong)
     with pytest.raises(DataError, match="cannot be split into 10, 10, 11"):
         split_sizes(text, 10, 10, 11)

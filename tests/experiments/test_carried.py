@@ -132,7 +132,7 @@ def test_parts_limits_and_damage(carried: Any, tmp_path: Path) -> None:
     stopped(again, at=5)
     for name in ("carried.2", "carried.3"):
         (out / name).write_bytes(files[name][:-1])
-        with pytest.raises(carried.CarriedError, match=f"{name} is missing or damaged: bring back all 4 parts"):
+        with pytest.raises(carried.CarriedError, match=f"{name} is missing or damaged: copy all 4 parts"):
             carried.unpack(out, again)
         (out / name).unlink()
         with pytest.raises(carried.CarriedError, match=f"{name} is missing"):

@@ -116,5 +116,5 @@ def test_options_and_commands(jobs: Any, tmp_path: Path) -> None:
     (tmp_path / "run" / "run.json").touch()
     assert job.command()[-1] == "--resume"
     assert [jobs.rounds(count, 2) for count in range(4)] == [0, 1, 1, 2]
-    with pytest.raises(jobs.JobsError, match="--data takes a folder with"):
+    with pytest.raises(jobs.JobsError, match="--data must be a folder with"):
         jobs.the_texts(tmp_path)

@@ -26,7 +26,10 @@ def full_disk(bench: Bench, folder: Path, choose: random.Random) -> Outcome:
     start = bench.train(folder, "--checkpoint-every", str(BY_STEP), "--checkpoint-seconds", "0")
     with tmpfs(folder.parent, size * 3 // 2) as resize:
         expect(
-            outcome, Training(start).end(), "the disk is full", f"the checkpoint of step {BY_STEP} is kept: make room"
+            outcome,
+            Training(start).end(),
+            "the disk is full",
+            f"the checkpoint of step {BY_STEP} is kept: free some space",
         )
         check_folder(bench, folder, outcome)
         resize(size * 8)
@@ -36,7 +39,7 @@ def full_disk(bench: Bench, folder: Path, choose: random.Random) -> Outcome:
             training.comes_to_train()
             training.runs_for(seconds)
             ballast(folder.parent / "ballast")
-            expect(outcome, training.end(), "the disk is full", "is kept: make room")
+            expect(outcome, training.end(), "the disk is full", "is kept: free some space")
             check_folder(bench, folder, outcome)
             expect(outcome, Training(resume(folder)).end(), "the disk is full")
             check_folder(bench, folder, outcome)
@@ -64,7 +67,7 @@ def file_limit(bench: Bench, folder: Path) -> Outcome:
     training.comes_to_train()
     training.runs_for(bench.work / 2)
     training.end(signal.SIGKILL)
-    expect(outcome, Training(resume(folder), file_limit=size // 2).end(), "file too large", "is kept: make room")
+    expect(outcome, Training(resume(folder), file_limit=size // 2).end(), "file too large", "is kept: free some space")
     check_folder(bench, folder, outcome)
     finish(bench, folder, outcome)
     return outcome
