@@ -222,9 +222,9 @@ def test_what_is_missing_is_one_line(
     english: Any, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert failed(english, capsys, "text") == (
-        "name the folder of the books with --data: it holds train.txt.xz and valid.txt.xz"
+        "pass the folder of the books with --data: it must contain train.txt.xz and valid.txt.xz"
     )
-    assert failed(english, capsys, "train", "--data", tmp_path).endswith("holds neither train.txt nor train.txt.xz")
+    assert failed(english, capsys, "train", "--data", tmp_path).endswith("contains neither train.txt nor train.txt.xz")
     message = failed(english, capsys, "train", "--data", data, "--kinds", tmp_path)
     assert message == f"{tmp_path} has no train.txt: make it with `python -m experiments.kinds`"
     small_lm(4, alphabet=Alphabet.bytes()).save_pretrained("m")

@@ -98,7 +98,7 @@ def test_a_folder_with_another_run(jobs: Any, tmp_path: Path) -> None:
     texts = jobs.Texts(Path("a"), Path("b"), Path("c"))
     run(tmp_path / "run", max_updates=2)
     assert jobs.training(tmp_path / "run", "demo", texts, max_updates=2, hidden_size=8, rate=1e-2).done()
-    with pytest.raises(jobs.JobsError, match="holds a run with max_updates 2, not 3: choose another --out"):
+    with pytest.raises(jobs.JobsError, match="contains a run with max_updates 2, not 3: choose another --out"):
         jobs.training(tmp_path / "run", "demo", texts, max_updates=3)
 
 
