@@ -94,7 +94,7 @@ def opened(path: Path, model: CodecModel) -> dict[str, Any]:
         record: dict[str, Any] = read_json(path, what="the marks")
         if record.get("archive_id") == name:
             return record
-        raise EnglishError(f"{path} contains the results of another model: remove it, or choose another folder with --out")
+        raise EnglishError(f"{path} has the results of another model: remove it, or choose another folder with --out")
     return {"archive_id": name, "parameters": model.lm.num_parameters, "texts": {}}
 
 
