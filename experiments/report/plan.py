@@ -161,7 +161,7 @@ TABLES = (
     Table(
         "study",
         "The study of the dynamics, at the paper's sizes",
-        "enwik8, 20 epochs, no dropout and no zoneout; networks that cost about the same time a step.",
+        "enwik8, 20 epochs, no dropout and no zoneout; networks that take about the same time per step.",
         ("bytes",),
         (
             Row("study-fs-lstm-4", "FS-LSTM-4", "bytes", _train("study-fs-lstm-4"), "1.49"),

@@ -86,7 +86,8 @@ def check_reset(reset: Tensor | bool, x_t: Tensor) -> Tensor:
     given = torch.as_tensor(reset, device=x_t.device)
     if given.dtype != torch.bool or given.shape != x_t.shape[:-1]:
         raise ValueError(
-            f"reset must be bool of shape {tuple(x_t.shape[:-1])}, one per row; got {given.dtype} of {tuple(given.shape)}"
+            f"reset must be bool of shape {tuple(x_t.shape[:-1])}, one per row; "
+            f"got {given.dtype} of {tuple(given.shape)}"
         )
     return given.reshape(-1)
 
