@@ -147,7 +147,7 @@ def test_invalid_utf_8(model: Path, story: Path, capsys: pytest.CaptureFixture[s
         ("--regions short", "short, line 3: expected 2 columns as in its first line; got 1"),
         ("--regions spans", "spans, line 2: stop must be a whole number; got 'x'"),
         ("--regions far", "ends after the end of the text, which has"),
-        ("--regions back", "start must be below stop"),
+        ("--regions back", "expected 0 <= start < stop"),
     ],
 )
 def test_what_cannot_be(options: str, told: str, model: Path, story: Path, capsys: pytest.CaptureFixture[str]) -> None:
