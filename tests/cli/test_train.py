@@ -61,7 +61,7 @@ def test_a_run_that_starts_from_a_trained_model(text: Path, capsys: pytest.Captu
     for name, weight in first.state_dict().items():
         assert torch.equal(weight, further.state_dict()[name])
     assert read_record("further").init_from == str(RUN)
-    assert "has its alphabet" in error_of(capsys, *started, "--alphabet", "text", "--out", "other")
+    assert "uses its alphabet" in error_of(capsys, *started, "--alphabet", "text", "--out", "other")
     assert "must use the same network" in error_of(capsys, *started, "--hidden-size", 9, "--out", "other")
     assert "there is no model nowhere" in error_of(capsys, "train", text, "--init-from", "nowhere")
 
