@@ -13,10 +13,10 @@ demo: $(USER_STAMP)  ## train, evaluate and sample a small Fast-Slow LSTM; about
 test: $(STAMP)  ## all fast tests
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
-test-slow: $(STAMP)  ## the tests that take minutes
+test-slow: $(STAMP)  ## slow tests (minutes)
 	$(BIN)/python -m pytest -n auto --dist worksteal -m slow
 
-test-gpu: $(STAMP)  ## the tests that need a CUDA device
+test-gpu: $(STAMP)  ## tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
 
 lint: $(STAMP)
@@ -39,13 +39,13 @@ pictures: $(STAMP)  ## redraw the pictures in the README and the documentation
 soak: $(STAMP)  ## kill and resume training runs, also on a full and a read-only disk, and compare with an uninterrupted run; ARGS="--help"
 	$(BIN)/python -m tests.stress.soak $(ARGS)
 
-fuzz: $(STAMP)  ## open 10,000 damaged copies of a run's files as the commands do; takes some minutes; ARGS="--help"
+fuzz: $(STAMP)  ## open 10,000 damaged copies of a run's files as the commands do; takes a few minutes; ARGS="--help"
 	$(BIN)/python -m tests.stress.fuzz $(ARGS)
 
 bench: $(STAMP)  ## time the engines, torch.nn.LSTM and the matrix products alone on this machine
 	$(BIN)/fastslow bench
 
-bench-codec: $(STAMP)  ## compare archive sizes with those of other compressors; ARGS="--help" says what it needs
+bench-codec: $(STAMP)  ## compare archive sizes with other compressors; requirements: ARGS="--help"
 	$(PIP) '.[bench]'
 	$(BIN)/python benchmarks/codec.py $(ARGS)
 

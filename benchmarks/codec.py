@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
-"""Archives beside the usual compressors, on the same bytes.
+"""Compare archive sizes with common compressors on the same data.
 
-    python benchmarks/codec.py --text FILE...                            the model in the box, rivals from nothing
-    python benchmarks/codec.py --model RUN --text FILE --prime FILE...   rivals with the model's prior knowledge
-    python benchmarks/codec.py --text FILE... --parts                    what network and contexts bring by themselves
+    python benchmarks/codec.py --text FILE...                            the bundled model, without priming
+    python benchmarks/codec.py --model RUN --text FILE --prime FILE...   other compressors primed with training text
+    python benchmarks/codec.py --text FILE... --parts                    also the network and the contexts separately
 
-Without --text: the last 5% of the demo's text. Primed is what the text costs a rival after FILE... (the model's
-training text): the size of both less that of the first, or for zlib a preset dictionary. Every archive is unpacked
-again and compared before a figure is printed. Every row runs in a process of its own, whose peak memory is shown.
-Seconds are those of the processor, so that a busy machine distorts them less.
+Without --text: the last 5% of the demo's text. Primed is the size of the text for another compressor after FILE... (the
+model's training text): the size of both minus that of the first, or for zlib a preset dictionary. Every archive is
+decompressed and compared before a result is printed. Every row runs in its own process, whose peak memory is shown.
+Times are CPU times, which depend less on the load of the machine.
 
-The model is needed to unpack, so its size stands beside its figures: `break-even` is how much such text it takes before
-the bytes saved against that rival exceed the model's.
+The model is needed for decompression, so its size is shown as well: `break-even` is the amount of such text at which
+the bytes saved compared with another compressor exceed the size of the model.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from fastslow.errors import FastslowError
 
 
 class Rival(NamedTuple):
-    """A compressor: how it is called, what it needs, and how it packs and unpacks."""
+    """A compressor: its name, its requirement, and functions to compress and decompress."""
 
     name: str
     needs: str
@@ -88,12 +88,12 @@ def available(rival: Rival) -> bool:
 
 
 def peak_mb() -> float:
-    """Of this process and of those it waited for."""
+    """Peak memory of this process and its child processes."""
     return max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024
 
 
 def seconds() -> float:
-    """Of the processor: this process, and those it waited for."""
+    """CPU time of this process and its child processes."""
     return sum(os.times()[:4])
 
 
@@ -102,7 +102,7 @@ def measure_rival(rival: Rival, text: bytes, prime: bytes) -> dict[str, Any]:
     packed = rival.pack(text)
     middle = seconds()
     if rival.unpack(packed) != text:
-        raise SystemExit(f"{rival.name} does not give the text back")
+        raise SystemExit(f"{rival.name}: the decompressed archive differs from the text")
     end = seconds()
     row = {"size": len(packed), "pack_s": middle - start, "unpack_s": end - middle, "mb": peak_mb()}
     if prime and rival.name.startswith("gzip"):
@@ -117,7 +117,7 @@ OURS = ("fastslow", "contexts alone", "network alone")
 
 
 def measure_ours(what: str, name: str, text: bytes, lanes: int | None) -> dict[str, Any]:
-    """An archive; or of the parts, archives without the network, and the network's own code length."""
+    """Measure an archive; for the parts, archives without the network, and the code length of the network alone."""
     from fastslow import codec
     from fastslow.codec import plain
     from fastslow.codec.mixed import lanes_for
@@ -134,7 +134,7 @@ def measure_ours(what: str, name: str, text: bytes, lanes: int | None) -> dict[s
     summary = codec.compress_stream(io.BytesIO(text), archive, model, codec.Options(lanes=lanes))
     middle = seconds()
     if codec.decompress(archive.getvalue(), model) != text:
-        raise SystemExit("the archive does not give the text back")
+        raise SystemExit("the decompressed archive differs from the text")
     end = seconds()
     row = {"size": summary.stored, "pack_s": middle - start, "unpack_s": end - middle, "mb": peak_mb()}
     row["kinds"] = {kind: size for kind, size in summary.kinds.items() if size}
@@ -144,7 +144,7 @@ def measure_ours(what: str, name: str, text: bytes, lanes: int | None) -> dict[s
 
 
 def code_length_bytes(network: Any, text: bytes, lanes: int) -> int:
-    """-log2 p of the text under the model in integers by itself, in bytes: what a perfect coder would need."""
+    """-log2 p of the text under the integer model alone, in bytes: the size with an ideal coder."""
     import numpy as np
 
     from fastslow.codec.rangecoder import TOTAL
@@ -170,7 +170,7 @@ def code_length_bytes(network: Any, text: bytes, lanes: int) -> int:
 
 
 def child(arguments: dict[str, Any]) -> dict[str, Any]:
-    """The same script in a process of its own, so that memory is counted apart."""
+    """Run this script in a separate process, so that memory is measured separately."""
     command = [sys.executable, __file__, "--child", json.dumps(arguments)]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -223,16 +223,14 @@ def show(name: str, row: dict[str, Any], length: int, note: str) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="english", help="a run, or a model in the box (default: english)")
-    parser.add_argument(
-        "--text", type=Path, nargs="*", help="what to compress (default: the last 5%% of the demo's text)"
-    )
-    parser.add_argument("--prime", type=Path, nargs="*", default=[], help="what the model was trained on")
-    parser.add_argument("--limit", type=int, help="take only so many bytes of each text")
-    parser.add_argument("--parts", action="store_true", help="also the network by itself, and the contexts")
-    parser.add_argument("--rivals", nargs="*", help=f"only these of: {', '.join(rival.name for rival in RIVALS)}")
+    parser.add_argument("--model", default="english", help="a run or a bundled model (default: english)")
+    parser.add_argument("--text", type=Path, nargs="*", help="text files (default: the last 5%% of the demo's text)")
+    parser.add_argument("--prime", type=Path, nargs="*", default=[], help="the training text of the model")
+    parser.add_argument("--limit", type=int, help="use only this many bytes of each text")
+    parser.add_argument("--parts", action="store_true", help="also measure the network and the contexts separately")
+    parser.add_argument("--rivals", nargs="*", help=f"only these: {', '.join(rival.name for rival in RIVALS)}")
     parser.add_argument("--lanes", type=int)
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--json", type=Path, help="write the results to this file")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.child:

@@ -35,7 +35,7 @@ from fastslow.errors import FastslowError
 
 @dataclass(frozen=True)
 class Model:
-    """What is trained: a preset's network, the batch of one process, and the window."""
+    """The trained model: a preset's network, the batch of one process, and the window."""
 
     name: str
     preset: str
@@ -263,7 +263,7 @@ def estimated() -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--page", type=Path, help="put the tables between the markers of this page")
+    parser.add_argument("--page", type=Path, help="insert the tables between the markers of this page")
     parser.add_argument("--paper", action="store_true", help="print the estimate only")
     parser.add_argument("--seconds", type=float, default=2.0, help="length of a burst")
     parser.add_argument("--rounds", type=int, default=2, help="bursts per arrangement")

@@ -1,10 +1,10 @@
-"""Forecasting: a monthly series one month ahead, streamed through `layer.step` as the values come.
+"""Forecasting: one-month-ahead forecasts of a monthly series, streamed through `layer.step`.
 
-Two series that ship with statsmodels: `co2`, the carbon dioxide of the air at Mauna Loa (trend and season), and
-`elnino`, the temperature of the Pacific off Peru (season and irregular warm years). A network reads the standardised
+Two series from statsmodels: `co2`, the atmospheric carbon dioxide at Mauna Loa (trend and season), and
+`elnino`, the temperature of the Pacific near Peru (season and irregular warm years). A network reads the standardised
 change since last month and the season, and forecasts the next change. It is trained on the months before the last
-`--test` ones; then it goes on month by month: forecast, see the value, step. Beside it: the last value plus the change
-of the same month a year ago (seasonal naive), a linear autoregression of thirteen months, and `nn.LSTM`.
+`--test` ones, and then run month by month: forecast, observe the value, step. The baselines are the last value plus the
+change of the same month a year ago (seasonal naive), a linear autoregression of thirteen months, and `nn.LSTM`.
 
     python examples/forecasting.py --figure forecasting.png
     python examples/forecasting.py --small
@@ -32,12 +32,12 @@ def series(name: str) -> np.ndarray:
     """The monthly values (N,)."""
     if name == "co2":  # weekly, with gaps
         return sm.datasets.co2.load_pandas().data["co2"].resample("MS").mean().interpolate().to_numpy()
-    table = sm.datasets.elnino.load_pandas().data  # a row a year
+    table = sm.datasets.elnino.load_pandas().data  # one row per year
     return table.drop(columns="YEAR").to_numpy().ravel()
 
 
 class Forecaster(nn.Module):
-    """The next standardised change from the changes and seasons so far."""
+    """Predicts the next standardised change from the changes and seasons so far."""
 
     def __init__(self, name: str, size: int) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class Forecaster(nn.Module):
 
     @torch.no_grad()
     def stream(self, x: Tensor) -> Tensor:
-        """The same for one stream x (T, 3), a month at a time: what a program does that waits for its next value."""
+        """The same for one stream x (T, 3), one month at a time, as in a program that waits for each value."""
         state, forecasts = None, []
         for x_t in x:
             if isinstance(self.layer, nn.LSTM):
@@ -61,14 +61,14 @@ class Forecaster(nn.Module):
 
 
 def train(model: Forecaster, x: Tensor, targets: Tensor, args: argparse.Namespace) -> None:
-    """On random windows; the last 60 months choose the training step that is kept."""
+    """Train on random windows; the last 60 months select the best training step."""
     optimizer = torch.optim.Adam(model.parameters(), lr=args.lr, weight_decay=1e-4)
     fit, best, least = len(x) - 60, copy.deepcopy(model.state_dict()), math.inf
     for step in range(1, args.updates + 1):
         starts = torch.randint(fit - args.window + 1, (16,))
         places = torch.arange(args.window).unsqueeze(1) + starts  # (T, B)
         optimizer.zero_grad()
-        # The first year of a window is only read: the network has to find its way in.
+        # The first year of a window is a warm-up without loss.
         nn.functional.mse_loss(model(x[places])[12:], targets[places][12:]).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -96,13 +96,13 @@ def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
         parser.add_argument(f"--{name}", type=int, default=default, help=f"default {default}")
     parser.add_argument("--lr", type=float, default=5e-3)
     parser.add_argument("--figure", metavar="FILE", help="draw the FS-LSTM's forecasts")
-    parser.add_argument("--small", action="store_true", help="a run of seconds")
+    parser.add_argument("--small", action="store_true", help="a short run of a few seconds")
     if parser.parse_args(argv).small:
         parser.set_defaults(series=["co2"], size=8, updates=60, seeds=1, window=36, lr=2e-2)
     args, rows = parser.parse_args(argv), []
     torch.set_num_threads(1)
     figure, axes = plt.subplots(len(args.series), 1, figsize=(7, 2.6 * len(args.series)), squeeze=False, layout="tight")
-    print(f"{'series':7} {'forecast':16} {'weights':>7}  root of the mean squared error, one seed each")
+    print(f"{'series':7} {'forecast':16} {'weights':>7}  root mean squared error, one value per seed")
     for series_name, axis in zip(args.series, axes[:, 0], strict=True):
         values, test = series(series_name), args.test
         change = np.diff(values)
@@ -129,8 +129,8 @@ def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
             print(f"{series_name:7} {name:16} {weights.get(name, 0):7,}  {shown}", flush=True)
             rows.append({"series": series_name, "forecast": name, "error": errors})
         axis.plot(actual, "k", label=series_name, linewidth=1)
-        axis.plot(forecasts["FS-LSTM-2"][0], "C3.", label="FS-LSTM-2, a month ahead", markersize=4)
-        axis.set(xlabel="month of the test")
+        axis.plot(forecasts["FS-LSTM-2"][0], "C3.", label="FS-LSTM-2, one month ahead", markersize=4)
+        axis.set(xlabel="test month")
         axis.legend(frameon=False, fontsize="small", ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
     if args.figure:
         figure.savefig(args.figure, dpi=120)

@@ -1,11 +1,11 @@
-"""Long memory: the copying and adding problems, and how many training steps each network needs to solve them.
+"""Long memory: the number of training steps that networks need for the copying and adding problems.
 
-Copying: `--symbols` random symbols of 8, then T blanks, then a signal to repeat them in their order. The loss is their
-cross-entropy; the problem is solved at 99% of them right. Without memory: 12.5%.
-Adding: T pairs of a number in [0, 1) and a mark; one number is marked in each half. The target is their sum, the loss
-the squared error; the problem is solved below 0.01. Always answering 1, which needs no memory, has 0.167.
-Every training batch is fresh, so the training loss is the test loss. All networks have about equally many weights, the
-same optimizer and data, and forget gates that begin open for about T steps.
+Copying: `--symbols` random symbols out of 8, then T blanks, then a signal to repeat them in order. The loss is the
+cross-entropy; the problem counts as solved at 99% accuracy. Without memory the accuracy is 12.5%.
+Adding: T pairs of a number in [0, 1) and a mark; one number in each half is marked. The target is the sum of both, the
+loss the squared error; the problem counts as solved below 0.01. Always predicting 1, without memory, gives 0.167.
+Every training batch is new, so the training loss is the test loss. All networks have about the same number of weights,
+the same optimizer and data, and forget gates that are initially open for about T steps.
 
     python examples/memory.py --figure memory.png
     python examples/memory.py --small
@@ -24,11 +24,11 @@ from torch import Tensor, nn
 
 from fastslow import FSLSTM, SequentialLSTM, StackedLSTM
 
-EVERY = 25  # training steps over which loss and score are averaged
+EVERY = 25  # number of training steps over which loss and score are averaged
 
 
 def lstm(x: int, h: int, forget_bias: float) -> nn.LSTM:
-    """`nn.LSTM` with open forget gates and, which it needs besides, closed input gates (Tallec and Ollivier 2018)."""
+    """`nn.LSTM` with open forget gates and closed input gates (Tallec and Ollivier 2018)."""
     layer = nn.LSTM(x, h)
     with torch.no_grad():
         layer.bias_hh_l0.zero_()
@@ -116,15 +116,15 @@ def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
         parser.add_argument(f"--{name}", type=int, default=default, help=f"default {default}")
     parser.add_argument("--lr", type=float, default=1e-2)
     parser.add_argument("--figure", metavar="FILE", help="draw the learning curves")
-    parser.add_argument("--small", action="store_true", help="a run of seconds: adding with T 12")
+    parser.add_argument("--small", action="store_true", help="a short run of a few seconds: adding with T = 12")
     if parser.parse_args(argv).small:
         parser.set_defaults(problems=["adding"], lags=[12], weights=3000, updates=300, seeds=1)
     args, rows = parser.parse_args(argv), []
-    torch.set_num_threads(1)  # networks this small gain nothing from more
-    torch.set_flush_denormal(True)  # gradients that have decayed over many steps are slow to compute with
+    torch.set_num_threads(1)  # networks this small do not benefit from more
+    torch.set_flush_denormal(True)  # computing with denormal gradients is slow
     panels = [(problem, lag) for problem in args.problems for lag in args.lags]
     figure, axes = plt.subplots(1, len(panels), figsize=(3.2 * len(panels), 3), squeeze=False, layout="constrained")
-    print(f"{'problem':8} {'T':>4}  {'network':18} {'weights':>7}  training steps to solve it, one seed each")
+    print(f"{'problem':8} {'T':>4}  {'network':18} {'weights':>7}  training steps to solution, one value per seed")
     for (problem, lag), axis in zip(panels, axes[0], strict=True):
         axis.set(title=f"{problem}, T = {lag}", xlabel="training step", ylabel="loss")
         for i, name in enumerate(NETWORKS):

@@ -1,10 +1,10 @@
-"""Music: Bach chorales as piano rolls, and how well a network predicts the next chord.
+"""Music: predicting the next chord of Bach chorales, as piano rolls.
 
-A chorale is a sequence of chords, each 88 keys that sound or do not. The loss is the negative log-likelihood of the
-next chord, every key by itself given the chords so far, in nats per chord. The data is `JSB_Chorales.mat`, the split of
-Boulanger-Lewandowski, Bengio and Vincent (2012) as it comes with the TCN of Bai, Kolter and Koltun (2018), who publish
-LSTM 8.45, GRU 8.43 and TCN 8.10 for networks of 300,000 weights. Both networks here have about equally many, the same
-optimizer, dropout and number of epochs; the validation chorales choose the epoch.
+A chorale is a sequence of chords, each a vector of 88 keys that are on or off. The loss is the negative log-likelihood
+of the next chord given the chords so far, with independent keys, in nats per chord. The data is `JSB_Chorales.mat`, the
+split of Boulanger-Lewandowski, Bengio and Vincent (2012) as distributed with the TCN of Bai, Kolter and Koltun (2018),
+who publish LSTM 8.45, GRU 8.43 and TCN 8.10 for networks of 300,000 weights. Both networks here have about the same
+number, and the same optimizer, dropout and number of epochs; the validation chorales select the best epoch.
 
     python examples/music.py JSB_Chorales.mat --figure music.png
     python examples/music.py JSB_Chorales.mat --small
@@ -54,7 +54,7 @@ def chorales(path: Path) -> dict[str, list[Tensor]]:
 
 
 def nats(model: Player, pieces: list[Tensor]) -> tuple[Tensor, int]:
-    """The sum over all chords but the first of each piece, and how many they are."""
+    """The sum over all chords except the first of each piece, and the number of these chords."""
     padded = pad_sequence(pieces)  # (T, B, 88)
     steps = torch.arange(len(padded) - 1).unsqueeze(1)
     there = steps < torch.tensor([len(piece) - 1 for piece in pieces])  # (T - 1, B): chords that have a next one
@@ -72,7 +72,7 @@ def score(model: Player, pieces: list[Tensor]) -> float:
 
 
 def train(model: Player, parts: dict[str, list[Tensor]], args: argparse.Namespace) -> list[float]:
-    """Leave the model as it was after the epoch that is best on the validation chorales; the score of every epoch."""
+    """Train the model and restore the best epoch on the validation chorales; returns the score of every epoch."""
     optimizer = torch.optim.Adam(model.parameters(), lr=args.lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.epochs)
     curve, best, pieces = [], None, parts["train"]
@@ -97,16 +97,16 @@ def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
     for name, default in {"size": 134, "epochs": 20, "batch": 16, "seed": 1, "seeds": 2}.items():
         parser.add_argument(f"--{name}", type=int, default=default, help=f"default {default}")
     parser.add_argument("--lr", type=float, default=6e-3)
-    parser.add_argument("--dropout", type=float, default=0.3, help="of the chords and of the layer's output")
+    parser.add_argument("--dropout", type=float, default=0.3, help="dropout of the chords and of the layer's output")
     parser.add_argument("--figure", metavar="FILE", help="draw the validation scores")
-    parser.add_argument("--small", action="store_true", help="a run of seconds")
+    parser.add_argument("--small", action="store_true", help="a short run of a few seconds")
     if parser.parse_args(argv).small:
         parser.set_defaults(size=24, epochs=25, batch=4, seeds=1, dropout=0.0, lr=1e-2)
     args, rows = parser.parse_args(argv), []
     torch.set_num_threads(1)
     parts = chorales(args.file)
     figure, axis = plt.subplots(figsize=(5, 3.2), layout="constrained")
-    print(f"{'network':10} {'weights':>8} {'valid':>7}  test, nats per chord, one seed each")
+    print(f"{'network':10} {'weights':>8} {'valid':>7}  test, nats per chord, one value per seed")
     for i, name in enumerate(NETWORKS):
         tests: list[float] = []
         least = math.inf

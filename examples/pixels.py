@@ -1,9 +1,9 @@
-"""Pixel by pixel: handwritten digits read one pixel a step, in their order and in a shuffled one.
+"""Pixel by pixel: handwritten digits read one pixel per step, in order and permuted.
 
 scikit-learn's digits are 1,797 images of 8 x 8 pixels with 17 levels of grey, read in 64 steps from the top left. In
-the permuted task all images are shuffled by one fixed permutation: nothing near is near any more, and the network has
-to remember all of it. The last 300 images are the test, the 200 before them choose the epoch. All networks have about
-equally many weights and see the training images equally often.
+the permuted task all images are shuffled by one fixed permutation, so that neighbouring pixels are far apart and the
+network has to remember the whole image. The last 300 images are the test set, the 200 before them select the epoch. All
+networks have about the same number of weights and see the training images equally often.
 
     python examples/pixels.py --figure pixels.png
     python examples/pixels.py --small
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from fastslow import FSLSTM, SequentialLSTM, StackedLSTM
 
-NETWORKS = {  # hidden size -> layer that reads a pixel a step
+NETWORKS = {  # hidden size -> layer that reads one pixel per step
     "nn.LSTM": lambda h: nn.LSTM(1, h),
     "stacked LSTM-2": lambda h: StackedLSTM(1, h, num_layers=2),
     "sequential LSTM-2": lambda h: SequentialLSTM(1, h, num_cells=2),
@@ -43,7 +43,7 @@ class Classifier(nn.Module):
 
 
 def classifier(name: str, weights: int) -> Classifier:
-    """The largest one of its kind with at most `weights` weights."""
+    """The largest network of its kind with at most `weights` weights."""
     size = 2
     with torch.device("meta"):
         while sum(p.numel() for p in Classifier(name, size + 1).parameters()) <= weights:
@@ -57,7 +57,7 @@ def accuracy(model: Classifier, x: Tensor, labels: Tensor) -> float:
 
 
 def train(model: Classifier, x: Tensor, labels: Tensor, args: argparse.Namespace) -> tuple[float, list[float]]:
-    """The test accuracy after the epoch that is best on the validation images, and the validation accuracies."""
+    """The test accuracy after the best epoch on the validation images, and the validation accuracies."""
     last, curve, best = x.shape[1] - 500, [], None
     optimizer = torch.optim.Adam(model.parameters(), lr=args.lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.epochs)
@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
         parser.add_argument(f"--{name}", type=int, default=default, help=f"default {default}")
     parser.add_argument("--lr", type=float, default=1e-2)
     parser.add_argument("--figure", metavar="FILE", help="draw validation accuracy over the epochs")
-    parser.add_argument("--small", action="store_true", help="a run of seconds")
+    parser.add_argument("--small", action="store_true", help="a short run of a few seconds")
     if parser.parse_args(argv).small:
         parser.set_defaults(weights=4000, epochs=5, seeds=1)
     args, rows = parser.parse_args(argv), []
@@ -90,7 +90,7 @@ def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
     images, labels = torch.tensor(digits.data).float() / 16, torch.tensor(digits.target)
     shuffled = torch.randperm(64, generator=torch.Generator().manual_seed(0))
     figure, axes = plt.subplots(1, 2, figsize=(7, 3), sharey=True, layout="constrained")
-    print(f"{'order':8}  {'network':18} {'weights':>7}  test accuracy (%), one seed each")
+    print(f"{'order':8}  {'network':18} {'weights':>7}  test accuracy (%), one value per seed")
     for axis, (order, pixels) in zip(axes, {"plain": torch.arange(64), "permuted": shuffled}.items(), strict=True):
         axis.set(title=order, xlabel="epoch", ylabel="validation accuracy")
         x = images[:, pixels].t().unsqueeze(-1).contiguous()  # (64, N, 1)

@@ -1,8 +1,8 @@
 """Swap: a word-level language model whose `nn.LSTM` is replaced by an FS-LSTM in one line.
 
-The model has the shape of PyTorch's own example `word_language_model`: embedding, recurrent layer, linear output that
-shares the embedding's weights; text cut into parallel streams, the state carried from window to window. Both networks
-have about equally many weights and are trained by turns for equally much processor time of one thread.
+The model has the structure of PyTorch's example `word_language_model`: embedding, recurrent layer, and a linear output
+that shares the embedding's weights; text split into parallel streams, with the state carried from window to window.
+Both networks have about the same number of weights, and are trained alternately for equal CPU time of one thread.
 
     python examples/swap.py PTB_FOLDER --figure swap.png      # a folder with train.txt, valid.txt and test.txt
     python examples/swap.py PTB_FOLDER --small
@@ -33,7 +33,7 @@ class RNNModel(nn.Module):
         self.embedding = nn.Embedding(words, size)
         if network == "nn.LSTM":
             self.rnn: nn.Module = nn.LSTM(size, size, num_layers=2, dropout=dropout)
-        else:  # the line that is replaced; this slow size makes the weights about equally many
+        else:  # the replaced line; this slow size gives about the same number of weights
             self.rnn = FSLSTM(size, size, slow_size=round(0.385 * size), dropout=dropout)
         self.decoder = nn.Linear(size, words)
         self.decoder.weight = self.embedding.weight
@@ -46,7 +46,7 @@ class RNNModel(nn.Module):
 
 
 def corpus(folder: Path) -> tuple[int, dict[str, Tensor]]:
-    """The size of the vocabulary, and each part as numbers of words (N,); a word not in train.txt is `<unk>`."""
+    """The size of the vocabulary, and each part as word indices (N,); a word not in train.txt is `<unk>`."""
     parts = {}
     for part in ("train", "valid", "test"):
         lines = (folder / f"{part}.txt").read_text(encoding="utf-8").splitlines()
@@ -84,7 +84,7 @@ def train(model: RNNModel, parts: dict[str, Tensor], args: argparse.Namespace) -
             targets = data[start + 1 : start + 1 + args.window]
             logits, state = model(data[start : start + len(targets)], state)
             state, start, step = detach_state(state), start + args.window, step + 1
-            for group in optimizer.param_groups:  # the rate falls to zero over the time there is
+            for group in optimizer.param_groups:  # the learning rate decays to zero over the given time
                 group["lr"] = args.lr * max(0.02, 1 - spent / (60 * args.minutes))
             optimizer.zero_grad()
             nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten()).backward()
@@ -97,16 +97,16 @@ def train(model: RNNModel, parts: dict[str, Tensor], args: argparse.Namespace) -
 def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folder", type=Path, help="folder with train.txt, valid.txt and test.txt")
-    parser.add_argument("--minutes", type=float, default=0.5, help="of processor time, for each network")
-    parser.add_argument("--size", type=int, default=128, help="of embedding and hidden state")
+    parser.add_argument("--minutes", type=float, default=0.5, help="minutes of CPU time per network")
+    parser.add_argument("--size", type=int, default=128, help="size of embedding and hidden state")
     parser.add_argument("--batch", type=int, default=20)
     parser.add_argument("--window", type=int, default=35)
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--lr", type=float, default=4e-3)
-    parser.add_argument("--reports", type=int, default=2, help="evaluations of the validation text")
+    parser.add_argument("--reports", type=int, default=2, help="number of evaluations on the validation text")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--figure", metavar="FILE", help="draw validation perplexity over time")
-    parser.add_argument("--small", action="store_true", help="a run of seconds")
+    parser.add_argument("--small", action="store_true", help="a short run of a few seconds")
     if parser.parse_args(argv).small:
         parser.set_defaults(minutes=0.04, size=32, reports=2, lr=1e-2)
     args = parser.parse_args(argv)
@@ -119,7 +119,7 @@ def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
         recurrent = sum(p.numel() for p in models[network].rnn.parameters())
         weights = sum(p.numel() for p in models[network].parameters())
         rows.append({"network": network, "weights": weights, "recurrent": recurrent, "curve": []})
-    for reports in zip(*(train(model, parts, args) for model in models.values()), strict=True):  # by turns
+    for reports in zip(*(train(model, parts, args) for model in models.values()), strict=True):  # alternately
         for row, report in zip(rows, reports, strict=True):
             row["curve"].append(report)
     print(

@@ -1,8 +1,8 @@
 """Reinforcement learning with memory: a recurrent policy learns a T-maze by advantage actor-critic (A2C).
 
-The agent walks along a corridor to a junction and must turn up or down there (Bakker 2002). Which way is right it sees
-at the first step only. A policy without memory turns right half the time. Many mazes run at once, and their episodes
-end at different steps: there the row's recurrent state begins again from zeros (`resets`).
+The agent walks along a corridor to a junction, where it must turn up or down (Bakker 2002). The correct direction is
+shown only at the first step. A policy without memory turns correctly half the time. Many mazes run in parallel, and
+their episodes end at different steps, where the recurrent state of that row is reset (`resets`).
 
     python examples/tmaze.py --figure tmaze.png
     python examples/tmaze.py --small
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from fastslow import FSLSTM
 from fastslow.state import reset_rows
 
-NETWORKS = ("FS-LSTM-2", "nn.LSTM", "FS-LSTM-2, no memory")  # the last begins from zeros at every step
+NETWORKS = ("FS-LSTM-2", "nn.LSTM", "FS-LSTM-2, no memory")  # the last is reset at every step
 
 
 class TMaze(gymnasium.vector.VectorEnv):
@@ -56,10 +56,10 @@ class TMaze(gymnasium.vector.VectorEnv):
 
 
 def unroll(layer: nn.Module, x: Tensor, state: Any, resets: Tensor) -> tuple[Tensor, Any]:
-    """y (T, B, H) and the last state; a row's state is zeros before the steps at which `resets` (T, B) is true."""
+    """y (T, B, H) and the last state; a row's state is reset before the steps at which `resets` (T, B) is true."""
     if isinstance(layer, FSLSTM):
         return layer(x, state, resets=resets)
-    outputs = []  # nn.LSTM has no resets: a call a step
+    outputs = []  # nn.LSTM has no resets: one call per step
     for x_t, reset in zip(x.split(1), resets, strict=True):
         y, state = layer(x_t, None if state is None else reset_rows(state, reset))
         outputs.append(y)
@@ -81,7 +81,7 @@ class Agent(nn.Module):
 
 
 def learn(agent: Agent, seed: int, args: argparse.Namespace) -> list[float]:
-    """Train by A2C with generalised advantage estimation; the share of correct turns of every ten training steps."""
+    """Train by A2C with generalised advantage estimation; returns the share of correct turns per ten training steps."""
     mazes, optimizer = TMaze(args.envs, args.length), torch.optim.Adam(agent.parameters(), lr=args.lr)
     (observation, _), resets, state = mazes.reset(seed=seed), [torch.ones(args.envs, dtype=torch.bool)], None
     curve, turns, right = [], 0, 0
@@ -96,7 +96,7 @@ def learn(agent: Agent, seed: int, args: argparse.Namespace) -> list[float]:
                 rewards.append(torch.from_numpy(reward).float())
                 resets.append(torch.from_numpy(ended | truncated))
                 turns, right = turns + int(resets[-1].sum()), right + int(info["right"].sum())
-        # The same steps once more, with gradients through the whole window, and one step beyond for the last value.
+        # The same steps again, with gradients through the whole window, plus one step for the last value.
         logits, values, _ = agent(torch.stack([*xs, torch.from_numpy(observation)]), began, torch.stack(resets))
         advantages, advantage, fixed = [], torch.zeros(args.envs), values.detach()
         for t in reversed(range(args.window)):
@@ -120,12 +120,12 @@ def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
     for name, default in {**sizes, "lr": 1e-2, "entropy": 0.02}.items():
         parser.add_argument(f"--{name}", type=type(default), default=default, help=f"default {default}")
     parser.add_argument("--figure", metavar="FILE", help="draw the learning curves")
-    parser.add_argument("--small", action="store_true", help="a run of seconds")
+    parser.add_argument("--small", action="store_true", help="a short run of a few seconds")
     if parser.parse_args(argv).small:
         parser.set_defaults(length=2, window=10, updates=60, size=12, seeds=1, lr=2e-2)
     args, rows = parser.parse_args(argv), []
     torch.set_num_threads(1)
-    print(f"{'network':20} {'weights':>7}  share of correct turns in the last tenth of training, one seed each")
+    print(f"{'network':20} {'weights':>7}  share of correct turns in the last tenth of training, one value per seed")
     figure, axis = plt.subplots(figsize=(5, 3.2), layout="constrained")
     for i, network in enumerate(NETWORKS):
         shares: list[float] = []

@@ -1,1 +1,1 @@
-"""The scripts behind the published figures, the records of what they measured, and the report made of those."""
+"""The scripts behind the published results, the records of their measurements, and the report built from them."""

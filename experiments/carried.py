@@ -1,18 +1,18 @@
 #!/usr/bin/env python3
-"""A run in a few small files, for a machine whose disk does not outlive a call.
+"""Pack a run into a few small files, for machines whose disk is not kept between calls.
 
-    python -m experiments.carried FOLDER RUN      make a run folder again from the files that `experiments/gpu.py` left
-                                                  in FOLDER
+    python -m experiments.carried FOLDER RUN      restore a run folder from the files that `experiments/gpu.py` wrote to
+                                                  FOLDER
 
-The files are parts of one archive, carried.0 and so on, and carried.json, which has their lengths and SHA-256. Of a run
-that is not complete the archive has its small files, and of its tensors
+The files are the parts of one archive, carried.0 and so on, and carried.json with their lengths and SHA-256. For an
+incomplete run the archive contains its small files, and the following tensors:
 
     weights, their average, state, random generators    exactly
     Adam's two moments                                  rounded to bfloat16
-    the best weights, where they are not the latest     rounded to bfloat16; left out where there is no room for them
+    the best weights, if they are not the latest        rounded to bfloat16; omitted if they do not fit
 
-The byte of a float that has its exponent takes few values and is compressed. Of a complete run the archive has all but
-the checkpoint, exactly.
+The exponent byte of a float takes few values and is compressed. For a complete run the archive contains everything
+except the checkpoint, exactly.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ CHECKPOINT, WEIGHTS, RESULT = "checkpoint.safetensors", "model.safetensors", "re
 SMALL = ("run.json", "config.json", "metrics.jsonl", RESULT)
 TENSORS, MANIFEST, PART = "tensors.safetensors", "carried.json", "carried."
 PART_BYTES, MOST_BYTES, MOST_PARTS = 15 << 20, 56 << 20, 5
-"""Of a part, of all parts, and the number of parts: three more small files fit beside them."""
+"""The maximum size of a part and of all parts, and the number of parts; this leaves three more small files."""
 ROUNDED = ("exp_avg", "exp_avg_sq", "best")
 MODEL, BEST = "model.", "best."
 
 
 class CarriedError(Exception):
-    """Files that make no run, or a run that does not fit in them."""
+    """The files do not contain a run, or the run does not fit into them."""
 
 
 @dataclass(frozen=True)
 class Packed:
-    """What is in the files: the update of the checkpoint, or the last one of a complete run; whether the run is
-    complete; bytes of all parts; whether the best weights were left out."""
+    """The content of the files: the update of the checkpoint, or the last one of a complete run; whether the run is
+    complete; the bytes of all parts; whether the best weights were omitted."""
 
     update: int
     complete: bool
@@ -60,7 +60,7 @@ class Packed:
 
 
 def update_of(run: Path) -> int:
-    """The update that the checkpoint of a run folder is of; -1 without one."""
+    """The update of the checkpoint in a run folder; -1 without one."""
     try:
         with safe_open(run / CHECKPOINT, "pt") as file:
             return int(json.loads(file.metadata()["fastslow"])["position"]["update"])
@@ -72,7 +72,7 @@ def update_of(run: Path) -> int:
 
 
 def _stream(name: str) -> str | None:
-    """The tensors that this one is packed with: of one kind, so that exponents are alike; None as it is."""
+    """The group of tensors that this one is packed with, with similar exponents; None: packed unchanged."""
     group, _, rest = name.partition(".")
     if group == "adam":
         what = rest.rpartition(".")[2]
@@ -81,7 +81,7 @@ def _stream(name: str) -> str | None:
 
 
 def compact(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
-    """Floats as bytes, those with the exponents compressed; and what `expanded` needs to know, in JSON."""
+    """The floats as bytes, with compressed exponents, and the JSON plan for `expanded`."""
     streams: dict[str, list[str]] = {}
     made: dict[str, Tensor] = {}
     for name in sorted(tensors):
@@ -104,7 +104,7 @@ def compact(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
 
 
 def expanded(made: Mapping[str, Tensor], plan: str) -> dict[str, Tensor]:
-    """The tensors that `compact` was given, all in their own types; those that it rounds, rounded."""
+    """The inverse of `compact`: all tensors in their own dtypes; some of them are rounded."""
     tensors = {name.removeprefix("other."): value for name, value in made.items() if name.startswith("other.")}
     for stream, entries in json.loads(plan).items():
         low = made[f"low.{stream}"].numpy()
@@ -124,7 +124,7 @@ def expanded(made: Mapping[str, Tensor], plan: str) -> dict[str, Tensor]:
 
 
 def _packed_tensors(run: Path, with_best: bool) -> tuple[bytes, int, bool]:
-    """The checkpoint as bytes, its update, and whether best weights that are not the latest are left out of them."""
+    """The checkpoint as bytes, its update, and whether best weights that are not the latest are omitted."""
     with safe_open(run / CHECKPOINT, "pt") as file:
         head = file.metadata()["fastslow"]
     tensors = load_file(run / CHECKPOINT)
@@ -161,17 +161,17 @@ def _archive(run: Path, with_best: bool) -> tuple[bytes, Packed]:
 
 
 def pack(run: Path, out: Path, *, part: int = PART_BYTES, most: int = MOST_BYTES, parts: int = MOST_PARTS) -> Packed:
-    """Replace the files in `out` by those of the run as it is now. CarriedError if they would be too large.
+    """Replace the files in `out` by those of the current run. CarriedError if they would be too large.
 
-    They are made beside the run and then moved: a process that is killed leaves the old ones or the new ones, but for
-    the moment of the move, after which their checksums tell.
+    They are written next to the run and then moved: a killed process leaves the old or the new files, except during the
+    move itself, which the checksums detect.
     """
     most = min(most, part * parts)
     data, packed = _archive(run, True)
     if len(data) > most and not packed.complete:
         data, packed = _archive(run, False)
     if len(data) > most:
-        raise CarriedError(f"the run {run} takes {len(data) / 2**20:.1f} MiB, and {most / 2**20:.1f} MiB may be kept")
+        raise CarriedError(f"the run {run} takes {len(data) / 2**20:.1f} MiB; the limit is {most / 2**20:.1f} MiB")
     beside = run.parent / f".{run.name}-carried"
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
@@ -194,7 +194,7 @@ def pack(run: Path, out: Path, *, part: int = PART_BYTES, most: int = MOST_BYTES
 
 
 def packed_update(folder: Path) -> int:
-    """The update of the files in `folder`; -1 without any. CarriedError for files that are not whole."""
+    """The update of the files in `folder`; -1 without any. CarriedError for incomplete files."""
     return -1 if not (folder / MANIFEST).is_file() else int(_manifest(folder)["update"])
 
 
@@ -210,7 +210,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 
 def unpack(folder: Path, run: Path) -> Packed:
-    """Make the run folder `run` of the files in `folder`; what is in `run` is replaced. CarriedError for damage."""
+    """Restore the run folder `run` from the files in `folder`, replacing its content. CarriedError if damaged."""
     manifest = _manifest(folder)
     blocks = []
     for n, part in enumerate(manifest["parts"]):
@@ -218,7 +218,7 @@ def unpack(folder: Path, run: Path) -> Packed:
         block = path.read_bytes() if path.is_file() else b""
         if hashlib.sha256(block).hexdigest() != part["sha256"]:
             parts = len(manifest["parts"])
-            raise CarriedError(f"{path} is missing or damaged: bring back all {parts} parts of one call")
+            raise CarriedError(f"{path} is missing or damaged: copy all {parts} parts of one call")
         blocks.append(block)
     data = b"".join(blocks)
     if run.exists():
@@ -233,7 +233,7 @@ def unpack(folder: Path, run: Path) -> Packed:
 
 
 def _expand(run: Path) -> bool:
-    """The checkpoint and the best weights in place of what was packed; whether the latter are not there."""
+    """Restore the checkpoint and the best weights from the packed files; returns whether the latter are missing."""
     with safe_open(run / TENSORS, "pt") as file:
         metadata = file.metadata()
     tensors = expanded(load_file(run / TENSORS), metadata["plan"])
@@ -257,7 +257,7 @@ def main(arguments: list[str]) -> int:
     except CarriedError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"{arguments[1]}: update {packed.update:,}, {'complete' if packed.complete else 'to be gone on with'}")
+    print(f"{arguments[1]}: update {packed.update:,}, {'complete' if packed.complete else 'can be resumed'}")
     return 0
 
 

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""FS-LSTM, FS-GRU and a stacked GRU of equal size on Penn Treebank, for equal time, with seeds.
+"""FS-LSTM, FS-GRU and a stacked GRU of equal size on Penn Treebank, trained for equal time with several seeds.
 
-    python -m experiments.cells                          Penn Treebank, fetched before (`fastslow data fetch ptb`)
-    python -m experiments.cells --data DIR               DIR holds train.txt, valid.txt and test.txt
+    python -m experiments.cells                          Penn Treebank from `fastslow data fetch ptb`
+    python -m experiments.cells --data DIR               DIR contains train.txt, valid.txt and test.txt
     ... --minutes 6 --seeds 1 2 3 --out runs/cells --dry-run
 
-The recipe is the preset `ptb-cpu`'s, its end the time. Sizes of the GRU networks are those that bring their number of
-weights nearest to the preset's (about a million), with its share of slow units. Runs are made one after the other, each
-with the threads that PyTorch has; what is complete is not made again. OUT/table.md has the figures.
+The recipe is that of the preset `ptb-cpu`, ended by time. The sizes of the GRU networks are those whose number of
+weights is closest to the preset's (about a million), with the same share of slow units. Runs are trained one after the
+other, each with PyTorch's default number of threads; complete runs are not repeated. The results are in OUT/table.md.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from fastslow.training import DataSource, find_preset, train
 
 PRESET = "ptb-cpu"
 SYMBOLS = Alphabet(bytes(range(50)))
-"""As many as Penn Treebank's, to count weights with."""
+"""The alphabet size of Penn Treebank, for counting weights."""
 
 
 def weights(model: ModelOptions) -> int:
@@ -34,7 +34,7 @@ def weights(model: ModelOptions) -> int:
 
 
 def nearest(make: Callable[[int], ModelOptions], wanted: int) -> ModelOptions:
-    """The network whose number of weights is nearest."""
+    """The network with the closest number of weights."""
     return min((make(size) for size in range(64, 640, 2)), key=lambda model: abs(weights(model) - wanted))
 
 
@@ -64,9 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder with train.txt, valid.txt and test.txt")
     parser.add_argument("--out", type=Path, default=Path("runs/cells"))
-    parser.add_argument("--minutes", type=float, default=6.0, help="of training, for each run")
+    parser.add_argument("--minutes", type=float, default=6.0, help="minutes of training per run")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--dry-run", action="store_true", help="say what it costs and stop")
+    parser.add_argument("--dry-run", action="store_true", help="print the estimated cost and exit")
     options = parser.parse_args(arguments)
     made = networks()
     for name, model in made.items():

@@ -1,20 +1,20 @@
 #!/usr/bin/env python3
-"""Archives against primed compressors on Penn Treebank and War and Peace, after less than an hour of training for each.
+"""Compare archive sizes with primed compressors on Penn Treebank and War and Peace; under an hour of training each.
 
-    python -m experiments.codec --ptb DIR --book FILE      DIR holds train.txt, valid.txt and test.txt
+    python -m experiments.codec --ptb DIR --book FILE      DIR contains train.txt, valid.txt and test.txt
     python -m experiments.codec --ptb DIR --dry-run
 
-For each text: train a model on its first part (for the book, 85%; 5% validate, the last 10% are kept unseen); then one
-table, `benchmarks/codec.py`, on the unseen part, with every rival primed with the training and validation text. It says
-first what it will cost. What is complete is not done again, and a training run that was stopped goes on, so it can be
-stopped (Ctrl-C) and called again. In OUT:
+For each text: train a model on its first part (for the book, 85%, with 5% for validation and the last 10% for testing);
+then compare with `benchmarks/codec.py` on the test part, with every other compressor primed with the training and
+validation text. The estimated cost is printed first. Complete steps are not repeated, and a stopped training is
+resumed, so the script can be interrupted (Ctrl-C) and restarted. Files in OUT:
 
     <text>/            the run, its model and learning curve
-    <text>.json        the figures of the table
+    <text>.json        the results of the table
     <text>.txt         the table
 
-With --page docs/compression.md the tables are put into that page, between its markers. Speeds are those of this machine
-as it is.
+With --page docs/compression.md the tables are inserted into that page, between its markers. Speeds depend on the
+current load of the machine.
 """
 
 from __future__ import annotations
@@ -41,23 +41,23 @@ PRESET = find_preset("ptb-cpu")
 RECIPE = PRESET.train
 MODELS = {
     "ptb": PRESET.model,
-    "book": replace(PRESET.model, dropout=0.2, zoneout_c=0.1, zoneout_h=0.05),  # little text, read many times
+    "book": replace(PRESET.model, dropout=0.2, zoneout_c=0.1, zoneout_h=0.05),  # little text and many epochs
 }
 UPDATES = {"ptb": 25_000, "book": 15_000}
 SECONDS_PER_UPDATE = 0.09
-"""Of one core with a tile unit."""
+"""Measured on one core with a tile unit."""
 BENCH = Path(__file__).parents[1] / "benchmarks" / "codec.py"
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ptb", type=Path, help="folder with train.txt, valid.txt and test.txt")
-    parser.add_argument("--book", type=Path, help="a text, such as war-and-peace.txt")
-    parser.add_argument("--out", type=Path, default=Path("runs/codec"), help="folder for everything")
-    parser.add_argument("--updates", type=int, help="of training, for each text (default: 25,000 and 15,000)")
+    parser.add_argument("--book", type=Path, help="text file, such as war-and-peace.txt")
+    parser.add_argument("--out", type=Path, default=Path("runs/codec"), help="output folder")
+    parser.add_argument("--updates", type=int, help="training steps per text (default: 25,000 and 15,000)")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--page", type=Path, help="put the tables between the markers of this page")
-    parser.add_argument("--dry-run", action="store_true", help="say what it costs and stop")
+    parser.add_argument("--page", type=Path, help="insert the tables between the markers of this page")
+    parser.add_argument("--dry-run", action="store_true", help="print the estimated cost and exit")
     options = parser.parse_args(arguments)
     try:
         return run(options)
@@ -75,7 +75,7 @@ def run(options: argparse.Namespace) -> int:
     if options.book is not None:
         texts["book"] = split(options.book, options.out)
     if not texts:
-        print("codec: name a text with --ptb or --book", file=sys.stderr)
+        print("codec: pass a text with --ptb or --book", file=sys.stderr)
         return 2
     left = [name for name in texts if not complete(options.out / name)]
     updates = sum(options.updates or UPDATES[name] for name in left)
@@ -85,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
         return 0
     for name, (train_file, valid, test) in texts.items():
         if name in left and not trained(options, name, train_file, valid, test):
-            print(f"stopped in {options.out / name}; call this again to go on")
+            print(f"stopped in {options.out / name}; run the same command again to resume")
             return 130
         arguments = ["--model", str(options.out / name), "--text", str(test), "--prime", str(train_file), str(valid)]
         table(options.out, name, arguments)
@@ -115,7 +115,7 @@ def complete(folder: Path) -> bool:
 
 
 def trained(options: argparse.Namespace, name: str, train_file: Path, valid: Path, test: Path) -> bool:
-    """Train the model of a text, or go on; whether it is done."""
+    """Train the model of a text, or resume it; returns whether it is complete."""
     with TrainingView() as view:
         result = train(
             MODELS[name],
@@ -131,7 +131,7 @@ def trained(options: argparse.Namespace, name: str, train_file: Path, valid: Pat
 
 
 def table(out: Path, name: str, arguments: Sequence[str]) -> None:
-    """A table of `benchmarks/codec.py`, printed and kept: made anew only where its figures are not there."""
+    """Print and store the table of `benchmarks/codec.py`; only measured again if results are missing."""
     record = out / f"{name}.json"
     if not record.is_file():
         command = [sys.executable, str(BENCH), *arguments, "--json", str(record)]
@@ -144,10 +144,10 @@ def table(out: Path, name: str, arguments: Sequence[str]) -> None:
 
 
 def about(out: Path, name: str) -> str:
-    """What the model of a text is, and what training made of it."""
+    """A description of the model of a text, and the results of its training."""
     result, run = read_json(out / name / "result.json", what="the result"), read_record(out / name)
     test = result["test"]
-    both = f"{test['bpc']:.4f} bits a character"
+    both = f"{test['bpc']:.4f} bits per character"
     if name == "ptb":
         both += f" by the raw protocol, {test['char_protocol']['bpc']:.4f} by the char protocol"
     return (

@@ -1,23 +1,24 @@
 #!/usr/bin/env python3
-"""Everything that needs a GPU, on a machine that is lent by the call: calls that end in time and can be gone on with.
+"""All steps that need a GPU, for machines with limited time per call: each call ends in time and can be resumed.
 
     python experiments/gpu.py --out OUT                                            the tests, then the benchmark
     python experiments/gpu.py --out OUT --stages train --data DIR                  train ptb-fs-lstm-2
-    python experiments/gpu.py --out OUT --stages train --data DIR --carried carried    go on with it, on another machine
+    python experiments/gpu.py --out OUT --stages train --data DIR --carried carried    resume it, on another machine
 
-Stages, each in a process of its own that is stopped in time, so that the others have theirs:
+Stages, each in its own process with a time limit, so that time is left for the others:
 
-    tests   the tests marked gpu, failures told as they happen                              -> tests.log
-    bench   `fastslow.bench.run.run_bench` on the GPU; it stores every row as it comes      -> bench.json
-    train   a preset on DIR/{train,valid,test}.txt (or .txt.xz). The run is in WORK, on a local disk. OUT gets it in a
-            few small files (see carried.py), now and then and at the end               -> carried.json, carried.0 ...
+    tests   the tests marked gpu, failures logged as they occur                              -> tests.log
+    bench   `fastslow.bench.run.run_bench` on the GPU; it stores every row when it is measured      -> bench.json
+    train   a preset on DIR/{train,valid,test}.txt (or .txt.xz). The run is in WORK, on a local disk. It is copied to
+            OUT as a few small files (see carried.py), periodically and at the end      -> carried.json, carried.0 ...
 
-To go on where WORK is lost, put carried.* of the last call in a folder and name it with --carried; /carried/ is one
-that git ignores. The further of the two goes on, the one in WORK or the one in --carried. A run that is complete leaves
-its weights and its result: `python experiments/carried.py OUT RUN` makes a run folder of them.
+To resume if WORK is lost, put carried.* of the last call into a folder and pass it with --carried; git ignores
+/carried/. The later of the two runs is resumed, the one in WORK or the one in --carried. A complete run leaves its
+weights and its
+result: `python experiments/carried.py OUT RUN` restores a run folder from them.
 
-OUT never has more than 8 files, of 16 MiB at most, and 64 MiB in all. Needed are torch, triton, numpy, safetensors,
-rich and, for the tests, pytest; fastslow need not be installed: it is found beside this file.
+OUT never has more than 8 files, of 16 MiB at most, and 64 MiB in all. It needs torch, triton, numpy, safetensors,
+rich and, for the tests, pytest; fastslow does not need to be installed.
 """
 
 from __future__ import annotations
@@ -40,37 +41,37 @@ ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("tests", "bench", "train")
 PARTS = ("train", "valid", "test")
 GRACE, LEAST = 15.0, 20.0
-"""Seconds a stage has to end in once it is told to, and those without which none is begun."""
+"""Seconds for a stage to end after it is interrupted, and the minimum time to start one."""
 SHARE = 0.55
-"""Of the time left, what a stage gets that is not the last."""
+"""The fraction of the remaining time for a stage that is not the last."""
 RESERVE = 35.0
-"""Seconds of training's time that are kept for its last checkpoint, the test, and the files in OUT."""
+"""Seconds of the training stage reserved for its last checkpoint, the test, and the files in OUT."""
 PACK_SECONDS = 120.0
 VALIDATED_EPOCHS = 5
 MOST_FILES, FILE_BYTES, ALL_BYTES = 8, 16 << 20, 64 << 20
 MOST_FAILURES = 8
-"""Of tests; after a fault on the device nothing that follows in its process says anything."""
+"""The number of test failures after which to stop: after an error on the device, all later results are invalid."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder for what should be kept")
+    parser.add_argument("--out", type=Path, required=True, help="output folder")
     parser.add_argument("--work", type=Path, default=Path("/tmp/fastslow-gpu"), help="folder on a local disk")
     parser.add_argument("--data", type=Path, help="folder with train.txt, valid.txt and test.txt, or each as .txt.xz")
     parser.add_argument("--carried", type=Path, help="folder with the carried.* files of an earlier call")
     parser.add_argument("--limit", type=float, default=570.0, help="seconds for everything (default: 570)")
-    parser.add_argument("--stages", default="tests,bench", help=f"of {','.join(STAGES)}, run in this order")
-    parser.add_argument("--preset", default="ptb-fs-lstm-2", help="what to train")
+    parser.add_argument("--stages", default="tests,bench", help=f"stages to run: {','.join(STAGES)}")
+    parser.add_argument("--preset", default="ptb-fs-lstm-2", help="preset to train")
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=JSON", help="a field of the recipe")
-    parser.add_argument("--options", type=json.loads, default={}, metavar="JSON", help="of the triton engine, to train")
-    parser.add_argument("--device", default="cuda", help="what to train on; cpu rehearses the stage")
+    parser.add_argument("--options", type=json.loads, default={}, metavar="JSON", help="options of the triton engine")
+    parser.add_argument("--device", default="cuda", help="training device; use cpu for a trial run of the stage")
     parser.add_argument("--only", choices=("bench", "train"), help=argparse.SUPPRESS)  # a stage's own process
     args = parser.parse_args(arguments)
     asked = set(args.stages.split(","))
     if asked - set(STAGES):
         parser.error(f"unknown stages {', '.join(sorted(asked - set(STAGES)))}: use {', '.join(STAGES)}")
     if "train" in asked and (args.data is None or not all(_text(args.data, part) for part in PARTS)):
-        parser.error("to train, name a folder with train.txt, valid.txt and test.txt: --data DIR")
+        parser.error("stage train needs a folder with train.txt, valid.txt and test.txt: --data DIR")
     if args.carried is not None and not args.carried.is_dir():
         parser.error(f"there is no folder {args.carried}")
     for folder in (args.out, args.work):
@@ -86,14 +87,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run_stages(args: argparse.Namespace, stages: Sequence[str], given: Sequence[str]) -> int:
-    """Run them one after another; 1 if one failed or was left out."""
+    """Run the stages one after another; returns 1 if one failed or was skipped."""
     began = time.monotonic()
     failed = False
     for n, stage in enumerate(stages):
         left = args.limit - (time.monotonic() - began)
         share = left if n == len(stages) - 1 else left * SHARE
         if share < LEAST:
-            print(f"[{stage}] left out: {left:.0f} s left", flush=True)
+            print(f"[{stage}] skipped: {left:.0f} s left", flush=True)
             failed = True
             continue
         print(f"[{stage}] at most {share:.0f} s", flush=True)
@@ -103,7 +104,7 @@ def run_stages(args: argparse.Namespace, stages: Sequence[str], given: Sequence[
         else:
             command = [sys.executable, str(Path(__file__).resolve()), *given, "--only", stage, f"--limit={seconds:.0f}"]
             code = run_for(command, seconds, os.environ)
-        print(f"[{stage}] {'done' if code == 0 else f'ended with status {code}'}", flush=True)
+        print(f"[{stage}] {'done' if code == 0 else f'exited with status {code}'}", flush=True)
         failed |= code != 0
     wrong = check_out(args.out)
     print(f"{time.monotonic() - began:.0f} s; in {args.out}: {', '.join(sorted(p.name for p in args.out.iterdir()))}")
@@ -113,9 +114,9 @@ def run_stages(args: argparse.Namespace, stages: Sequence[str], given: Sequence[
 
 
 def run_for(command: Sequence[str], seconds: float, environment: Mapping[str, str], output: Any = None) -> int:
-    """The status of the command, which is interrupted after so many seconds and killed if it does not end then.
+    """Run a command, interrupt it after this many seconds, and kill it if it does not end; returns its exit status.
 
-    An interrupt makes pytest tell what it has, a benchmark end between two rows, and a training save.
+    On an interrupt pytest reports its results so far, a benchmark ends between two rows, and a training saves.
     """
     process = subprocess.Popen(
         command, cwd=ROOT, env=dict(environment), stdout=output, stderr=None if output is None else subprocess.STDOUT
@@ -133,7 +134,7 @@ def run_for(command: Sequence[str], seconds: float, environment: Mapping[str, st
 
 
 def run_tests(log: Path, seconds: float, tests: Sequence[Path] | None = None, marker: str = "gpu") -> int:
-    """The tests of a GPU, those of them that are in other folders than tests/gpu too; told line by line in `log`."""
+    """Run all GPU tests, including those outside tests/gpu; output is written to `log` line by line."""
     files = gpu_tests(ROOT / "tests") if tests is None else tests
     command = [sys.executable, "-m", "pytest", "-m", marker, "-v", "--tb=short", f"--maxfail={MOST_FAILURES}"]
     command += ["-p", "tests.gpu.at_once", "-p", "no:cacheprovider", "-W", "default", "--durations=8"]
@@ -154,11 +155,11 @@ def gpu_tests(tests: Path) -> list[Path]:
 
 
 def check_out(out: Path) -> list[str]:
-    """What of the folder would not be brought back."""
+    """The reasons why files of the folder exceed the limits."""
     files = [path for path in out.rglob("*") if path.is_file()]
     sizes = {path.name: path.stat().st_size for path in files}
     large = {name: size / 2**20 for name, size in sizes.items() if size > FILE_BYTES}
-    wrong = [f"{name} has {size:.1f} MiB, and 16 is the most" for name, size in large.items()]
+    wrong = [f"{name} has {size:.1f} MiB; at most 16 are allowed" for name, size in large.items()]
     if len(files) > MOST_FILES:
         wrong.append(f"{len(files)} files are more than {MOST_FILES}: {', '.join(sorted(sizes))}")
     if sum(sizes.values()) > ALL_BYTES:
@@ -174,7 +175,7 @@ def run_bench(args: argparse.Namespace) -> int:
 
     results = measured(device="cuda", json=args.out / "bench.json", limit=args.limit)
     rows = {(row["engine"], row["precision"]): row for row in reversed(results["gpu"]["updates"])}
-    return 1 if "refused" in rows.get(("triton", "bf16"), {"refused": "it is not there"}) else 0
+    return 1 if "refused" in rows.get(("triton", "bf16"), {"refused": "missing"}) else 0
 
 
 # ---------------------------------------------------------------------------------------------------- train
@@ -189,7 +190,7 @@ def _text(folder: Path, part: str) -> Path | None:
 
 
 def texts(folder: Path, work: Path) -> dict[str, str]:
-    """Paths of the parts of the text, uncompressed; of those that are compressed, in `work`."""
+    """Paths of the parts of the text, uncompressed; compressed ones are unpacked in `work`."""
     found = {}
     for part in PARTS:
         path = _text(folder, part)
@@ -203,7 +204,7 @@ def texts(folder: Path, work: Path) -> dict[str, str]:
 
 
 def recipe(args: argparse.Namespace, config: Any, source: Any, max_time: float) -> Any:
-    """The preset's recipe for this machine: few validations, checkpoints by seconds, and an end in time."""
+    """The preset's recipe for this machine: few validations, checkpoints by seconds, and a time limit."""
     from fastslow.data.streams import Streams
 
     changes: dict[str, Any] = {"precision": "bf16", "valid_streams": 128, "checkpoint_seconds": 60.0}
@@ -247,7 +248,7 @@ def run_train(args: argparse.Namespace) -> int:
             left = "" if event.seconds_left is None else f", {event.seconds_left / 60:.1f} minutes left"
             print(
                 f"update {event.update:,} of {event.total_updates:,}, epoch {event.epoch:.2f}: {event.bpc:.4f} BPC, "
-                f"{event.characters_per_second / 1e6:.3f} M characters a second{left}",
+                f"{event.characters_per_second / 1e6:.3f} M characters per second{left}",
                 flush=True,
             )
         elif isinstance(event, Validated):
@@ -261,9 +262,9 @@ def run_train(args: argparse.Namespace) -> int:
     try:
         if args.carried is not None and carried.packed_update(args.carried) > carried.update_of(run):
             was = carried.unpack(args.carried, run)
-            print(f"brought back update {was.update:,} from {args.carried}", flush=True)
+            print(f"restored update {was.update:,} from {args.carried}", flush=True)
             if was.complete:
-                print(f"it is complete, and nothing is left to train: see {run}", flush=True)
+                print(f"the run is complete: see {run}", flush=True)
                 return 0
         text = texts(args.data, args.work)
         source = DataSource(texts=(text["train"],), valid=text["valid"], test=text["test"], alphabet=preset.alphabet)

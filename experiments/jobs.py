@@ -1,7 +1,8 @@
-"""Commands of `fastslow`, one after another or side by side: what the long scripts of this folder share.
+"""Commands of `fastslow`, one after another or in parallel; shared by the long scripts of this folder.
 
-Side by side each command has one thread, and so, on a machine with as many cores, a core of its own: several networks
-are then trained for the same time on equal terms, and two cores do more than with two threads for one small network.
+In parallel each command has one thread, and so a core of its own on a machine with enough cores: several networks are
+then trained for the same time under equal conditions, and two cores do more than with two threads for one small
+network.
 """
 
 from __future__ import annotations
@@ -28,19 +29,20 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 class JobsError(FastslowError):
-    """Commands that failed."""
+    """Some commands failed."""
 
 
 class Stopped(Exception):
-    """The script was asked to stop, and so were its commands."""
+    """The script and its commands were interrupted."""
 
 
 @dataclass(frozen=True)
 class Job:
     """One command.
 
-    name: of its log. arguments: after `fastslow`. run: the run folder it trains, gone on with if there is a run in it.
-    out: the file that what it prints becomes, once it has succeeded. of: the complete runs it is about, older than it.
+    name: name of its log. arguments: after `fastslow`. run: the run folder that it trains, which is resumed if it
+    exists.
+    out: the file for its output, once it has succeeded. of: the complete runs that it evaluates, older than the output.
     """
 
     name: str
@@ -71,11 +73,11 @@ class _Running:
 
 
 def run_jobs(jobs: Sequence[Job], at_once: int, logs: Path) -> None:
-    """Run those that are not done, `at_once` at a time, in their order. One at a time they have this terminal and all
-    threads; else a thread and a log in `logs` each.
+    """Run the incomplete jobs, `at_once` at a time, in order. A single one has this terminal and all threads; parallel
+    ones have one thread and a log in `logs` each.
 
-    SIGINT and SIGTERM are passed on as SIGTERM, on which trainings save; then Stopped. A command that fails does not
-    stop the others: JobsError names those that failed, at the end.
+    SIGINT and SIGTERM are passed on as SIGTERM, on which trainings save; then Stopped is raised. A failed command does
+    not stop the others: JobsError lists the failed ones at the end.
     """
     waiting, running, failed = [job for job in jobs if not job.done()], [], []
     stopping = False
@@ -91,7 +93,7 @@ def run_jobs(jobs: Sequence[Job], at_once: int, logs: Path) -> None:
         while running or (waiting and not stopping):
             while waiting and len(running) < at_once and not stopping:
                 running.append(_start(waiting.pop(0), at_once > 1, logs))
-                if stopping:  # while it was being started
+                if stopping:  # the signal came during the start
                     stop(signal.SIGTERM, None)
             for one in [one for one in running if one.process.poll() is not None]:
                 running.remove(one)
@@ -131,7 +133,7 @@ def _part(out: Path) -> Path:
 
 
 def _ended(one: _Running) -> bool:
-    """Whether it succeeded; its output is then where it belongs."""
+    """Whether it succeeded; if so, its output is moved to its place."""
     job, good = one.job, one.process.returncode == 0
     if job.out is not None:
         if good:
@@ -149,7 +151,7 @@ def _reason(one: _Running) -> str:
     if one.log is None:
         return told
     lines = one.log.read_text(errors="replace").strip().splitlines()
-    return f"{told}: {lines[-1][:300] if lines else 'it said nothing'}"
+    return f"{told}: {lines[-1][:300] if lines else 'no output'}"
 
 
 # ---------------------------------------------------------------------- trainings
@@ -165,7 +167,7 @@ class Texts:
 
 
 def the_texts(folder: Path | None) -> Texts:
-    """Those in `folder`, or Penn Treebank's, fetched before."""
+    """The texts in `folder`, or those of Penn Treebank, which must have been fetched."""
     if folder is None:
         splits = load_corpus("ptb").splits
         assert splits.valid is not None
@@ -174,21 +176,21 @@ def the_texts(folder: Path | None) -> Texts:
     texts = Texts(*(folder / f"{part}.txt" for part in ("train", "valid", "test")))
     for path in (texts.train, texts.valid, texts.test):
         if not path.is_file():
-            raise JobsError(f"there is no {path}: --data takes a folder with train.txt, valid.txt and test.txt")
+            raise JobsError(f"{path} does not exist: --data must be a folder with train.txt, valid.txt and test.txt")
     return texts
 
 
 def training(folder: Path, preset: str, texts: Texts, *, test: bool = True, **changes: Any) -> Job:
-    """A training by a preset with some fields changed, on the symbols of the text. Without `test` it is not tested.
+    """A training with a preset and some changed fields, on the symbols of the text; not tested without `test`.
 
-    Raises JobsError where the folder holds a run with other values of these fields.
+    Raises JobsError if the folder contains a run with other values of these fields.
     """
     if (folder / "run.json").is_file():
         stored = read_record(folder)
         there = stored.train.to_json() | stored.model.options_json()
         for name, value in changes.items():
             if there[name] != value:
-                raise JobsError(f"{folder} holds a run with {name} {there[name]}, not {value}: choose another --out")
+                raise JobsError(f"{folder} contains a run with {name} {there[name]}, not {value}: choose another --out")
     options = ["train", str(texts.train), "--valid", str(texts.valid), *(["--test", str(texts.test)] if test else [])]
     options += ["--alphabet", "text", "--device", "cpu", "--preset", preset, "--out", str(folder)]
     return Job(folder.name, (*options, *as_options(changes)), run=folder)
@@ -209,5 +211,5 @@ def complete(folder: Path) -> bool:
 
 
 def rounds(count: int, at_once: int) -> int:
-    """How many times as long as one of them `count` jobs of one length take."""
+    """The time of `count` jobs of equal length, in units of one job."""
     return -(-count // at_once)

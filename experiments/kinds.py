@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""The training text of the English models: books, and documents of other kinds in modest shares.
+"""The training text of the English models: books, and smaller amounts of other kinds of documents.
 
-    python -m experiments.kinds --data DIR --out DIR       DIR of --data holds train.txt, valid.txt (or .xz), books.tsv
+    python -m experiments.kinds --data DIR --out DIR       --data: train.txt, valid.txt (or .xz), books.tsv
 
-The other kinds come from packages that a Debian machine has or gets (`apt-get install python3.11-doc manpages
-manpages-dev`), all under free licences. Each source has a limit; of its documents, those that a hash of their bytes
-chooses are taken until it is reached, one in twenty for validation. Books and documents are then shuffled, whole, so
-that every stream of a training meets every kind. OUT gets:
+The other kinds come from packages that are installed on a Debian machine or can be added (`apt-get install
+python3.11-doc manpages manpages-dev`), all under free licences. Each source has a limit; its documents are selected by
+a hash of their bytes until the limit is reached, one in twenty for validation. Books and documents are then shuffled as
+a whole, so that every training stream contains all kinds. Files in OUT:
 
-    train.txt, valid.txt    valid.txt holds the other kinds alone: books have a validation text of their own
-    sources.json            each source with its licence, and how many documents and bytes were taken
+    train.txt, valid.txt    valid.txt contains only the other kinds: books have a separate validation text
+    sources.json            each source with its licence, and the number of its documents and bytes
     documents.tsv           each document: kind, source, path inside the source, bytes, SHA-256, part
 """
 
@@ -37,22 +37,22 @@ from fastslow.storage import write_bytes, write_json
 
 SEED = 20_261_126
 BETWEEN = b"\n\n\n"
-"""Between two documents, as between two books."""
+"""The separator between two documents, as between two books."""
 LEAST, MOST = 400, 120_000
-"""Bytes of a document: shorter ones are left out, longer ones cut at a line end."""
+"""The size of a document in bytes: shorter ones are skipped, longer ones are cut at a line end."""
 VALID_OF = 20
 
 
 class KindsError(FastslowError):
-    """A corpus or a source that is not there."""
+    """A corpus or a source is missing."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where documents of one kind come from.
+    """A source of documents of one kind.
 
-    kind: as the card tells it. name: what it is. licence: an SPDX expression. root: the folder. patterns: its files.
-    limit: bytes to take at most. needs: what provides the folder.
+    kind: as in the model card. name: description. licence: an SPDX expression. root: the folder. patterns: its files.
+    limit: maximum number of bytes. needs: the package that provides the folder.
     """
 
     kind: str
@@ -127,9 +127,9 @@ class Document:
 
 
 def documents(source: Source) -> list[Document]:
-    """Documents of a source up to its limit, chosen by the hash of their bytes; the demo's test text is left out."""
+    """Documents of a source up to its limit, chosen by the hash of their bytes; the demo's test text is excluded."""
     if not source.root.is_dir():
-        raise KindsError(f"there is no {source.root}: install {source.needs}")
+        raise KindsError(f"{source.root} does not exist: install {source.needs}")
     paths = sorted({path for pattern in source.patterns for path in source.root.glob(pattern) if path.is_file()})
     kept_aside = _kept_aside()
     found: dict[str, Document] = {}
@@ -151,7 +151,7 @@ def documents(source: Source) -> list[Document]:
 
 
 def _kept_aside() -> set[Path]:
-    """The modules of which the demo's validation and test text are made."""
+    """The modules that make up the demo's validation and test text."""
     splits = stdlib_splits()
     assert splits.train is not None
     seen, aside = 0, set()
@@ -163,7 +163,7 @@ def _kept_aside() -> set[Path]:
 
 
 def _text(path: Path) -> bytes | None:
-    """A document's UTF-8 with LF line ends, without trailing blanks; None for what is too short or no text."""
+    """A document's UTF-8 with LF line ends, without trailing blanks; None if it is too short or not text."""
     if path.suffix == ".gz":
         raw = _manual_page(path)
     else:
@@ -181,7 +181,7 @@ def _text(path: Path) -> bytes | None:
 
 
 def _manual_page(path: Path) -> bytes:
-    """The page as a terminal of 78 columns shows it, without overstrikes; nothing for a link to another page."""
+    """The page as shown by a terminal of 78 columns, without overstrikes; empty for a link to another page."""
     roff = gzip.decompress(path.read_bytes())
     if roff.lstrip().startswith(b".so "):
         return b""
@@ -193,13 +193,13 @@ def _manual_page(path: Path) -> bytes:
 
 
 def packed(data: Path, part: str) -> bytes:
-    """A part of the books, as it is or from its .xz."""
+    """A part of the books, from the plain file or its .xz."""
     plain, xz = data / f"{part}.txt", data / f"{part}.txt.xz"
     if plain.is_file():
         return plain.read_bytes()
     if xz.is_file():
         return lzma.decompress(xz.read_bytes())
-    raise KindsError(f"{data} holds neither {plain.name} nor {xz.name}")
+    raise KindsError(f"{data} contains neither {plain.name} nor {xz.name}")
 
 
 def books(data: Path) -> Iterator[Document]:
@@ -211,7 +211,7 @@ def books(data: Path) -> Iterator[Document]:
     while listed:
         number = next((number for number, row in listed.items() if _is_at(joined, at, row)), None)
         if number is None:
-            raise KindsError(f"the text at byte {at:,} of train.txt is no book of books.tsv")
+            raise KindsError(f"the text at byte {at:,} of train.txt is not a book of books.tsv")
         row = listed.pop(number)
         end = at + int(row["bytes"])
         yield Document("books", f"{row['title']}, {row['author']} ({number})", number, bytes(joined[at:end]))
@@ -219,7 +219,7 @@ def books(data: Path) -> Iterator[Document]:
 
 
 def _is_at(joined: memoryview, at: int, row: dict[str, str]) -> bool:
-    """Whether the book of `row` begins at byte `at`; most are ruled out by what follows their last byte."""
+    """Whether the book of `row` begins at byte `at`; most are excluded by the bytes after their end."""
     end = at + int(row["bytes"])
     if joined[end : end + len(BETWEEN)] not in (BETWEEN, b""):
         return False
@@ -260,7 +260,7 @@ def build(data: Path, out: Path) -> None:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with train.txt, valid.txt (or .xz), books.tsv")
-    parser.add_argument("--out", type=Path, default=Path("runs/english/corpus"), help="folder for the corpus")
+    parser.add_argument("--out", type=Path, default=Path("runs/english/corpus"), help="output folder")
     options = parser.parse_args(arguments)
     try:
         build(options.data, options.out)

@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""How well surprisal finds the alerts in a log: the area under the ROC curve, beside simple baselines.
+"""Detection of alerts in a log by surprisal: area under the ROC curve, compared with simple baselines.
 
     python -m experiments.logs LOG [--out DIR] [--updates N]   train on the first half, score the second
-    python -m experiments.logs LOG --dry-run                      say what it costs and stop
+    python -m experiments.logs LOG --dry-run                      print the estimated cost and exit
 
-LOG is a log of loghub's kind (https://github.com/logpai/loghub), such as BGL_2k.log: the first field of a line is its
-label, - for a normal line, anything else for an alert. The label is cut off before anybody sees the line. A small
-network is trained on the first half of the lines, without labels, and each line of the second half is given a score by
-it and by each baseline; the area is the chance that an alert has a higher score than a normal line. In OUT:
+LOG is a log in the format of loghub (https://github.com/logpai/loghub), such as BGL_2k.log: the first field of a line
+is its label, - for a normal line, anything else for an alert. The labels are removed first. A small network is trained
+on the first half of the lines, without labels, and each line of the second half is scored by the network and by each
+baseline; the area is the probability that an alert has a higher score than a normal line. Files in OUT:
 
-    first.txt, second.txt     the halves without their labels
+    first.txt, second.txt     the two halves without labels
     model/                    the run
     auc.json, auc.md          the areas
 """
@@ -62,9 +62,9 @@ RECIPE = TrainConfig(
 )
 NORMAL = b"-"
 STRETCH = 32
-"""Bytes of a line's most surprising stretch."""
+"""The length in bytes of a line's most surprising part."""
 WINDOW = 1 << 15
-"""Bytes that gzip looks back."""
+"""The size of gzip's window in bytes."""
 
 
 class LogError(FastslowError):
@@ -72,7 +72,7 @@ class LogError(FastslowError):
 
 
 def read_log(path: Path) -> tuple[list[bytes], NDArray[np.bool_]]:
-    """The lines of a log without their labels and line ends, and whether each is an alert."""
+    """The lines of a log without their labels and line ends, and a mask of the alerts."""
     lines, alerts = [], []
     for number, line in enumerate(normalise(open_text(path).data).text.tobytes().splitlines(), start=1):
         label, space, rest = line.partition(b" ")
@@ -88,7 +88,7 @@ def read_log(path: Path) -> tuple[list[bytes], NDArray[np.bool_]]:
 def area(scores: NDArray[np.float64], alerts: NDArray[np.bool_]) -> float:
     """The area under the ROC curve: the share of pairs (alert, normal line) in which the alert has the higher score.
 
-    A tie counts half (Mann and Whitney's U).
+    A tie counts as one half (Mann-Whitney U).
     """
     normal, odd = np.sort(scores[~alerts]), scores[alerts]
     if not len(normal) or not len(odd):
@@ -106,12 +106,12 @@ def by_length(first: list[bytes], second: list[bytes]) -> list[float]:
 
 
 def by_gzip_alone(first: list[bytes], second: list[bytes]) -> list[float]:
-    """Bytes of a line's own archive."""
+    """The compressed size of the line alone."""
     return [float(len(gzip.compress(line, 9))) for line in second]
 
 
 def by_gzip_before(first: list[bytes], second: list[bytes]) -> list[float]:
-    """Bytes of a line's archive after the end of the first half, as much of it as gzip looks back."""
+    """The compressed size of the line after the end of the first half, as much of it as fits in gzip's window."""
     known = b"\n".join(first)[-WINDOW:]
     return [float(_deflated(known, line)) for line in second]
 
@@ -122,7 +122,7 @@ def by_gzip_before_per_byte(first: list[bytes], second: list[bytes]) -> list[flo
 
 
 def by_gzip_running(first: list[bytes], second: list[bytes]) -> list[float]:
-    """Bytes of a line's archive after all that gzip looks back at, the lines of the second half before it included."""
+    """The compressed size of the line after all preceding lines, including those of the second half."""
     known, sizes = b"\n".join(first)[-WINDOW:], []
     for line in second:
         sizes.append(float(_deflated(known, line)))
@@ -152,7 +152,7 @@ def scored(lm: CharLM, first: list[bytes], second: list[bytes]) -> list[Surprisa
 
 
 def by_contexts(first: list[bytes], second: list[bytes]) -> list[Surprisal]:
-    """The lines of the second half by contexts that have read the first: the mixed predictor without a network."""
+    """The lines of the second half, scored by the mixed predictor without a network after reading the first half."""
     known, text = (b"".join(line + b"\n" for line in part) for part in (first, second))
     mixer = Mixer(len(known) + len(text))
     mixer.bits(known)
@@ -166,7 +166,7 @@ def by_contexts(first: list[bytes], second: list[bytes]) -> list[Surprisal]:
 
 
 def by_both(lm: CharLM, first: list[bytes], second: list[bytes]) -> list[Surprisal]:
-    """The lines of the second half by the mixed predictor, which has read the first."""
+    """The lines of the second half, scored by the mixed predictor after reading the first half."""
     known, text = (b"".join(line + b"\n" for line in part) for part in (first, second))
     mixer = NetworkMixer(len(known) + len(text), lm.alphabet.symbols)
     scorer = Scorer(lm, likeliest=0, mixer=mixer)
@@ -184,16 +184,16 @@ def trained(source: Path, out: Path, updates: int) -> Path:
         with TrainingView() as view:
             result = train(MODEL, recipe, data, folder, device="cpu", resume="auto", progress=view)
         if result.status == "interrupted":
-            raise LogError(f"stopped after update {result.updates:,}; call this again to go on")
+            raise LogError(f"stopped after update {result.updates:,}; run the same command again to resume")
     return folder
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("log", type=Path, help="the log, a label in front of each line")
-    parser.add_argument("--out", type=Path, default=Path("runs/logs"), help="folder for everything")
+    parser.add_argument("log", type=Path, help="log file with a label at the beginning of each line")
+    parser.add_argument("--out", type=Path, default=Path("runs/logs"), help="output folder")
     parser.add_argument("--updates", type=int, default=RECIPE.max_updates, help="of training")
-    parser.add_argument("--dry-run", action="store_true", help="say what it costs and stop")
+    parser.add_argument("--dry-run", action="store_true", help="print the estimated cost and exit")
     options = parser.parse_args(arguments)
     try:
         return run(options)

@@ -1,20 +1,21 @@
 #!/usr/bin/env python3
-"""Penn Treebank at the paper's sizes on two CPU cores, by our recipe: trainings of hours, their scores, the weights.
+"""Penn Treebank at the paper's sizes on two CPU cores, by our recipe: training (hours), evaluation, weights.
 
-    python -m experiments.ptb --jobs 2 --nice 19        everything that is not done yet, two trainings side by side
-    python -m experiments.ptb --data DIR                DIR holds train.txt, valid.txt and test.txt
+    python -m experiments.ptb --jobs 2 --nice 19        all incomplete steps, two trainings in parallel
+    python -m experiments.ptb --data DIR                DIR contains train.txt, valid.txt and test.txt
     ... --only NAME... --dry-run --record --package
 
-It can be stopped (Ctrl-C) and called again: trainings resume from their checkpoints, and what is complete is kept. The
-runs are the presets `ptb-fs-lstm-2-cpu` and `ptb-fs-lstm-4-cpu`, then a second seed of the first and the stacked LSTM
-of equal size. The scores are of the test text as one stream: fixed weights, dynamic evaluation tuned on validation
-text, and FS-LSTM-2 with FS-LSTM-4, probabilities averaged, both ways. In OUT (runs/ptb):
+The script can be interrupted (Ctrl-C) and restarted: trainings resume from their checkpoints, and complete steps are
+not repeated. The runs are the presets `ptb-fs-lstm-2-cpu` and `ptb-fs-lstm-4-cpu`, then a second seed of the first and
+the stacked LSTM of equal size. The test text is scored as one stream: with fixed weights, with dynamic evaluation tuned
+on validation text, and as an ensemble of FS-LSTM-2 and FS-LSTM-4, in both ways. Files in OUT (runs/ptb):
 
-    <run>/      the runs            logs/       what they printed, where they ran side by side
-    scores/     the evaluations     table.md    the figures
+    <run>/      the runs            logs/       their output, if they ran in parallel
+    scores/     the evaluations     table.md    the results
 
 --record writes a record of each complete row to experiments/records/, from which `python -m experiments.report build`
-makes RESULTS.md. --package writes the two FS-LSTMs in 8 bits a weight to weights/, where `fastslow` finds them by name.
+builds RESULTS.md. --package writes the two FS-LSTMs with 8 bits per weight to weights/, where `fastslow` finds them by
+name.
 """
 
 from __future__ import annotations
@@ -39,17 +40,17 @@ RUNS: dict[str, tuple[str, int]] = {
     "ptb-stacked-lstm-2-cpu": ("ptb-stacked-lstm-2-cpu", 1),
     "ptb-fs-lstm-2-cpu-seed-2": ("ptb-fs-lstm-2-cpu", 2),
 }
-"""Folder of each run: its preset and seed, in the order they are trained."""
+"""Folder of each run -> its preset and seed, in the order of training."""
 PAIR = ("ptb-fs-lstm-2-cpu", "ptb-fs-lstm-4-cpu")
 PACKAGED = {"ptb-fs-lstm-2-cpu": "ptb-fs-lstm-2", "ptb-fs-lstm-4-cpu": "ptb-fs-lstm-4"}
-"""Runs whose weights are packaged, and the names they get."""
+"""Runs whose weights are packaged -> their names."""
 CHANGES: dict[str, Any] = {}
-"""Fields that differ from the presets' in every run: none, but in tests."""
+"""Fields that differ from the presets in every run; only used in tests."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A row of the table: runs, and how they are scored together."""
+    """A row of the table: the runs that are scored together, and how."""
 
     row: str
     runs: tuple[str, ...]
@@ -74,19 +75,19 @@ ROWS = (
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder with train.txt, valid.txt and test.txt")
-    parser.add_argument("--out", type=Path, default=Path("runs/ptb"), help="folder for everything")
+    parser.add_argument("--out", type=Path, default=Path("runs/ptb"), help="output folder")
     parser.add_argument("--only", nargs="+", choices=list(RUNS), metavar="NAME", help="train and score these runs only")
-    parser.add_argument("--jobs", type=int, default=1, help="commands side by side, with a thread each")
-    parser.add_argument("--nice", type=int, default=0, help="lower the priority of everything by this much")
+    parser.add_argument("--jobs", type=int, default=1, help="number of parallel commands, with one thread each")
+    parser.add_argument("--nice", type=int, default=0, help="niceness of all commands")
     parser.add_argument("--record", action="store_true", help="write records of the complete rows")
     parser.add_argument("--package", action="store_true", help="write the weights of the complete runs to weights/")
-    parser.add_argument("--dry-run", action="store_true", help="list what is to be done and stop")
+    parser.add_argument("--dry-run", action="store_true", help="list the remaining steps and exit")
     options = parser.parse_args(arguments)
     try:
         os.nice(options.nice)
         run(options)
     except Stopped:
-        print("stopped; call this again to go on")
+        print("stopped; run the same command again to resume")
         return 130
     except FastslowError as error:
         print(f"ptb: error: {error}", file=sys.stderr)
@@ -134,9 +135,9 @@ def line(record: Record) -> str:
 
 
 def package(run: Path, folder: Path) -> None:
-    """Write the run's weights in 8 bits each. Raises JobsError for a run that is not complete."""
+    """Write the run's weights in 8 bits each. Raises JobsError for an incomplete run."""
     if not complete(run):
-        raise JobsError(f"{run} is not complete: its weights are not packaged")
+        raise JobsError(f"{run} is not complete: resume it before packaging")
     made = make(CharLM.from_pretrained(run, device="cpu"), folder, 8)
     print(f"{folder}: {made.parameters:,} weights, {made.size:,} bytes, archive id {made.id.hex()} for its card")
 

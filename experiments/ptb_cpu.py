@@ -1,28 +1,28 @@
 #!/usr/bin/env python3
-"""Penn Treebank on a CPU: the preset `ptb-cpu`, by all there is to lower its loss, with its curve.
+"""Penn Treebank on a CPU: the preset `ptb-cpu` with all methods that lower its loss, and its learning curve.
 
-    python -m experiments.ptb_cpu --data DIR               DIR holds train.txt, valid.txt and test.txt
-    python -m experiments.ptb_cpu                          Penn Treebank, fetched before (`fastslow data fetch ptb`)
-    python -m experiments.ptb_cpu --compare     beside stacked and sequential LSTMs of equal size, for equal time
-    python -m experiments.ptb_cpu --recipes                one technique at a time against the base recipe
-    ... --jobs 2 --minutes 20 --seeds 1 2 --dry-run --record    (--minutes: in place of the preset's updates, too)
+    python -m experiments.ptb_cpu --data DIR               DIR contains train.txt, valid.txt and test.txt
+    python -m experiments.ptb_cpu                          Penn Treebank from `fastslow data fetch ptb`
+    python -m experiments.ptb_cpu --compare     compared with stacked and sequential LSTMs of equal size
+    python -m experiments.ptb_cpu --recipes                one technique at a time, compared with the base recipe
+    ... --jobs 2 --minutes 20 --seeds 1 2 --dry-run --record    (--minutes replaces the preset's updates)
 
-It says first what it will cost. What is complete is not made again and a training that was stopped goes on, so it can
-be stopped (Ctrl-C) and called again. With --jobs 2 two trainings run side by side, with a thread each: on two cores
-that is more than one with two threads, and fair, since each has a core.
+The estimated cost is printed first. Complete steps are not repeated, and a stopped training is resumed, so the script
+can be interrupted (Ctrl-C) and restarted. With --jobs 2 two trainings run in parallel, with one thread each: on two
+cores this is faster than one training with two threads, and fair, since each has a core.
 
-Without a mode two seeds are trained and scored on the test text: by fixed weights, at the temperature that is best on
-validation text, both with their probabilities averaged (the pair), and by dynamic evaluation, with settings tuned on
-validation text. --recipes looks at the validation text alone. In OUT (runs/ptb-cpu, with the mode's name):
+Without a mode, two seeds are trained and scored on the test text: with fixed weights, at the temperature that is best
+on validation text, both models with averaged probabilities (the pair), and by dynamic evaluation, with settings tuned
+on validation text. --recipes only uses the validation text. Files in OUT (runs/ptb-cpu, plus the name of the mode):
 
     <run>/               the runs
-    logs/                what they printed, where they ran side by side
+    logs/                their output, if they ran in parallel
     scores/              the evaluations, as JSON
-    table.md             the figures; table.json: the same in numbers
+    table.md             the results; table.json: the same as JSON
     curve.csv .png .svg  validation loss against updates
 
-With --record, also a record of each row in experiments/records/, from which `python -m experiments.report build` makes
-RESULTS.md.
+With --record, also writes a record of each row to experiments/records/, from which `python -m experiments.report build`
+builds RESULTS.md.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ NETWORKS = {
     "ptb-cpu-equal-stacked-lstm-2": "ptb-cpu-stacked",
     "ptb-cpu-equal-sequential-lstm-2": "ptb-cpu-sequential",
 }
-"""Rows of the comparison, and their presets."""
+"""Rows of the comparison -> their presets."""
 
 RECIPES: dict[str, dict[str, Any]] = {
     "base": {},
@@ -74,16 +74,16 @@ RECIPES: dict[str, dict[str, Any]] = {
     "small": {"hidden_size": 160, "slow_size": 96},
     "large": {"hidden_size": 384, "slow_size": 256},
 }
-"""Techniques, one at a time: what each changes in the preset. `results.plan` has their rows, `ptb-cpu-recipe-...`."""
+"""Techniques, one at a time: the changes of each to the preset. `results.plan` has their rows, `ptb-cpu-recipe-...`."""
 
 DEFAULTS: dict[str, tuple[float | None, tuple[int, ...]]] = {
     "headline": (None, (1, 2)),
     "compare": (6.0, (1, 2, 3)),
     "recipes": (3.0, (1, 2)),
 }
-"""Minutes and seeds of each mode; without minutes the preset's updates, `HEADLINE_MINUTES` of one core."""
+"""Minutes and seeds of each mode; without minutes, the preset's updates, `HEADLINE_MINUTES` of one core."""
 HEADLINE_MINUTES = 35.0
-"""Of one core with a tile unit, for the preset's updates: for the estimate, and for the warm-up of shorter runs."""
+"""Minutes for the preset's updates on one core with a tile unit: for the estimate, and the warm-up of shorter runs."""
 
 # Seconds of one core, for a million weights and a test text of Penn Treebank's length.
 TEST_SECONDS = 90.0
@@ -96,20 +96,20 @@ def main(arguments: list[str] | None = None) -> int:
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--compare", action="store_true", help="FS-LSTM, stacked and sequential LSTM of equal size")
     mode.add_argument("--recipes", action="store_true", help="one technique at a time against the base recipe")
-    parser.add_argument("--only", nargs="+", choices=list(RECIPES), metavar="NAME", help="of --recipes, these")
+    parser.add_argument("--only", nargs="+", choices=list(RECIPES), metavar="NAME", help="with --recipes, only these")
     parser.add_argument("--data", type=Path, help="folder with train.txt, valid.txt and test.txt")
-    parser.add_argument("--out", type=Path, help="folder for everything")
-    parser.add_argument("--minutes", type=float, help="of training, for each run")
+    parser.add_argument("--out", type=Path, help="output folder")
+    parser.add_argument("--minutes", type=float, help="minutes of training per run")
     parser.add_argument("--seeds", type=int, nargs="+")
-    parser.add_argument("--jobs", type=int, default=1, help="commands side by side, with a thread each")
+    parser.add_argument("--jobs", type=int, default=1, help="number of parallel commands, with one thread each")
     parser.add_argument(
         "--record", type=Path, nargs="?", const=Path("experiments/records"), help="write records to this folder"
     )
-    parser.add_argument("--dry-run", action="store_true", help="say what it costs and stop")
+    parser.add_argument("--dry-run", action="store_true", help="print the estimated cost and exit")
     options = parser.parse_args(arguments)
     options.mode = "compare" if options.compare else "recipes" if options.recipes else "headline"
     if options.only and not options.recipes:
-        parser.error("--only belongs to --recipes")
+        parser.error("--only can only be used with --recipes")
     if len(set(options.seeds or ())) != len(options.seeds or ()) or options.jobs < 1:
         parser.error("seeds must differ, and --jobs must be at least 1")
     minutes, seeds = DEFAULTS[options.mode]
@@ -123,7 +123,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         run(options)
     except Stopped:
-        print("stopped; call this again to go on")
+        print("stopped; run the same command again to resume")
         return 130
     except FastslowError as error:
         print(f"ptb_cpu: error: {error}", file=sys.stderr)
@@ -136,7 +136,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def headline(options: argparse.Namespace) -> None:
     texts = the_texts(options.data)
-    check_matplotlib()  # before the hours, not after
+    check_matplotlib()  # fail before the long computation
     runs = [options.out / f"seed-{seed}" for seed in options.seeds]
     trainings = [the_training(run, PRESET, seed, texts, options) for run, seed in zip(runs, options.seeds, strict=True)]
     singles = [job for run in runs for job in scored(options, [run], texts)]
@@ -147,7 +147,7 @@ def headline(options: argparse.Namespace) -> None:
         return
     run_jobs(trainings, options.jobs, options.out / "logs")
     write_curve(options.out, dict(zip(options.seeds, runs, strict=True)))
-    run_jobs(singles, options.jobs, options.out / "logs")  # which keep what the pair needs in the runs' folders
+    run_jobs(singles, options.jobs, options.out / "logs")  # these store the inputs of the pair in the run folders
     run_jobs(together, options.jobs, options.out / "logs")
     records = headline_records(options, runs)
     lines = [
@@ -162,7 +162,7 @@ def headline(options: argparse.Namespace) -> None:
 
 
 def scored(options: argparse.Namespace, runs: Sequence[Path], texts: Texts) -> list[Job]:
-    """The evaluations of a model, or of several together: by fixed weights with a temperature, and dynamic."""
+    """The evaluations of a model, or of several together: with fixed weights and a temperature, and dynamic."""
     name = runs[0].name if len(runs) == 1 else "pair"
     given = ["evaluate", *map(str, runs), str(texts.test), "--device", "cpu", "--json"]
     scores = options.out / "scores"
@@ -197,7 +197,7 @@ def headline_records(options: argparse.Namespace, runs: Sequence[Path]) -> list[
 
 
 def told(kind: str, files: Sequence[Path], temperatures: dict[str, float]) -> str:
-    """What a reader must know of scores of this kind, after a comma."""
+    """The note for scores of this kind, after a comma."""
     if kind == "tempered":
         each = [f"{temperatures[file.name.removesuffix('-tempered.json')]:.3f}" for file in files]
         return f", temperature {' and '.join(each)}, fitted on validation text"
@@ -241,12 +241,12 @@ def write_curve(out: Path, runs: dict[int, Path]) -> None:
     write_bytes(out / "curve.csv", text.getvalue().encode())
 
 
-# ---------------------------------------------------------------------- beside networks of equal size
+# ---------------------------------------------------------------------- comparison with networks of equal size
 
 
 def comparison(options: argparse.Namespace) -> None:
     texts = the_texts(options.data)
-    # Seed after seed, so that a busy hour of the machine meets all networks.
+    # Ordered by seed, so that varying load on the machine affects all networks.
     plan = [(row, seed, options.out / f"{NETWORKS[row]}-{seed}") for seed in options.seeds for row in NETWORKS]
     trainings = [the_training(run, NETWORKS[row], seed, texts, options) for row, seed, run in plan]
     scores = options.out / "scores"
@@ -297,7 +297,7 @@ def _nats(run: Path) -> Path:
 
 
 def difference(ours: Sequence[Path], theirs: Sequence[Path]) -> tuple[Interval, list[float]]:
-    """Of the losses averaged over seeds, symbol by symbol, with its bootstrap interval; and of each seed."""
+    """The difference of the losses averaged over seeds, with its bootstrap interval, and the difference per seed."""
     first, second = ([load_nats(_nats(run)) for run in runs] for runs in (ours, theirs))
     each = [compare(a, b, samples=1).value_bpc for a, b in zip(first, second, strict=True)]
     return compare(np.mean(first, axis=0), np.mean(second, axis=0)), each
@@ -310,7 +310,7 @@ def recipes(options: argparse.Namespace) -> None:
     texts = the_texts(options.data)
     names = list(dict.fromkeys(["base", *(options.only or RECIPES)]))
     plan = [(name, seed, options.out / f"{name}-{seed}") for seed in options.seeds for name in names]
-    # Validated at the end alone: in so short a run it would cost a part of the time.
+    # Validated only at the end: in a short run, validation takes a large part of the time.
     trainings = [
         the_training(run, PRESET, seed, texts, options, test=False, validate_every=10**9, **RECIPES[name])
         for name, seed, run in plan
@@ -366,7 +366,7 @@ def validation_record(options: argparse.Namespace, row: str, runs: Sequence[Path
 
 
 def the_training(run: Path, preset: str, seed: int, texts: Texts, options: argparse.Namespace, **changes: Any) -> Job:
-    """By the preset's recipe; where minutes are given, annealed to the end of them, with its warm-up in proportion."""
+    """A training with the preset's recipe; with minutes, annealed over that time, with a proportional warm-up."""
     common: dict[str, Any] = {"seed": seed}
     if options.minutes is not None:
         given, part = find_preset(preset).train, min(1.0, options.minutes / HEADLINE_MINUTES)
@@ -381,7 +381,7 @@ def the_training(run: Path, preset: str, seed: int, texts: Texts, options: argpa
 
 
 def say_cost(options: argparse.Namespace, trainings: Sequence[Job], more: float, megabytes: int) -> bool:
-    """Print what is to come; whether to begin."""
+    """Print the estimated cost; returns whether to start."""
     left = [job for job in trainings if not job.done()]
     minutes = HEADLINE_MINUTES if options.minutes is None else options.minutes
     seconds = rounds(len(left), options.jobs) * (minutes * 60 + 30) + more
@@ -395,7 +395,7 @@ def say_cost(options: argparse.Namespace, trainings: Sequence[Job], more: float,
 
 
 def command(options: argparse.Namespace) -> str:
-    """What measures this, with the options that matter to the figures."""
+    """The command line, with the options that affect the results."""
     minutes, seeds = DEFAULTS[options.mode]
     parts = ["python -m experiments.ptb_cpu"]
     parts += [f"--{options.mode}"] if options.mode != "headline" else []
@@ -418,7 +418,7 @@ def length(options: argparse.Namespace) -> str:
 def merged(
     options: argparse.Namespace, row: str, runs: Sequence[Path], files: Sequence[Path], *, more: str = ""
 ) -> Record:
-    """One record of several runs, each with an evaluation of its own."""
+    """One record of several runs, each with its own evaluation."""
     each = [
         record_of_runs(row, [run], evaluation=file, command=command(options), note=how(options) + more)
         for run, file in zip(runs, files, strict=True)
@@ -456,7 +456,7 @@ def table_line(first: list[str], record: Record, protocols: Sequence[str]) -> st
 
 
 def finish(options: argparse.Namespace, lines: list[str], value: dict[str, Any], records: Sequence[Record]) -> None:
-    """Print and write the table, and the records if they are wanted."""
+    """Print and write the table, and the records if requested."""
     text = "\n".join([*lines, ""])
     write_bytes(options.out / "table.md", text.encode())
     write_json(options.out / "table.json", {"minutes": options.minutes, **value})

@@ -1,22 +1,22 @@
 #!/usr/bin/env python3
-"""The study of the dynamics on a CPU: three networks, several seeds, the same seconds of training for each.
+"""The study of the dynamics on a CPU: three networks, several seeds, the same training time for each.
 
-    python -m experiments.study --data DIR                 DIR holds train.txt, valid.txt and test.txt
-    python -m experiments.study                            Penn Treebank, fetched before (`fastslow data fetch ptb`)
+    python -m experiments.study --data DIR                 DIR contains train.txt, valid.txt and test.txt
+    python -m experiments.study                            Penn Treebank from `fastslow data fetch ptb`
     python -m experiments.study --minutes 10 --seeds 1 2 3 --dry-run
-    python -m experiments.study --jobs 2                   two trainings side by side, a thread each
+    python -m experiments.study --jobs 2                   two trainings in parallel, with one thread each
 
-It says first what it will cost. Runs that are complete are not made again and one that was stopped goes on, so it can
-be stopped (Ctrl-C) and called again. In OUT:
+The estimated cost is printed first. Complete runs are not repeated, and a stopped run is resumed, so the script can be
+interrupted (Ctrl-C) and restarted. Files in OUT:
 
     <preset>-<seed>/   the runs
-    logs/              what they printed, where they ran side by side
+    logs/              their output, if they ran in parallel
     dynamics/          figures 3 to 5 with their data, and dynamics.html
-    study.md           a table with means and deviations
-    study.json         the same in numbers
+    study.md           a table with means and standard deviations
+    study.json         the same as JSON
 
-With --record, also a record of each network in experiments/records/, from which `python -m
-experiments.report build` makes RESULTS.md.
+With --record, also writes a record of each network to experiments/records/, from which `python -m
+experiments.report build` builds RESULTS.md.
 """
 
 from __future__ import annotations
@@ -36,25 +36,25 @@ from fastslow.storage import read_json, write_bytes, write_json
 PRESETS = ("study-small-fs-lstm-4", "study-small-stacked-lstm-5", "study-small-sequential-lstm-5")
 MINUTES, SEEDS = 10.0, (1, 2, 3)
 DYNAMICS_SECONDS = 30.0
-"""Of each model: 11 seconds of one core, with the options' defaults, and room."""
+"""Seconds per model: 11 seconds of one core with the default options, plus a margin."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder with train.txt, valid.txt and test.txt")
-    parser.add_argument("--out", type=Path, default=Path("runs/study"), help="folder for everything")
-    parser.add_argument("--minutes", type=float, default=MINUTES, help="of training, for each run")
+    parser.add_argument("--out", type=Path, default=Path("runs/study"), help="output folder")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="minutes of training per run")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
-    parser.add_argument("--jobs", type=int, default=1, help="trainings side by side, with a thread each")
+    parser.add_argument("--jobs", type=int, default=1, help="number of parallel trainings, with one thread each")
     parser.add_argument(
         "--record", type=Path, nargs="?", const=Path("experiments/records"), help="write records to this folder"
     )
-    parser.add_argument("--dry-run", action="store_true", help="say what it costs and stop")
+    parser.add_argument("--dry-run", action="store_true", help="print the estimated cost and exit")
     options = parser.parse_args(arguments)
     try:
         return study(options)
     except Stopped:
-        print("stopped; call this again to go on")
+        print("stopped; run the same command again to resume")
         return 130
     except FastslowError as error:
         print(f"study: error: {error}", file=sys.stderr)
@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def study(options: argparse.Namespace) -> int:
     texts = the_texts(options.data)
-    # Seed after seed, so that a busy hour of the machine meets all networks.
+    # Ordered by seed, so that varying load on the machine affects all networks.
     plan = [(preset, seed, options.out / f"{preset}-{seed}") for seed in options.seeds for preset in PRESETS]
     left = [run for run in plan if not complete(run[2])]
     seconds = rounds(len(left), options.jobs) * (options.minutes * 60 + 20) + len(plan) * DYNAMICS_SECONDS
@@ -91,7 +91,7 @@ def study(options: argparse.Namespace) -> int:
 
 
 def the_training(preset: str, seed: int, folder: Path, texts: Texts, options: argparse.Namespace) -> Job:
-    """By the preset's recipe, for these minutes; short ones are validated at the end of each epoch."""
+    """A training with the preset's recipe and these minutes; short ones are validated at the end of each epoch."""
     changes: dict[str, Any] = {"seed": seed, "max_time": options.minutes * 60}
     if options.minutes < 2:
         changes["validate_every"] = 0
@@ -99,7 +99,7 @@ def the_training(preset: str, seed: int, folder: Path, texts: Texts, options: ar
 
 
 def report(options: argparse.Namespace, plan: list[tuple[str, int, Path]]) -> None:
-    """Print and write the table, and the records if they are wanted."""
+    """Print and write the table, and the records if requested."""
     records = [
         record_of_runs(preset, [f for p, _, f in plan if p == preset], command=command(options), note=note(options))
         for preset in PRESETS
@@ -131,7 +131,7 @@ def note(options: argparse.Namespace) -> str:
 
 
 def command(options: argparse.Namespace) -> str:
-    """What measures this, with the options that matter to the figures."""
+    """The command line, with the options that affect the results."""
     parts = ["python -m experiments.study"]
     parts += [f"--minutes {options.minutes:g}"] if options.minutes != MINUTES else []
     parts += [f"--seeds {' '.join(map(str, options.seeds))}"] if tuple(options.seeds) != SEEDS else []

@@ -45,12 +45,12 @@ def test_nearest_offers_nothing_far_and_not_too_much() -> None:
 def test_unknown_name_names_what_came_what_is_near_and_what_there_is() -> None:
     message = str(unknown_name("corpus", "pbt", ["ptb", "enwik8", "text8"]))
     assert message == "unknown corpus 'pbt': did you mean 'ptb'? Known: ptb, enwik8, text8"
-    assert str(unknown_name("run", "a", [])) == "unknown run 'a': None is known"
+    assert str(unknown_name("run", "a", [])) == "unknown run 'a': None exist"
 
 
 def test_os_reason() -> None:
     assert os_reason(OSError(errno.ENOSPC, "No space left on device")) == "the disk is full"
-    assert os_reason(OSError(errno.EDQUOT, "x")) == "the disk quota is used up"
+    assert os_reason(OSError(errno.EDQUOT, "x")) == "the disk quota is exceeded"
     assert os_reason(FileNotFoundError(errno.ENOENT, "No such file or directory")) == "no such file or directory"
     assert os_reason(OSError("Odd thing")) == "odd thing"
     assert os_reason(TimeoutError()) == "timeoutError"

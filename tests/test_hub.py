@@ -85,8 +85,8 @@ def run(code: str, standin: StandIn, folder: Path) -> list[str]:
 def test_a_language_model_there_and_back(standin: StandIn, tmp_path: Path) -> None:
     address, missing, forbidden = run(LANGUAGE_MODEL, standin, tmp_path)
     assert address == f"{standin.endpoint}/me/tiny"
-    assert missing.startswith("there is no folder me/nothing, and the Hugging Face Hub gave no model of that name: ")
-    assert forbidden.startswith("the Hugging Face Hub did not take the model me/forbidden: ")
+    assert missing.startswith("there is no folder me/nothing, and the Hugging Face Hub has no model with this name: ")
+    assert forbidden.startswith("the Hugging Face Hub rejected the model me/forbidden: ")
     files = standin.repos["me/tiny"]
     assert set(files) == {"README.md", "config.json", "model.safetensors"}
     assert standin.private["me/tiny"]

@@ -1,18 +1,18 @@
-"""The English model that comes with the package: its training text, its training, its figures and its packaging.
+"""The bundled English model: its training text, its training, its results and its packaging.
 
     python -m experiments.kinds --data BOOKS --out KINDS                 books, and documents of other kinds
     python -m experiments.english text --augment SEED ...     the training text, augmented
     python -m experiments.english train --augment SEED ...    the model
-    python -m experiments.english marks RUN --text NAME=FILE ...    its figures
+    python -m experiments.english marks RUN --text NAME=FILE ...    its results
     python -m experiments.english package RUN ...    into src/fastslow/models/english, with a card
 
-All but the first take `--data BOOKS --kinds KINDS`. BOOKS holds train.txt and valid.txt, as they are or as .xz, and
-books.tsv with the columns gutenberg_id, title, author and split. What is complete is not done again, and a training
-that was stopped is resumed by the same command. In OUT:
+All but the first take `--data BOOKS --kinds KINDS`. BOOKS contains train.txt and valid.txt, plain or as .xz, and
+books.tsv with the columns gutenberg_id, title, author and split. Complete steps are not repeated, and a stopped
+training is resumed by the same command. Files in OUT:
 
     corpus/               the texts, unpacked; train-augmented-SEED.txt, if --augment names a seed
     model/                the run of the model
-    marks.json, marks.md  its figures, each written as soon as it is measured
+    marks.json, marks.md  its results, each written as soon as it is measured
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
         if run in (text, training.train_model):
             one.add_argument("--augment", type=int, metavar="SEED", help="rewrite some text: CRLF, capitals, ...")
         if run in (marks.marks, card.package):
-            one.add_argument("--bits", type=int, default=8, choices=(8, 16), help="of each weight of a matrix")
+            one.add_argument("--bits", type=int, default=8, choices=(8, 16), help="bits per weight of a matrix")
         return one
 
     command("text", text, "make the training text")
@@ -64,20 +64,20 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--rate", type=float, default=training.RECIPE.rate)
     one.add_argument("--validate-every", type=int, default=training.RECIPE.validate_every, help="training steps")
     one.add_argument("--seed", type=int, default=1)
-    one.add_argument("--dry-run", action="store_true", help="print what it costs and stop")
+    one.add_argument("--dry-run", action="store_true", help="print the estimated cost and exit")
 
-    one = command("marks", marks.marks, "bits per byte and archives beside other compressors, on text it has not seen")
+    one = command("marks", marks.marks, "measure bits per byte and archive sizes on unseen text")
     one.add_argument("run", nargs="?", type=Path, default=Path(DEFAULT), help="run or model (default: the bundled one)")
     one.add_argument("--text", nargs="+", default=[], metavar="NAME=FILE", help="further texts")
     one.add_argument("--beside", metavar="MODEL", help="a model to compare it with")
     one.add_argument("--figures", nargs="+", default=list(marks.FIGURES), choices=marks.FIGURES)
     one.add_argument("--limit", type=int, default=1 << 40, help="skip texts of more bytes")
 
-    one = command("package", card.package, "put a run's model into the package")
+    one = command("package", card.package, "package a run's model")
     one.add_argument("run", type=Path, help="the run")
-    one.add_argument("--marks", type=Path, help="its figures (default: marks.json in OUT, if it exists)")
+    one.add_argument("--marks", type=Path, help="its results (default: marks.json in OUT, if it exists)")
     one.add_argument("--to", type=Path, default=models_folder() / DEFAULT, help="the model's folder")
-    one.add_argument("--dry-run", action="store_true", help="print the size and stop")
+    one.add_argument("--dry-run", action="store_true", help="print the size and exit")
     return result
 
 

@@ -26,7 +26,7 @@ def package(options: argparse.Namespace) -> int:
     run = options.run
     result, weights = rounded(CharLM.from_pretrained(run, device="cpu"), options.bits)
     size = sum(weight.values.nbytes for weight in weights.values())
-    print(f"{result.num_parameters:,} weights of {run} in {options.bits} bits: {size:,} bytes, for {options.to}")
+    print(f"{result.num_parameters:,} weights of {run} in {options.bits} bits: {size:,} bytes, written to {options.to}")
     if options.dry_run:
         return 0
     listed, others = books(options.data), sources(options.kinds)
@@ -35,13 +35,13 @@ def package(options: argparse.Namespace) -> int:
     if options.marks is not None or marks_file.is_file():
         found = read_json(marks_file, what="the marks")
         if not same_model(found, result):
-            raise EnglishError(f"{marks_file} has the marks of another model than {run}")
+            raise EnglishError(f"{marks_file} contains the results of a model other than {run}")
     made = make(result, options.to, options.bits)
     text = card(run, options.bits, listed, others, found, made.size, made.id.hex())
     write_bytes(options.to / CARD_FILE, text.encode())
-    print(f"{made.size:,} bytes; archives name it {made.id.hex()}; its card: {options.to / CARD_FILE}")
+    print(f"{made.size:,} bytes; archive id {made.id.hex()}; model card: {options.to / CARD_FILE}")
     if found is None:
-        print("without marks: measure them and package it again")
+        print("no results: run `marks`, then `package` again")
     return 0
 
 
@@ -54,7 +54,7 @@ def card(
     size: int,
     name: str,
 ) -> str:
-    """The model card, all of it from the run's own files."""
+    """The model card, generated from the run's files."""
     row, record = row_of(run), read_record(run)
     first = record.sessions[0] if record.sessions else {}
     machine, made_with = first.get("machine", {}), first.get("versions", {})
@@ -173,7 +173,7 @@ def hub_card(text: str, found: dict[str, Any] | None) -> hub.Card:
 
 
 def same_author(listed: list[dict[str, str]]) -> str:
-    """The titles in the training text by the author of War and Peace, whose name is spelled in several ways."""
+    """The titles in the training text by the author of War and Peace, whose name has several spellings."""
     titles = [book["title"] for book in listed if "Tolsto" in book["author"]]
     return f"; the author of *War and Peace* also wrote {', '.join(titles)}, in the training text" if titles else ""
 
@@ -183,7 +183,7 @@ def indented(commands: list[str]) -> str:
 
 
 def without_folders(command: str) -> str:
-    """A command as one types it anywhere: absolute paths cut to their last name."""
+    """The command with absolute paths shortened to their last part."""
     return re.sub(r"(?<![^\s=])/(?:\S*/)?(\S+)", r"\1", command)
 
 

@@ -1,4 +1,4 @@
-"""The texts of the English model: what it is trained on, and what its figures are measured on."""
+"""The training, validation and test texts of the English model."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from fastslow.lm import files
 from fastslow.storage import read_json, write_atomic
 
 BETWEEN = b"\n\n\n"
-"""Between two documents."""
+"""The separator between two documents."""
 
 
 class EnglishError(FastslowError):
-    """Something that a command needs and does not find."""
+    """An input of a command is missing."""
 
 
 def part(data: Path | None, name: str, out: Path) -> Path:
-    """The file of the part "train" or "valid" of the books; a packed one is unpacked into `out`."""
+    """The file of the part "train" or "valid" of the books; a compressed one is unpacked in `out`."""
     if data is None:
-        raise EnglishError("name the folder of the books with --data: it holds train.txt.xz and valid.txt.xz")
+        raise EnglishError("pass the folder of the books with --data: it must contain train.txt.xz and valid.txt.xz")
     plain, packed, target = data / f"{name}.txt", data / f"{name}.txt.xz", out / "corpus" / f"{name}.txt"
     if plain.is_file():
         return plain
     if not packed.is_file():
-        raise EnglishError(f"{data} holds neither {plain.name} nor {packed.name}")
+        raise EnglishError(f"{data} contains neither {plain.name} nor {packed.name}")
     if not target.is_file():
         files.make_folder(target.parent)
         with lzma.open(packed) as source:
@@ -40,7 +40,7 @@ def part(data: Path | None, name: str, out: Path) -> Path:
 
 
 def training_text(data: Path | None, kinds: Path | None, augment: int | None, out: Path) -> Path:
-    """The training text: the books, or the corpus that `experiments.kinds` made of them, perhaps augmented.
+    """The training text: the books, or the corpus from `experiments.kinds`, optionally augmented.
 
     augment: a seed; some of the text is then rewritten with CRLF, in capitals and so on: see `data.augment`.
     """
@@ -68,7 +68,7 @@ def books(data: Path | None) -> list[dict[str, str]]:
     """The rows of books.tsv."""
     path = None if data is None else data / "books.tsv"
     if path is None or not path.is_file():
-        raise EnglishError("the card lists the books: name the folder that holds books.tsv with --data")
+        raise EnglishError("the card lists the books: pass the folder that contains books.tsv with --data")
     with open(path, encoding="utf-8", newline="") as file:
         listed = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
     for name in ("gutenberg_id", "title", "author", "split"):
@@ -78,7 +78,7 @@ def books(data: Path | None) -> list[dict[str, str]]:
 
 
 def sources(kinds: Path | None) -> list[dict[str, Any]]:
-    """The sources of the other kinds of text, as `experiments.kinds` stored them; empty for books alone."""
+    """The sources of the other kinds of text, as `experiments.kinds` stored them; empty if there are only books."""
     if kinds is None:
         return []
     found: list[dict[str, Any]] = read_json(kinds / "sources.json", what="the sources")["sources"]
@@ -86,7 +86,7 @@ def sources(kinds: Path | None) -> list[dict[str, Any]]:
 
 
 def validation_kinds(kinds: Path) -> Iterator[tuple[str, bytes]]:
-    """The validation text of each other kind: its documents, one after the other."""
+    """The validation text of each other kind: its documents, concatenated."""
     text = (kinds / "valid.txt").read_bytes()
     with open(kinds / "documents.tsv", encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file, delimiter="\t") if row["part"] == "valid"]

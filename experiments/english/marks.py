@@ -1,4 +1,4 @@
-"""The English model's figures: bits per byte on text that it has not seen, beside its predecessor and compressors."""
+"""The English model's results: bits per byte on unseen text, compared with its predecessor and other compressors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from fastslow.storage import read_json, write_bytes, write_json
 BENCH = Path(__file__).parents[2] / "benchmarks" / "codec.py"
 RIVALS = ("ppmd I, order 12", "zpaq -m5", "xz -9e", "bzip2 -9")
 MODEL, BESIDE = ("model", "model, CRLF"), ("before", "before, CRLF")
-"""Figures of the model, and of the one it is compared with, as is and with CRLF line ends."""
+"""Results of the model, and of the one it is compared with, unchanged and with CRLF line ends."""
 ARCHIVE = "archive"
 FIGURES = ("static", "archive", "rivals")
 SINGLE = 100_000
@@ -47,7 +47,7 @@ def marks(options: argparse.Namespace) -> int:
             continue
         row = record["texts"].setdefault(name, described(text))
         if row["sha256"] != described(text)["sha256"]:
-            row = record["texts"][name] = described(text)  # measured anew
+            row = record["texts"][name] = described(text)  # measure again
         if "static" in options.figures:
             static(row, lm, text, MODEL)
             if beside is not None:
@@ -74,7 +74,7 @@ def mark_texts(options: argparse.Namespace) -> Iterator[tuple[str, bytes]]:
     for given in options.text:
         name, _, path = given.rpartition("=")
         if not Path(path).is_file():
-            raise EnglishError(f"--text {given}: there is no file {path}; write NAME=FILE")
+            raise EnglishError(f"--text {given}: {path} does not exist; use NAME=FILE")
         yield name or Path(path).name, Path(path).read_bytes()
     test = stdlib_splits().test
     assert test is not None
@@ -88,18 +88,18 @@ def described(text: bytes) -> dict[str, Any]:
 
 
 def opened(path: Path, model: CodecModel) -> dict[str, Any]:
-    """The record of this model's figures so far. Those of another model are not mixed with it."""
+    """The stored results of this model. EnglishError if they belong to another model."""
     name = model.exact().id.hex()
     if path.is_file():
         record: dict[str, Any] = read_json(path, what="the marks")
         if record.get("archive_id") == name:
             return record
-        raise EnglishError(f"{path} has the marks of another model: take it away, or choose another folder with --out")
+        raise EnglishError(f"{path} has the results of another model: remove it, or choose another folder with --out")
     return {"archive_id": name, "parameters": model.lm.num_parameters, "texts": {}}
 
 
 def static(row: dict[str, Any], lm: CharLM, text: bytes, names: tuple[str, str]) -> None:
-    """Bits per byte of the file without learning from it, as it is and with its line ends as CRLF."""
+    """Bits per byte of the file without learning from it, unchanged and with CRLF line ends."""
     for name, read in zip(names, (text, text.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")), strict=True):
         if name not in row:
             result = evaluate(lm, Text.of(read, "text"), streams=1 if len(text) <= SINGLE else 64)
@@ -107,32 +107,32 @@ def static(row: dict[str, Any], lm: CharLM, text: bytes, names: tuple[str, str])
 
 
 def archive_figure(model: CodecModel, text: bytes) -> dict[str, Any]:
-    """A real archive, decompressed and compared."""
+    """The size of an archive, which is decompressed and compared with the text."""
     archive = io.BytesIO()
     start = time.perf_counter()
     codec.compress_stream(io.BytesIO(text), archive, model)
     middle = time.perf_counter()
     if codec.decompress(archive.getvalue(), model) != text:
-        raise SystemExit("the archive does not give the text back")
+        raise SystemExit("the decompressed archive differs from the text")
     end = time.perf_counter()
     size = len(archive.getvalue())
     return {"size": size, "bits": 8 * size / len(text), "pack_s": middle - start, "unpack_s": end - middle}
 
 
 def rival_figure(name: str, text: bytes) -> dict[str, Any]:
-    """Another compressor's archive of the same bytes, from nothing."""
+    """The archive of another compressor for the same bytes, without priming."""
     bench = benchmark()
     rival = next(rival for rival in bench.RIVALS if rival.name == name)
     if not bench.available(rival):
         return {"why": f"{rival.needs} is not installed"}
     packed = rival.pack(text)
     if rival.unpack(packed) != text:
-        raise SystemExit(f"{name} does not give the text back")
+        raise SystemExit(f"{name}: the decompressed archive differs from the text")
     return {"size": len(packed), "bits": 8 * len(packed) / len(text)}
 
 
 def benchmark() -> Any:
-    """benchmarks/codec.py, which knows the other compressors."""
+    """benchmarks/codec.py, which defines the other compressors."""
     spec = importlib.util.spec_from_file_location("benchmarks_codec", BENCH)
     assert spec is not None
     assert spec.loader is not None

@@ -87,7 +87,7 @@ def train_model(options: argparse.Namespace) -> int:
 
 
 def row_of(folder: Path) -> dict[str, Any]:
-    """What a run is, and how far it has come: by its result, or by its last line of metrics."""
+    """The description and progress of a run, from its result or its last line of metrics."""
     record, config = read_record(folder), files.read_config(folder)
     row: dict[str, Any] = {
         "network": asdict(record.model),

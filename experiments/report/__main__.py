@@ -23,12 +23,12 @@ def build(*, records: Path = RECORDS, out: Path = RESULTS, check: bool = False) 
     Args:
         records: the folder of the records
         out: the file to write
-        check: write nothing, and fail if the file is not what the records make
+        check: write nothing, and fail if the file is out of date
     """
     text = results_markdown(read_records(records))
     if check:
         if not out.is_file() or out.read_text("utf-8") != text:
-            raise ModelError(f"{out} is not what the records in {records} make: build it again")
+            raise ModelError(f"{out} is out of date with the records in {records}: build it again")
         return
 
     write_bytes(out, text.encode())
@@ -49,12 +49,12 @@ def add(
 
     Args:
         row: the planned row's name, or a new one
-        runs: their folders, a seed each
+        runs: their folders, one per seed
         evaluation: the JSON of `fastslow evaluate RUN... TEXT --json`, for ensembles and dynamic evaluation
-        table: where a new row stands
-        model: what it is, in words
-        command: what measures it
-        note: what a reader must know
+        table: the table for a new row
+        model: a description of the model
+        command: the command that measures it
+        note: a note for readers
         records: the folder of the records
     """
     record = record_of_runs(row, runs, evaluation=evaluation, table=table, model=model, command=command, note=note)
@@ -62,7 +62,7 @@ def add(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The commands; the exit status."""
+    """Run a command; returns the exit status."""
     try:
         tyro.extras.subcommand_cli_from_dict(
             {"build": build, "add": add}, prog="python -m experiments.report", args=arguments

@@ -1,4 +1,4 @@
-"""The rows of `RESULTS.md`: what the paper reports, what else there should be, and the commands that measure it."""
+"""The rows of `RESULTS.md`: those of the paper and further ones, with the commands that measure them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 class Row:
     """One planned row.
 
-    name: what records of it are called. paper_bpc: the paper's figure by `protocol`, as it
-    prints it, empty where it has none.
-    paper_parameters: as the paper prints them. command: what measures the row from nothing but the corpus.
+    name: the name of its records. paper_bpc: the paper's result by `protocol`, as printed there, empty if there is
+    none.
+    paper_parameters: as printed in the paper. command: measures the row, given only the corpus.
     """
 
     name: str
@@ -24,7 +24,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of `RESULTS.md`. protocols: those its figures are given by, each a column."""
+    """A table of `RESULTS.md`. protocols: one column per protocol."""
 
     name: str
     title: str
@@ -161,7 +161,7 @@ TABLES = (
     Table(
         "study",
         "The study of the dynamics, at the paper's sizes",
-        "enwik8, 20 epochs, no dropout and no zoneout; networks that cost about the same time a step.",
+        "enwik8, 20 epochs, no dropout and no zoneout; networks that take about the same time per step.",
         ("bytes",),
         (
             Row("study-fs-lstm-4", "FS-LSTM-4", "bytes", _train("study-fs-lstm-4"), "1.49"),
@@ -185,7 +185,7 @@ TABLES = (
 
 
 def find_row(name: str) -> tuple[Table, Row] | None:
-    """The planned row of that name and its table, or None."""
+    """The planned row with this name and its table, or None."""
     for table in TABLES:
         for row in table.rows:
             if row.name == name:

@@ -1,4 +1,4 @@
-"""Records of runs: what was measured, how, where and when; one JSON file each."""
+"""Records of runs: results with method, machine and date; one JSON file each."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ FORMAT_VERSION = 1
 
 
 class RecordError(FastslowError):
-    """A record that is damaged, or runs of which none can be made."""
+    """A damaged record, or runs from which no record can be made."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """One figure: the seed, or seeds of an ensemble, and bits per character by each protocol."""
+    """One result: the seed, or seeds of an ensemble, and the bits per character by each protocol."""
 
     seeds: tuple[int, ...]
     bpc: Mapping[str, float]
@@ -34,10 +34,10 @@ class Score:
 class Record:
     """A row's measurement.
 
-    row: the name of the planned row, or a new one. table: the table it stands in. model: what it is, in words.
-    parameters: all of them, of an ensemble's models together. evaluation: how the text was scored, in words.
-    scores: one a run or an ensemble. command: what measured it. machine, date (2026-01-31). seconds: training and
-    evaluation of all scores. engine: what ran the network. note: anything a reader must know.
+    row: the name of the planned row, or a new one. table: its table. model: a description of the model.
+    parameters: the total, for an ensemble that of all models. evaluation: how the text was scored.
+    scores: one per run or ensemble. command: the command that measured it. machine, date (2026-01-31). seconds:
+    training and evaluation of all scores. engine: the engine that ran the network. note: a note for readers.
     """
 
     row: str
@@ -61,22 +61,22 @@ class Record:
                 raise RecordError(f"{name} of a record must be a line of text; got {str(value)[:40]!r}")
         if self.table not in {table.name for table in TABLES}:
             known = ", ".join(table.name for table in TABLES)
-            raise RecordError(f"a record's table is one of {known}; got {self.table[:40]!r}")
+            raise RecordError(f"a record's table must be one of {known}; got {self.table[:40]!r}")
         if not self.scores or any(not score.bpc or not score.seeds for score in self.scores):
             raise RecordError(f"the record of {self.row} has no scores")
         for score in self.scores:
             if any(not is_finite_number(value) or value < 0 for value in score.bpc.values()):
-                raise RecordError(f"a score of {self.row} is no number of bits: {dict(score.bpc)}")
+                raise RecordError(f"a score of {self.row} is not a number of bits: {dict(score.bpc)}")
             if score.bpc.keys() != self.scores[0].bpc.keys():
-                raise RecordError(f"the scores of {self.row} are by different protocols")
+                raise RecordError(f"the scores of {self.row} use different protocols")
 
     def mean(self, protocol: str) -> float | None:
-        """Mean over scores, or None where they are not by this protocol."""
+        """Mean over scores, or None if they do not use this protocol."""
         values = [score.bpc[protocol] for score in self.scores if protocol in score.bpc]
         return statistics.fmean(values) if values else None
 
     def deviation(self, protocol: str) -> float | None:
-        """The sample's standard deviation, or None of a single score."""
+        """The sample's standard deviation, or None for a single score."""
         values = [score.bpc[protocol] for score in self.scores if protocol in score.bpc]
         return statistics.stdev(values) if len(values) > 1 else None
 
@@ -87,9 +87,9 @@ class Record:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], where: str) -> Record:
-        """The record that `to_json` wrote. Raises RecordError, in a sentence, for anything else."""
+        """The inverse of `to_json`. Raises RecordError for anything else."""
         if value.get("format") != FORMAT:
-            raise RecordError(f"{where} is no record of a result: its format is not {FORMAT!r}")
+            raise RecordError(f"{where} is not a record of a result: its format is not {FORMAT!r}")
         check_version(value, FORMAT_VERSION, where, RecordError)
         names = [field.name for field in fields(cls)]
         check_fields(value, ("format", "format_version", *names), where, RecordError)
@@ -101,7 +101,7 @@ class Record:
             )
             given["parameters"], given["seconds"] = int(value["parameters"]), float(value["seconds"])
             if not math.isfinite(given["seconds"]):
-                raise ValueError("seconds are no number")
+                raise ValueError("seconds is not a number")
             return cls(**given)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise RecordError(f"{where} is damaged: {str(error)[:120]}") from error
@@ -110,7 +110,7 @@ class Record:
 
 
 def read_records(folder: Path) -> list[Record]:
-    """The records in `folder`, by date and file name; none if it is not there. Raises RecordError or ModelError."""
+    """The records in `folder`, by date and file name; empty without a folder. Raises RecordError or ModelError."""
     found = [
         (path.name, Record.from_json(read_json(path, what="the record"), f"the record {path}"))
         for path in folder.glob("*.json")
@@ -119,7 +119,7 @@ def read_records(folder: Path) -> list[Record]:
 
 
 def write_record(folder: Path, record: Record) -> Path:
-    """Write `record` to `folder`, under the name of its row; the path. Raises StorageError."""
+    """Write `record` to `folder`, under the name of its row; returns the path. Raises StorageError."""
     from fastslow.lm.files import make_folder
 
     make_folder(folder)
@@ -141,28 +141,28 @@ def record_of_runs(
     command: str | None = None,
     note: str = "",
 ) -> Record:
-    """The record of complete runs of one network: a score each; or one of all, by an evaluation of their ensemble.
+    """The record of complete runs of one network: one score per run, or one for all by an evaluation of their ensemble.
 
-    evaluation: what `fastslow evaluate RUN... TEXT --json` printed; by default each run's own test.
-    table, model, command: default the planned row's, which there must be if one of them is missing.
+    evaluation: what the output of `fastslow evaluate RUN... TEXT --json`; by default each run's own test.
+    table, model, command: default: those of the planned row, which must exist if one of them is missing.
 
     Raises RecordError for runs without a result or of different networks; ModelError for damaged files.
     """
     planned = find_row(row)
     if planned is None and (table is None or model is None or command is None):
-        raise RecordError(f"there is no planned row {row}: give its table, its model and its command")
+        raise RecordError(f"there is no planned row {row}: pass table, model and command")
     if not runs:
         raise RecordError(f"a record of {row} needs at least one run")
     told = [read_record(run) for run in runs]
     if evaluation is None and any(one.model != told[0].model for one in told):
-        raise RecordError(f"the runs of {row} are of different networks: score them together and give the evaluation")
+        raise RecordError(f"the runs of {row} are of different networks: evaluate them together and pass the result")
     of_table = table or (planned[0].name if planned else "")
     results = [_result(run) for run in runs]
     seconds = sum(float(result["seconds"]) for result in results)
     if evaluation is None:
         tests = [result["test"] for result in results]
         if any(test is None for test in tests):
-            raise RecordError(f"the runs of {row} had no test text: evaluate them and give the result")
+            raise RecordError(f"the runs of {row} had no test text: evaluate them and pass the result")
         scores = tuple(Score((one.train.seed,), _bpc(test, of_table)) for one, test in zip(told, tests, strict=True))
         how = tests[0]["protocol"]
         seconds += sum(float(test["seconds"]) for test in tests)
@@ -173,9 +173,9 @@ def record_of_runs(
             scores = (Score(tuple(one.train.seed for one in told), _bpc(scored, of_table)),)
             how, seconds = str(scored["protocol"]), seconds + float(scored["seconds"])
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise RecordError(f"{evaluation} is no evaluation as `fastslow evaluate --json` prints it") from error
+            raise RecordError(f"{evaluation} is not the output of `fastslow evaluate --json`") from error
         parameters = sum(_parameters(one) for one in told)
-    last = told[-1].sessions[-1]  # there is one: `_parameters` looked
+    last = told[-1].sessions[-1]  # there is one: checked by `_parameters`
     return Record(
         row=row,
         table=of_table,
@@ -198,7 +198,7 @@ def _result(run: Path) -> dict[str, Any]:
         raise RecordError(f"{run} is not complete: it has no {RESULT_FILE}; resume it first")
     result = read_result(run)
     if result["status"] != "completed":
-        raise RecordError(f"{path} is no result of a complete run")
+        raise RecordError(f"{path} is not the result of a complete run")
     return result
 
 

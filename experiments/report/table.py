@@ -1,4 +1,4 @@
-"""Records and plan as the Markdown of `RESULTS.md`. The same records make the same text."""
+"""Records and plan as the Markdown of `RESULTS.md`. Equal records give equal text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ the mean over seeds ± the sample's standard deviation. Every row names the comm
 
 
 def results_markdown(records: Sequence[Record]) -> str:
-    """The whole of `RESULTS.md`."""
+    """The full text of `RESULTS.md`."""
     tables = [_table(table, [record for record in records if record.table == table.name]) for table in TABLES]
     return "\n".join([_HEAD, *tables])
 

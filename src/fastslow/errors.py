@@ -64,16 +64,16 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError
     names = list(known)
     close = nearest(name, names)
     guess = f" did you mean {' or '.join(repr(c) for c in close)}?" if close else ""
-    listing = f"Known: {', '.join(names)}" if names else "None is known"
+    listing = f"Known: {', '.join(names)}" if names else "None exist"
     return UnknownNameError(f"unknown {kind} {name!r}:{guess} {listing}")
 
 
 def os_reason(error: OSError) -> str:
-    """The reason of a system error in words: ``"no such file or directory"``, ``"the disk is full"``."""
+    """The reason of a system error as text: ``"no such file or directory"``, ``"the disk is full"``."""
     if error.errno == errno.ENOSPC:
         return "the disk is full"
     if error.errno == errno.EDQUOT:
-        return "the disk quota is used up"
+        return "the disk quota is exceeded"
     if error.errno is not None:
         reason = error.strerror or os.strerror(error.errno)
     else:

@@ -28,12 +28,12 @@ def is_hub_name(name: str) -> bool:
 
 
 def fetch(name: str, files: Sequence[str], *, revision: str | None = None) -> Path:
-    """Download these files of the model `owner/name` to the Hub's local cache; their folder. Raises HubError."""
+    """Download these files of the model `owner/name` to the Hub's local cache; returns the folder. Raises HubError."""
     hub = _library(f"fetch the model {name}")
     try:
         return Path(hub.snapshot_download(name, allow_patterns=list(files), revision=revision, library_name=LIBRARY))
     except (OSError, ValueError) as error:  # all errors of that package derive from these two
-        raise HubError(f"the Hugging Face Hub gave no model of that name: {_reason(error)}") from error
+        raise HubError(f"the Hugging Face Hub has no model with this name: {_reason(error)}") from error
 
 
 @dataclass(frozen=True)
@@ -82,14 +82,14 @@ class Card:
 
 
 class Uploadable:
-    """`push_to_hub` for what has `save_pretrained`."""
+    """`push_to_hub` for classes with `save_pretrained`."""
 
     def save_pretrained(self, folder: Path) -> None:
-        raise NotImplementedError(f"{type(self).__name__} must define save_pretrained(folder): what is uploaded")
+        raise NotImplementedError(f"{type(self).__name__} must define save_pretrained(folder): the folder to upload")
 
     def card_text(self, name: str) -> tuple[str, tuple[str, ...]]:
-        """What the card says of this model once it is `owner/name`, in Markdown, and its own tags."""
-        raise NotImplementedError(f"{type(self).__name__} must define card_text(name): what its card says")
+        """The card's text for this model as `owner/name`, in Markdown, and its tags."""
+        raise NotImplementedError(f"{type(self).__name__} must define card_text(name): the text of its card")
 
     def push_to_hub(
         self,
@@ -102,18 +102,18 @@ class Uploadable:
         revision: str | None = None,
         message: str = "Upload model with fastslow",
     ) -> str:
-        """Upload it, with a model card, to `owner/name` on the Hugging Face Hub; its address.
+        """Upload it, with a model card, to `owner/name` on the Hugging Face Hub; returns its address.
 
         Args:
-            name: `owner/name`; the repository is made if need be.
-            license: for the card, an identifier of the Hub such as "apache-2.0"; None claims none.
-            tags: for the card, besides its own.
+            name: `owner/name`; the repository is created if necessary.
+            license: for the card, an identifier of the Hub such as "apache-2.0"; None states none.
+            tags: additional tags for the card.
             bpc: for the card, bits per character by the name of the text they were measured on.
             private: whether a new repository is private; None leaves it to the account.
             revision: the branch to upload to.
-            message: of the commit.
+            message: the commit message.
 
-        Raises HubError, in one line, where `huggingface-hub` is not installed or the Hub refuses.
+        Raises HubError if `huggingface-hub` is not installed or the Hub rejects the upload.
         """
         text, own = self.card_text(name)
         card = Card(name.split("/")[-1], text, license, (*own, *tags), bpc)
@@ -144,7 +144,7 @@ def push(
             address = str(api.create_repo(name, private=private, exist_ok=True))
             api.upload_folder(repo_id=name, folder_path=folder, commit_message=message, revision=revision)
         except (OSError, ValueError) as error:
-            raise HubError(f"the Hugging Face Hub did not take the model {name}: {_reason(error)}") from error
+            raise HubError(f"the Hugging Face Hub rejected the model {name}: {_reason(error)}") from error
     return address
 
 

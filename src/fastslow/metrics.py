@@ -1,7 +1,7 @@
-"""Reported metrics from losses in nats: bits per character, perplexity, and confidence intervals.
+"""Metrics computed from losses in nats: bits per character, perplexity, and confidence intervals.
 
-Everything inside the package counts in nats (natural logarithms, as cross entropy comes out of torch); everything
-that is shown to a person is in bits per character (BPC).  One character is one symbol of the model's alphabet.
+Inside the package, losses are in nats (natural logarithms, as in torch's cross entropy); everything shown to users is
+in bits per character (BPC).  A character is a symbol of the model's alphabet.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LN2 = math.log(2.0)
 
 
 def nats_to_bits(nats: float) -> float:
-    """Bits in ``nats``; also nats per character to bits per character."""
+    """Bits in ``nats``; also converts nats per character to bits per character."""
     return nats / LN2
 
 
@@ -29,7 +29,7 @@ def bits_to_nats(bits: float) -> float:
 
 
 def bits_per_character(total_nats: float, symbols: int) -> float:
-    """BPC of a text: its whole loss in nats, divided by the number of symbols that were predicted, in bits.
+    """BPC of a text: its total loss, converted to bits, divided by the number of predicted symbols.
 
     Raises ``ValueError`` if no symbol was predicted.
     """
@@ -39,7 +39,7 @@ def bits_per_character(total_nats: float, symbols: int) -> float:
 
 
 def perplexity(nats_per_symbol: float) -> float:
-    """``exp`` of the mean loss: the number of equally likely symbols that would be as hard to predict."""
+    """``exp`` of the mean loss: the number of equally likely symbols that are as hard to predict."""
     try:
         return math.exp(nats_per_symbol)
     except OverflowError:
@@ -50,8 +50,8 @@ def perplexity(nats_per_symbol: float) -> float:
 class Mean:
     """Running sum of nats over symbols; ``.nats`` and ``.bpc`` are its averages.
 
-    The sum is compensated (Neumaier), so that 1e8 symbols added in float lose nothing that could be printed, and
-    several means (of ranks, windows, files) add up to the mean over all their symbols in whatever order they come.
+    The sum is compensated (Neumaier), so that no printed digit is lost over 1e8 symbols, and several means (of ranks,
+    windows, files) merge to the mean over all their symbols in any order.
     """
 
     total_nats: float = 0.0
@@ -59,7 +59,7 @@ class Mean:
     _lost: float = 0.0
 
     def add(self, total_nats: float, symbols: int) -> None:
-        """Count ``symbols`` more symbols with a loss of ``total_nats`` together.
+        """Add ``symbols`` symbols with a total loss of ``total_nats``.
 
         Raises ``ValueError`` for a negative number of symbols.
         """
@@ -76,7 +76,7 @@ class Mean:
         self.symbols += symbols
 
     def merge(self, other: Mean) -> None:
-        """Add the counts of ``other``."""
+        """Add the sums of ``other``."""
         self.add(other.total_nats, other.symbols)
         self._lost += other._lost
 
@@ -95,7 +95,7 @@ class Mean:
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with the bounds of its bootstrap interval, in bits per character."""
+    """An estimate with its bootstrap interval, in bits per character."""
 
     value_bpc: float
     low_bpc: float
@@ -105,7 +105,7 @@ class Interval:
 
     @property
     def excludes_zero(self) -> bool:
-        """For a difference: whether the interval lies wholly on one side of zero."""
+        """For a difference: whether the interval is entirely on one side of zero."""
         return self.low_bpc > 0.0 or self.high_bpc < 0.0
 
     def __str__(self) -> str:
@@ -120,12 +120,12 @@ def bootstrap_mean(
 ) -> Interval:
     """Mean of per-symbol losses with a block bootstrap interval.
 
-    Losses of neighbouring symbols go together (a hard word, an odd article), so whole blocks of ``block``
-    consecutive symbols are drawn, with replacement and from every starting point, the text taken as a circle
-    (circular block bootstrap: Politis and Romano, 1992).  The interval is that of the percentiles of ``samples``
+    Losses of neighbouring symbols are correlated (a hard word, an unusual article), so whole blocks of ``block``
+    consecutive symbols are drawn, with replacement and from every starting point, treating the text as a circle
+    (circular block bootstrap: Politis and Romano, 1992).  The interval is given by the percentiles of ``samples``
     resampled means, each over as many symbols as the text has.
 
-    ``nats``: (N,) losses in nats in the order of the text.  ``block`` is cut to N.  The same ``seed`` gives the
+    ``nats``: (N,) losses in nats in the order of the text.  ``block`` is limited to N.  The same ``seed`` gives the
     same interval.  Raises :class:`~fastslow.errors.DataError` for an empty, non-finite or misshapen array, and
     ``ValueError`` for invalid settings.
     """
@@ -145,17 +145,17 @@ def bootstrap_difference(
     """Difference ``mean(nats) - mean(other_nats)`` of two models on the same text, with a bootstrap interval.
 
     The models are compared symbol by symbol: each resample draws the same blocks from both (see
-    :func:`bootstrap_mean`), so what is hard for both cancels.  Negative: the first model is better.
+    :func:`bootstrap_mean`), so common difficulty cancels.  Negative: the first model is better.
 
     ``nats``, ``other_nats``: (N,) losses in nats of the same symbols in the same order.  Raises
-    :class:`~fastslow.errors.DataError` when their lengths differ.
+    :class:`~fastslow.errors.DataError` if their lengths differ.
     """
     first = _losses(nats, "the first model's losses")
     second = _losses(other_nats, "the second model's losses")
     if len(first) != len(second):
         raise DataError(
-            f"the two models scored {len(first):,} and {len(second):,} symbols: score the same text, "
-            "with the same protocol, with both"
+            f"the two models scored {len(first):,} and {len(second):,} symbols: use the same text and "
+            "the same protocol for both"
         )
     return _bootstrap(first - second, block, samples, confidence, seed)
 
@@ -165,7 +165,7 @@ def _losses(nats: ArrayLike, name: str) -> NDArray[np.float64]:
     if values.ndim != 1 or values.dtype.kind not in "fiu":
         raise DataError(f"{name} must be one number per symbol, shape (N,); got {values.dtype} {values.shape}")
     if values.size == 0:
-        raise DataError(f"{name} are empty: there is nothing to average")
+        raise DataError(f"{name} are empty: at least one is needed")
     result = values.astype(np.float64)
     finite = np.isfinite(result)
     if not finite.all():
@@ -177,11 +177,11 @@ def _bootstrap(values: NDArray[np.float64], block: int, samples: int, confidence
     if block < 1 or samples < 1:
         raise ValueError(f"block and samples must be at least 1; got {block} and {samples}")
     if not 0.0 < confidence < 1.0:
-        raise ValueError(f"confidence must lie between 0 and 1; got {confidence}")
+        raise ValueError(f"confidence must be between 0 and 1; got {confidence}")
     n = len(values)
     block = min(block, n)
     mean = float(values.mean())
-    # Sums of any circular block by one subtraction; centred first, so that the long sums keep their digits.
+    # The sum of any circular block is one subtraction; values are centred first to preserve precision.
     centred = values - mean
     sums = np.concatenate(([0.0], np.cumsum(np.concatenate((centred, centred[: block - 1])))))
     whole, rest = divmod(n, block)

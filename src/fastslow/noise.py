@@ -1,9 +1,8 @@
 """Random masks as a pure function of (key, step, site, row, unit).
 
-Dropout and zoneout draw fresh bits at every step, site, row and unit. They come from one counter-based function,
-so that every engine - tensors here, compiled loops and GPU kernels elsewhere - sees the same masks whatever its
-tiling, a backward pass can draw them again instead of storing them, and a rank of a distributed job draws the masks
-of its own rows.
+Dropout and zoneout draw new bits at every step, site, row and unit. They come from one counter-based function,
+so that every engine (tensors here, compiled loops, GPU kernels) uses the same masks for any tiling, a backward pass can
+recompute them instead of storing them, and a rank of a distributed job draws the masks of its rows.
 
 All arithmetic is on 32-bit words, modulo 2^32, `>>` fills with zeros, `^` is exclusive or:
 
@@ -46,9 +45,9 @@ class Noise(NamedTuple):
 
 
 def draw_key(device: torch.device | str | None = None) -> Tensor:
-    """A fresh key from torch's generator of that device, so that `torch.manual_seed` repeats it."""
+    """A new key from torch's generator of this device, so that `torch.manual_seed` repeats it."""
     key = torch.empty((), dtype=torch.int64, device=device)
-    if torch.compiler.is_compiling():  # which does not know the same in place
+    if torch.compiler.is_compiling():  # which does not support the in-place version
         drawn: Tensor = torch.ops.aten.random(key)
         return drawn
     return key.random_()
@@ -84,7 +83,7 @@ def _mix(x: Tensor) -> Tensor:
 def row_words(noise: Noise, steps: int, site: int, rows: int) -> tuple[Tensor, Tensor]:
     """The words a and b of the module's formula, each (steps, rows) int32."""
     device = noise.key.device
-    # int32 arithmetic wraps modulo 2^32, which is what the formula asks for.
+    # int32 arithmetic wraps modulo 2^32, as the formula requires.
     step = torch.arange(noise.first_step, noise.first_step + steps, dtype=torch.int32, device=device).unsqueeze(1)
     row = torch.arange(noise.first_row, noise.first_row + rows, dtype=torch.int32, device=device)
     low = noise.key.bitwise_and(0xFFFFFFFF)

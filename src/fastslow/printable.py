@@ -30,7 +30,7 @@ def visible(char: str) -> str:
 
 
 def visible_text(text: str, keep: str = "") -> str:
-    """:func:`visible` of every code point, but those in ``keep`` as they are."""
+    """:func:`visible` of every code point except those in ``keep``, which are unchanged."""
     if text.isprintable():
         return text
     return "".join(c if c in keep else visible(c) for c in text)

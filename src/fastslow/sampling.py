@@ -1,7 +1,7 @@
-"""Print samples: bytes from the model become characters for the terminal.
+"""Print samples: convert bytes from the model to characters for the terminal.
 
-What is drawn, and how, is `CharLM.stream`; here bytes become text without waiting for more than the character they
-belong to, and without letting a model that learned control sequences drive the terminal.
+`CharLM.stream` draws the samples. Here bytes become text, each character printed as soon as it is complete, and control
+sequences that the model has learned are escaped so that they cannot affect the terminal.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ KEPT = "\n\t"
 
 
 def readable(pieces: Iterable[bytes]) -> Iterator[str]:
-    """The text of `pieces` of bytes, each character as soon as it is complete, safe to print.
+    """The text of `pieces` of bytes, safe to print; each character is yielded as soon as it is complete.
 
-    A character may be spread over several pieces. A byte that is not UTF-8 comes as `\\xe9`, a control other than
-    line break and tab as `\\x1b`: see :func:`fastslow.printable.visible`.
+    A character may be spread over several pieces. A byte that is not UTF-8 becomes `\\xe9`, and a control
+    character other than line break and tab becomes `\\x1b`: see :func:`fastslow.printable.visible`.
     """
     decoder = Utf8Stream()
     for piece in pieces:
@@ -35,7 +35,7 @@ def readable(pieces: Iterable[bytes]) -> Iterator[str]:
 
 
 def write_text(pieces: Iterable[bytes], out: TextIO) -> None:
-    """Print `pieces` of bytes to a terminal as they arrive, made :func:`readable`, and end the line."""
+    """Print `pieces` of bytes to a terminal as they arrive, as :func:`readable` text, and end the line."""
     last = "\n"
     for text in readable(pieces):
         out.write(text)

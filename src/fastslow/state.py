@@ -1,4 +1,4 @@
-"""Recurrent states: named tuples of tensors, and what one does to them between windows.
+"""Recurrent states: named tuples of tensors, and operations on them between windows.
 
 A state is a tensor (B, H), a pair `LSTMState(h, c)`, or any (named) tuple of states. The functions below keep the
 structure and the types; the named tuples have them as methods.
@@ -28,7 +28,7 @@ _OF_TENSORS = frozenset(
     | {"is_cuda", "mean", "numel", "permute", "repeat", "requires_grad", "reshape", "select", "shape", "size"}
     | {"squeeze", "sum", "transpose", "unbind", "unsqueeze", "view"}
 )
-"""What code for `torch.nn.LSTM` asks of h and c, and a state is not asked."""
+"""Tensor attributes that code for `torch.nn.LSTM` uses on h and c, and that a state does not have."""
 
 
 class LSTMState(NamedTuple):
@@ -38,11 +38,11 @@ class LSTMState(NamedTuple):
     c: Tensor
 
     def detach(self) -> LSTMState:
-        """The same values without their history."""
+        """The same values, detached."""
         return detach_state(self)
 
     def to(self, *args: Any, **options: Any) -> LSTMState:
-        """Every tensor as `Tensor.to` gives it: on another device, of another type."""
+        """Apply `Tensor.to` to every tensor: another device or dtype."""
         return map_state(lambda leaf: leaf.to(*args, **options), self)
 
     def clone(self) -> LSTMState:
@@ -80,11 +80,11 @@ class FSState(NamedTuple):
     slow: Any
 
     def detach(self) -> FSState:
-        """The same values without their history."""
+        """The same values, detached."""
         return detach_state(self)
 
     def to(self, *args: Any, **options: Any) -> FSState:
-        """Every tensor as `Tensor.to` gives it: on another device, of another type."""
+        """Apply `Tensor.to` to every tensor: another device or dtype."""
         return map_state(lambda leaf: leaf.to(*args, **options), self)
 
     def clone(self) -> FSState:
@@ -112,7 +112,7 @@ class FSState(NamedTuple):
 
 
 def _asked_by_torch() -> bool:
-    """Whether the caller of the caller is a module of PyTorch's."""
+    """Whether the caller's caller is a module of PyTorch."""
     return str(sys._getframe(2).f_globals.get("__name__")).split(".")[0] == "torch"
 
 
@@ -137,7 +137,7 @@ def map_state(fn: Callable[[Tensor], Tensor], state: S) -> S:
 
 
 def detach_state(state: S) -> S:
-    """The same values without their history: what is carried from window to window in truncated backpropagation."""
+    """The same values, detached: what is carried from window to window in truncated backpropagation."""
     return map_state(Tensor.detach, state)
 
 
@@ -159,7 +159,7 @@ def state_tensors(state: Any) -> list[Tensor]:
 
 
 def output_of(state: Any) -> Tensor:
-    """What a cell puts out: its state, or the first tensor of it, h."""
+    """The output of a cell: its state, or the first tensor of it, h."""
     found: Tensor = state if isinstance(state, Tensor) else next(iter(state))
     return found
 

@@ -8,7 +8,7 @@ from fastslow.printable import visible_text
 
 
 def environment(package: str) -> jinja2.Environment:
-    """The templates beside the modules of a package; the filter `visible` is `printable.visible_text`."""
+    """The templates in the folder of a package; the filter `visible` is `printable.visible_text`."""
     made = jinja2.Environment(
         loader=jinja2.PackageLoader(package, "."),
         autoescape=True,

@@ -1,7 +1,7 @@
-"""A recurrent network as a short program run once a time step.
+"""A recurrent network as a short program run once per time step.
 
-Each `Node` is one cell: the *state slot* it reads and writes, and what it takes as input - the network's input
-`x`, the output of an earlier node of the same step, or nothing. Nodes that share a slot form a deep transition:
+Each `Node` is one cell: the *state slot* it reads and writes, and its input: the network's input `x`,
+the output of an earlier node of the same step, or nothing. Nodes that share a slot form a deep transition:
 each reads the state its predecessor wrote in the same step, the first the state of the step before. The paper's
 three networks are three wirings; every engine runs any wiring.
 
@@ -125,7 +125,7 @@ class Wiring:
 
     @cached_property
     def slot_of(self) -> tuple[int, ...]:
-        """Index into `slots`, one a node."""
+        """Index into `slots`, one per node."""
         return tuple(self.slots.index(node.slot) for node in self.nodes)
 
     @cached_property

@@ -115,9 +115,9 @@ def test_what_a_stepper_rejects() -> None:
     with pytest.raises(ValueError, match=r"weights must be float32 or float64 on the CPU; got torch\.float16"):
         Stepper(case.wiring, half)
     stepper = Stepper(case.wiring, inputs.weights)
-    with pytest.raises(ValueError, match=r"x must end in 5 torch\.float32; got \(1, 3, 4\)"):
+    with pytest.raises(ValueError, match=r"x must be \(\.\.\., 5\) torch\.float32; got \(1, 3, 4\)"):
         stepper.step(torch.zeros(3, 4), state)
-    with pytest.raises(ValueError, match=r"state must be \(2, 11\); got \(3, 11\)"):
+    with pytest.raises(ValueError, match=r"state must have shape \(2, 11\); got \(3, 11\)"):
         stepper.step(torch.zeros(2, 5), state)
 
 
@@ -128,10 +128,10 @@ def test_quantised_rows() -> None:
     weight = torch.randn(6, 19, generator=torch.Generator().manual_seed(0))
     weight[2] = 0
     quantized = Quantized(weight)
-    assert quantized.numbers.shape == (6, 32)
-    assert quantized.numbers.dtype == torch.int8
-    assert not quantized.numbers[:, 19:].any()
-    assert quantized.numbers.abs().amax(1).tolist() == [127, 127, 0, 127, 127, 127]
+    assert quantized.values.shape == (6, 32)
+    assert quantized.values.dtype == torch.int8
+    assert not quantized.values[:, 19:].any()
+    assert quantized.values.abs().amax(1).tolist() == [127, 127, 0, 127, 127, 127]
     step = weight.abs().amax(1, keepdim=True) / 127
     assert ((quantized.dequantized() - weight).abs() <= step / 2 + 1e-7).all()
 

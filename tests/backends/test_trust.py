@@ -42,7 +42,7 @@ def test_the_engines_pass(dtype: torch.dtype) -> None:
         warnings.simplefilter("error")
         for name in ("native", "window"):
             if backends.engine(name).refusal(FSLSTM(3, 4, dtype=dtype)._problem(torch.zeros(2, 1, 3))) is None:
-                assert trust.trouble(name, backends.engine(name), CPU, dtype) is None
+                assert trust.failed_check(name, backends.engine(name), CPU, dtype) is None
     assert all(found is None for found in trust._found.values())
 
 
@@ -58,10 +58,10 @@ def test_the_engines_pass(dtype: torch.dtype) -> None:
 def test_differences_are_found(defect: dict[str, Any], message: str) -> None:
     engine = twisted(**defect)
     with pytest.warns(RuntimeWarning, match=f"the 'window' engine is not used on cpu: {message}"):
-        assert trust.trouble("window", engine, CPU, torch.float32) is not None
+        assert trust.failed_check("window", engine, CPU, torch.float32) is not None
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # it warns once
-        assert "its check failed" in str(trust.trouble("window", engine, CPU, torch.float32))
+        assert "its check failed" in str(trust.failed_check("window", engine, CPU, torch.float32))
 
 
 def test_an_engine_that_raises_is_not_used() -> None:
@@ -69,7 +69,7 @@ def test_an_engine_that_raises_is_not_used() -> None:
         raise OSError("no such\ninstruction")
 
     with pytest.warns(RuntimeWarning, match="it fails with OSError: no such instruction"):
-        trust.trouble("window", twisted(run=run), CPU, torch.float32)
+        trust.failed_check("window", twisted(run=run), CPU, torch.float32)
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_the_layer_falls_back_and_says_why(wrong_window: None) -> None:
 
 
 def test_only_the_cells_of_a_window_are_looked_at() -> None:
-    trust.trouble("window", window_engine, CPU, torch.float32, ("gru", "lstm", "gru"))
+    trust.failed_check("window", window_engine, CPU, torch.float32, ("gru", "lstm", "gru"))
     assert [key[-1] for key in trust._found] == ["gru", "lstm"]
 
 
@@ -107,5 +107,5 @@ def test_the_check_is_deaf_to_the_modes_around_it() -> None:
     torch.manual_seed(0)
     before = torch.get_rng_state()
     with FakeTensorMode(), torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
-        assert trust.trouble("window", window_engine, CPU, torch.float32) is None
+        assert trust.failed_check("window", window_engine, CPU, torch.float32) is None
     assert torch.equal(before, torch.get_rng_state())

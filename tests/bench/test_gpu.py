@@ -118,7 +118,7 @@ def test_no_row_is_begun_after_the_limit(monkeypatch: pytest.MonkeyPatch) -> Non
     assert timeouts == [300, 290, 190, 90]
     late = found["updates"][3:]
     assert late
-    assert {row["refused"] for row in late} == {"there was no time left for it"}
+    assert {row["refused"] for row in late} == {"skipped: the time limit was reached"}
 
 
 def test_the_command_keeps_what_it_has(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -146,17 +146,17 @@ def test_the_command_keeps_what_it_has(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 
 def test_a_row_in_a_process_of_its_own() -> None:
-    row = gpu.in_a_process(Spec("nothing of the kind", SMALL.name, steps=2), CPU, 120.0)
-    assert "there is no such engine" in row["refused"]
+    row = gpu.in_subprocess(Spec("nothing of the kind", SMALL.name, steps=2), CPU, 120.0)
+    assert "unknown engine" in row["refused"]
     assert row["shape"] == SMALL.name
 
 
 @pytest.mark.parametrize(
     ("program", "told"),
     [
-        ("import os; os.kill(os.getpid(), 6)", "failed: its process ended with status -6: it said nothing"),
-        ("import sys; sys.exit('an illegal address')", "failed: its process ended with status 1: an illegal address"),
-        ("import time; time.sleep(60)", "given up after 1 s"),
+        ("import os; os.kill(os.getpid(), 6)", "failed: the process exited with status -6: no output"),
+        ("import sys; sys.exit('an illegal address')", "failed: the process exited with status 1: an illegal address"),
+        ("import time; time.sleep(60)", "timed out after 1 s"),
     ],
 )
 def test_a_process_that_dies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, program: str, told: str) -> None:
@@ -165,7 +165,7 @@ def test_a_process_that_dies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, pr
     python.chmod(0o755)
     monkeypatch.setattr(gpu.sys, "executable", str(python))
     timeout = 1.0 if "sleep" in program else 60.0
-    assert gpu.in_a_process(Spec(LSTM, SMALL.name), CPU, timeout) == {"refused": told}
+    assert gpu.in_subprocess(Spec(LSTM, SMALL.name), CPU, timeout) == {"refused": told}
 
 
 def test_a_failure_is_a_row(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

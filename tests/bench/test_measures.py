@@ -79,7 +79,7 @@ def test_lstm_window_gives_every_gradient() -> None:
 @pytest.mark.parametrize("name", [name for name in ENGINES if name != "triton"])
 def test_engines_agree_with_the_loop(name: str, wiring: Any) -> None:
     shape = replace(TINY, wiring=wiring, sizes=tuple(7 for _ in wiring.slots))
-    if (refused := usable(name, shape, CPU)) is not None and "disagrees" not in refused:
+    if (refused := usable(name, shape, CPU)) is not None and "differ from the loop" not in refused:
         pytest.skip(refused)
     assert disagreement(name, shape, CPU) is None
 
@@ -93,9 +93,9 @@ def test_an_engine_that_disagrees_is_not_timed(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(check, "engine", lambda name: wrong if name == "window" else real_engine(name))
     told = usable("window", TINY, CPU)
     assert told is not None
-    assert told.startswith("not timed, because it disagrees with the loop: y differs by 0.0")
+    assert told.startswith("not timed, because its results differ from the loop's: y differs by 0.0")
     assert usable("reference", TINY, CPU) is None
-    assert "no such engine" in (usable("quick", TINY, CPU) or "")
+    assert "unknown engine" in (usable("quick", TINY, CPU) or "")
     assert "CUDA" in (usable("triton", TINY, CPU) or "")
 
 

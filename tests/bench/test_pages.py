@@ -21,5 +21,5 @@ def test_the_place_is_filled_and_filled_again() -> None:
 
 @pytest.mark.parametrize("page", ["", "<!-- measured: a -->\n", END, PAGE.replace("a -->", "c -->")])
 def test_a_page_without_the_place(page: str) -> None:
-    with pytest.raises(PageError, match="no place for the a figures: put <!-- measured: a -->"):
+    with pytest.raises(PageError, match="no markers for the a results: add the lines <!-- measured: a -->"):
         placed(page, "a", "text")

@@ -212,7 +212,7 @@ def test_a_different_and_a_missing_model(here: Path, capsys: pytest.CaptureFixtu
     assert main(["decompress", "--model", "other", "a.txt.fsz"]) == 1
     assert f"needs model {MODEL.id.hex()[:16]}" in capsys.readouterr().err
     assert main(["decompress", "a.txt.fsz"]) == 1
-    assert "name its folder" in capsys.readouterr().err
+    assert "pass its folder" in capsys.readouterr().err
     assert main(["compress", "a.txt.fsz", "-f"]) == 1
     assert "no model was named" in capsys.readouterr().err
     assert not (here / "a.txt").exists()

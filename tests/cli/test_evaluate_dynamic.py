@@ -75,4 +75,4 @@ def test_bad_input(runs: list[str], model: Path, text: Path, capsys: pytest.Capt
     assert "not a NumPy file" in error_of(capsys, "evaluate", model, text, "--against", "short.npy")
     evaluated(capsys, runs[0], "--per-symbol", "test.npy")
     error = error_of(capsys, "evaluate", runs[0], text, "--against", "test.npy")
-    assert "score the same text" in error
+    assert "use the same text" in error

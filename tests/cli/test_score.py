@@ -107,7 +107,7 @@ def test_what_may_not_be_read_or_written(model: Path, text: Path, capsys: pytest
 def test_a_byte_the_model_does_not_know(elsewhere: Path, text: Path, capsys: pytest.CaptureFixture[str]) -> None:
     narrow = save_model(elsewhere / "narrow", Alphabet(b"abc"))
     message = error_of(capsys, "score", text, "--model", narrow)
-    assert message.startswith(f"{text} has byte 0x30 '0' at offset 0, which is not among the 3 symbols")
+    assert message.startswith(f"{text} has byte 0x30 '0' at offset 0, which is not one of the 3 symbols")
 
 
 def test_damaged_models(model: Path, text: Path, elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -146,8 +146,8 @@ def test_invalid_utf_8(model: Path, story: Path, capsys: pytest.CaptureFixture[s
         ("--regions header", "header has no regions"),
         ("--regions short", "short, line 3: expected 2 columns as in its first line; got 1"),
         ("--regions spans", "spans, line 2: stop must be a whole number; got 'x'"),
-        ("--regions far", "goes past the end of the text, which has"),
-        ("--regions back", "start must be below stop"),
+        ("--regions far", "ends after the end of the text, which has"),
+        ("--regions back", "expected 0 <= start < stop"),
     ],
 )
 def test_what_cannot_be(options: str, told: str, model: Path, story: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -61,8 +61,8 @@ def test_a_run_that_starts_from_a_trained_model(text: Path, capsys: pytest.Captu
     for name, weight in first.state_dict().items():
         assert torch.equal(weight, further.state_dict()[name])
     assert read_record("further").init_from == str(RUN)
-    assert "has its alphabet" in error_of(capsys, *started, "--alphabet", "text", "--out", "other")
-    assert "keeps its network" in error_of(capsys, *started, "--hidden-size", 9, "--out", "other")
+    assert "uses its alphabet" in error_of(capsys, *started, "--alphabet", "text", "--out", "other")
+    assert "must use the same network" in error_of(capsys, *started, "--hidden-size", 9, "--out", "other")
     assert "there is no model nowhere" in error_of(capsys, "train", text, "--init-from", "nowhere")
 
 
@@ -180,7 +180,7 @@ def test_texts_that_cannot_be_trained_on(text: Path, elsewhere: Path, capsys: py
     assert "fastslow data fetch ptb" in error_of(capsys, "train", "--preset", "ptb-fs-lstm-2")
     assert "not both" in error_of(capsys, "train", text, "--corpus", "ptb")
     assert "--valid and --test need files" in error_of(capsys, "train", "--preset", "demo", "--valid", "x")
-    assert "protocol belongs to a corpus" in error_of(capsys, "train", text, "--protocol", "raw")
+    assert "protocol can only be used with a corpus" in error_of(capsys, "train", text, "--protocol", "raw")
     assert not Path("runs").exists()
 
 

@@ -197,7 +197,7 @@ def test_an_archive_without_neural_blocks_needs_no_model(model: ExactModel) -> N
 
 def test_a_missing_model_and_a_different_one_are_named(model: ExactModel) -> None:
     archive = codec.compress(predicted_text(model, 400), model, lanes=20)
-    with pytest.raises(codec.ModelError, match=rf"needs model {model.id.hex()[:16]}: name its folder"):
+    with pytest.raises(codec.ModelError, match=rf"needs model {model.id.hex()[:16]}: pass its folder"):
         codec.decompress(archive)
     other = tiny_model(hidden=6, slow=5, seed=2)
     with pytest.raises(codec.ModelError, match=rf"needs model {model.id.hex()[:16]}.*has hash {other.id.hex()[:16]}"):

@@ -134,7 +134,7 @@ def test_8_bits_are_loaded_as_they_were_rounded(options: dict[str, Any], tmp_pat
 
 def test_a_model_too_large_for_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(package, "MAX_BYTES", {16: 1000, 8: 1000})
-    with pytest.raises(ModelError, match=r"takes [\d,]+ bytes; a packaged one may take 1,000"):
+    with pytest.raises(ModelError, match=r"takes [\d,]+ bytes; a packaged model may take at most 1,000"):
         make(small_lm(), tmp_path / "m")
     assert not (tmp_path / "m").exists()
 

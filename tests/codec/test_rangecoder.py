@@ -87,7 +87,7 @@ def test_cut_or_continued_bytes_are_refused_or_are_some_bits(bits: Bits, data: s
 
 
 def test_symbols_of_version_1_outside_every_interval_are_damage() -> None:
-    with pytest.raises(FormatError, match="outside every interval"):
+    with pytest.raises(FormatError, match="outside all intervals"):
         RangeDecoder(b"\xff" * 16).target()
     with pytest.raises(FormatError, match="are truncated"):
         RangeDecoder(b"").take(0, 1)

@@ -82,11 +82,13 @@ def test_a_damaged_library_is_built_again(damage: str) -> None:
 
 def test_no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(build.BuildError, match=r"\$CXX names 'no-such-compiler', which is not a program on the path"):
+    with pytest.raises(
+        build.BuildError, match=r"\$CXX names 'no-such-compiler', which is not an executable on the PATH"
+    ):
         build.ensure(UNIT)
     monkeypatch.delenv("CXX")
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(build.BuildError, match=r"no C\+\+ compiler on the path .* install one, or set \$CXX"):
+    with pytest.raises(build.BuildError, match=r"no C\+\+ compiler on the PATH .* install one, or set \$CXX"):
         build.ensure(UNIT)
 
 
@@ -107,7 +109,7 @@ def test_a_build_that_does_not_run_here_is_not_used(small_source: Path) -> None:
 def test_a_cache_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("FASTSLOW_CACHE", str(tmp_path / "file" / "cache"))
-    with pytest.raises(build.BuildError, match=r"the cache .* cannot be written .*; set \$FASTSLOW_CACHE"):
+    with pytest.raises(build.BuildError, match=r"the cache folder .* is not writable .*; set \$FASTSLOW_CACHE"):
         build.ensure(UNIT)
 
 

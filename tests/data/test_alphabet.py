@@ -130,7 +130,7 @@ def test_index_and_decode_refuse_what_is_outside() -> None:
             alphabet.decode(wrong)
     assert alphabet.decode([]) == b""
     for odd in ([[0]], [0.5], "ab"):
-        with pytest.raises(TypeError, match="whole numbers"):
+        with pytest.raises(TypeError, match="integers"):
             alphabet.decode(odd)
 
 

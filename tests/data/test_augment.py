@@ -68,7 +68,7 @@ def test_shares_are_met() -> None:
 
 @pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
 def test_shares_that_are_none(share: float) -> None:
-    with pytest.raises(ValueError, match="crlf must be a share from 0 to 1"):
+    with pytest.raises(ValueError, match="crlf must be from 0 to 1"):
         Shares(crlf=share)
 
 

@@ -121,11 +121,11 @@ def test_a_damaged_corpus_is_refused(tmp_path: Path) -> None:
     damaged[777] ^= 1
     put(tmp_path / "single", {"single": bytes(damaged)})
     assert is_present(SINGLE_CORPUS, tmp_path)
-    with pytest.raises(ChecksumError, match="damaged or another file"):
+    with pytest.raises(ChecksumError, match="damaged or a different file"):
         load_corpus(SINGLE_CORPUS, data_dir=tmp_path)
     (tmp_path / "single" / "single").write_bytes(SINGLE[:-1])
     assert not is_present(SINGLE_CORPUS, tmp_path)
-    with pytest.raises(ChecksumError, match="999,999 bytes instead of 1,000,000"):
+    with pytest.raises(ChecksumError, match="999,999 bytes; expected 1,000,000"):
         load_corpus(SINGLE_CORPUS, data_dir=tmp_path)
 
 

@@ -78,11 +78,11 @@ def test_a_pipe_is_read_only_where_standard_input_would_be(tmp_path: Path) -> No
 def test_wrong_paths_say_what_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"cannot read .*nowhere: no such file or directory"):
         open_text(tmp_path / "nowhere")
-    with pytest.raises(DataError, match="is a directory: name the files in it"):
+    with pytest.raises(DataError, match="is a directory: pass the files in it"):
         open_text(tmp_path)
     with pytest.raises(DataError, match="is empty: a text needs at least 2 bytes"):
         open_text(write(tmp_path / "empty", b""))
-    with pytest.raises(DataError, match="is too short: it has 1 byte, and at least 2"):
+    with pytest.raises(DataError, match="is too short: it has 1 byte; at least 2"):
         open_text(write(tmp_path / "one", b"x"))
     with pytest.raises(DataError, match="at least 1,000 are needed"):
         open_text(write(tmp_path / "few", b"xyz"), min_bytes=1000)
@@ -138,9 +138,9 @@ def test_impossible_splits_are_refused() -> None:
     with pytest.raises(DataError, match=r"add up to 1; got 0.5, 0.1, 0.1, together 0.7"):
         split_fractions(text, 0.5, 0.1, 0.1)
     for wrong in ((1.1, -0.05, -0.05), (0.0, 0.5, 0.5), (float("nan"), 0.5, 0.5)):
-        with pytest.raises(DataError, match="must be 0 or more"):
+        with pytest.raises(DataError, match="must be at least 0"):
             split_fractions(text, *wrong)
-    with pytest.raises(DataError, match="cannot be cut into 10, 10, 11"):
+    with pytest.raises(DataError, match="cannot be split into 10, 10, 11"):
         split_sizes(text, 10, 10, 11)
 
 

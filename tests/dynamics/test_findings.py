@@ -27,7 +27,7 @@ def test_everything_holds_where_everything_is_as_in_the_paper() -> None:
         in by["at the longest lag the slow cell's norm is the largest of all memories"]
     )
     assert (
-        "0.0011 a step in the slow cell of FS-LSTM-2, 0.055 in layer 1 of stacked LSTM-2"
+        "0.0011 per step in the slow cell of FS-LSTM-2, 0.055 in layer 1 of stacked LSTM-2"
         in by["its mean squared change a step is the smallest of all memories"]
     )
     assert "0.800 to 0.867" in by["its loss is below the stack's at each of the positions 4 to 8"]
@@ -80,7 +80,7 @@ def test_sentences_say_what_the_numbers_are() -> None:
     )
     changes = change_sentences(groups)
     assert changes[0] == (
-        "Of all memories the slow cell of FS-LSTM-2 changes least (0.001 a step, mean over its units) and cell 2 of "
+        "Of all memories the slow cell of FS-LSTM-2 changes least (0.001 per step, mean over its units) and cell 2 of "
         "sequential LSTM-2 most (0.5)."
     )
     assert changes[2] == "stacked LSTM-2: layer 1 0.05, layer 2 0.1."

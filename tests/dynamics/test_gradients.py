@@ -181,7 +181,7 @@ def test_a_short_text_has_fewer_streams() -> None:
     one = gradient_norms(lm, TEXT[:21], streams=16, **options)
     assert one.samples == 2
     assert not one.error.any()
-    with pytest.raises(DataError, match="it has 20 symbols, and this needs 21 in a row"):
+    with pytest.raises(DataError, match="it has 20 symbols; at least 21 are needed"):
         gradient_norms(lm, TEXT[:20], **options)
 
 

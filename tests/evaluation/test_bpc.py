@@ -163,7 +163,7 @@ def test_what_cannot_be_scored() -> None:
         evaluate(small_lm(), Text.of(b"theX", "poem.txt"))
     with pytest.raises(DataError, match="the text is too short: it has 1 bytes"):
         evaluate(small_lm(), b"t")
-    with pytest.raises(DataError, match="too short: 3 symbols make at most 2 streams"):
+    with pytest.raises(DataError, match="too short: 3 symbols allow at most 2 streams"):
         evaluate(small_lm(), b"the", streams=5)
     lm = small_lm()
     torch.nn.init.constant_(lm.head.weight, math.nan)

@@ -38,7 +38,7 @@ def test_inside_the_logits_are_divided() -> None:
         raise KeyboardInterrupt
     assert all(torch.equal(value, before[name]) for name, value in lm.state_dict().items())
     for senseless in (0.0, -1.0, math.inf, math.nan):
-        with pytest.raises(ValueError, match="temperature must be above zero"), at_temperature(lm, senseless):
+        with pytest.raises(ValueError, match="temperature must be greater than 0"), at_temperature(lm, senseless):
             pass
 
 

@@ -204,14 +204,14 @@ def test_marks_and_the_package(
 
     message = failed(english, capsys, *package, "--marks", "runs/english/none.json")
     assert "cannot read the marks" in message
-    assert "has the marks of another model" in failed(english, capsys, "marks", "old", *given)
+    assert "has the results of another model" in failed(english, capsys, "marks", "old", *given)
 
 
 def test_the_card_without_marks_says_so(
     english: Any, run: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert english.main(["package", str(run), "--data", str(data), "--bits", "16", "--to", "box"]) == 0
-    assert capsys.readouterr().out.endswith("without marks: measure them and package it again\n")
+    assert capsys.readouterr().out.endswith("no results: run `marks`, then `package` again\n")
     card = Path("box/README.md").read_text(encoding="utf-8")
     assert "\nNot measured.\n" in card
     assert "16-bit integers" in card
@@ -222,9 +222,9 @@ def test_what_is_missing_is_one_line(
     english: Any, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert failed(english, capsys, "text") == (
-        "name the folder of the books with --data: it holds train.txt.xz and valid.txt.xz"
+        "pass the folder of the books with --data: it must contain train.txt.xz and valid.txt.xz"
     )
-    assert failed(english, capsys, "train", "--data", tmp_path).endswith("holds neither train.txt nor train.txt.xz")
+    assert failed(english, capsys, "train", "--data", tmp_path).endswith("contains neither train.txt nor train.txt.xz")
     message = failed(english, capsys, "train", "--data", data, "--kinds", tmp_path)
     assert message == f"{tmp_path} has no train.txt: make it with `python -m experiments.kinds`"
     small_lm(4, alphabet=Alphabet.bytes()).save_pretrained("m")
@@ -234,7 +234,7 @@ def test_what_is_missing_is_one_line(
     assert not Path("box").exists()
     assert "there is no model nothing" in failed(english, capsys, "marks", "nothing", "--data", data)
     message = failed(english, capsys, "marks", "m", "--data", data, "--figures", "static", "--text", "a=b")
-    assert message == "--text a=b: there is no file b; write NAME=FILE"
+    assert message == "--text a=b: b does not exist; use NAME=FILE"
 
 
 def test_absolute_paths_of_a_command_are_cut() -> None:

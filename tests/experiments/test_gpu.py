@@ -185,7 +185,7 @@ def test_a_stage_without_time_is_left_out(
     code, given = stages(script, tmp_path, monkeypatch, {"tests": 1e9, "bench": 1e9, "train": 1e9}, 40)
     assert code == 1
     assert list(given) == ["tests", "train"]
-    assert "[bench] left out" in capsys.readouterr().out
+    assert "[bench] skipped" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("deaf", [False, True])

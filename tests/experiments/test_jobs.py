@@ -98,7 +98,7 @@ def test_a_folder_with_another_run(jobs: Any, tmp_path: Path) -> None:
     texts = jobs.Texts(Path("a"), Path("b"), Path("c"))
     run(tmp_path / "run", max_updates=2)
     assert jobs.training(tmp_path / "run", "demo", texts, max_updates=2, hidden_size=8, rate=1e-2).done()
-    with pytest.raises(jobs.JobsError, match="holds a run with max_updates 2, not 3: choose another --out"):
+    with pytest.raises(jobs.JobsError, match="contains a run with max_updates 2, not 3: choose another --out"):
         jobs.training(tmp_path / "run", "demo", texts, max_updates=3)
 
 
@@ -116,5 +116,5 @@ def test_options_and_commands(jobs: Any, tmp_path: Path) -> None:
     (tmp_path / "run" / "run.json").touch()
     assert job.command()[-1] == "--resume"
     assert [jobs.rounds(count, 2) for count in range(4)] == [0, 1, 1, 2]
-    with pytest.raises(jobs.JobsError, match="--data takes a folder with"):
+    with pytest.raises(jobs.JobsError, match="--data must be a folder with"):
         jobs.the_texts(tmp_path)

@@ -40,7 +40,7 @@ def test_books_are_found_in_any_order(data: Path) -> None:
     assert {one.path: one.data for one in kinds.books(data)} == BOOKS
     text = lzma.decompress((data / "train.txt.xz").read_bytes())
     (data / "train.txt").write_bytes(text.replace(b"Book 1", b"Look 1"))
-    with pytest.raises(kinds.KindsError, match=r"the text at byte [\d,]+ of train.txt is no book"):
+    with pytest.raises(kinds.KindsError, match=r"the text at byte [\d,]+ of train.txt is not a book"):
         list(kinds.books(data))
 
 

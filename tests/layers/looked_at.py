@@ -569,7 +569,7 @@ def fully_sharded() -> None:
 def forked_after_two_threads() -> None:
     from fastslow.backends.native import call
 
-    call.deal = lambda *given: (2, 2)
+    call.split_threads = lambda *given: (2, 2)
     torch.set_num_threads(2)
     layer, x = made(), sample(rows=8)
     y = layer(x)[0]

@@ -47,7 +47,7 @@ def test_wrong_states_are_refused_with_the_right_form() -> None:
         fs(x, (torch.zeros(3, 6), torch.zeros(3, S)))
     with pytest.raises(RuntimeError, match=r"state fast.h must be \(3, 7\), for 3 rows; got LSTMState"):
         fs(x, (LSTMState(torch.zeros(3, H), torch.zeros(3, H)), torch.zeros(3, S)))
-    with pytest.raises(TypeError, match="a tuple of 2 states, one a slot; got Tensor"):
+    with pytest.raises(TypeError, match="a tuple of 2 states, one per slot; got Tensor"):
         stack(x, torch.zeros(3, H))
     with pytest.raises(TypeError, match="the state of a SequentialGRU is a tensor h; got tuple of 2"):
         sequence(x, (torch.zeros(3, H), torch.zeros(3, H)))

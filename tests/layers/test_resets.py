@@ -173,7 +173,7 @@ def test_errors_say_what_was_expected() -> None:
         layer(x, resets=torch.zeros(4, 3))
     with pytest.raises(ValueError, match="got list"):
         layer(x, resets=[[False] * 3] * 4)
-    with pytest.raises(ValueError, match=r"reset must be bool of shape \(3,\), one a row"):
+    with pytest.raises(ValueError, match=r"reset must be bool of shape \(3,\), one per row"):
         layer.step(x[0], reset=torch.zeros(4, dtype=torch.bool))
     packed = pack_padded_sequence(x, torch.tensor([4, 3, 2]))
     for other in (layer, FSRNN([nn.GRUCell(X, H), nn.GRUCell(H, H)], nn.GRUCell(H, H))):

@@ -470,6 +470,6 @@ def test_the_choice_says_why_when_only_the_loop_will_do() -> None:
     layer = made()
     problem = replace(layer._problem(sample()), traced=True)
     assert choose(problem).name == "reference"
-    assert "torch.func, forward-mode differentiation and ONNX export need the loop" in str(choose(problem))
+    assert "torch.func, forward-mode differentiation and ONNX export need the reference loop" in str(choose(problem))
     with pytest.raises(RuntimeError, match=r"backend 'window' cannot run this: torch\.func, forward-mode"):
         choose(problem, "window")

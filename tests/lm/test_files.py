@@ -188,6 +188,6 @@ def test_the_hub(monkeypatch: pytest.MonkeyPatch, saved: Path) -> None:
 
     monkeypatch.setattr(hub, "snapshot_download", snapshot_download)
     assert torch.equal(CharLM.from_pretrained("someone/model").head.weight, small_lm().head.weight)
-    with pytest.raises(ModelError, match=r"the Hugging Face Hub gave no model of that name: 404 not found$"):
+    with pytest.raises(ModelError, match=r"the Hugging Face Hub has no model with this name: 404 not found$"):
         CharLM.from_pretrained("someone/nothing")
     assert asked == ["someone/model", "someone/nothing"]

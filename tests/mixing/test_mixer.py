@@ -86,14 +86,14 @@ def test_senseless_arguments() -> None:
         with pytest.raises(ValueError, match="must be"):
             Mixer(length, lanes)
     mixer = Mixer(5)
-    with pytest.raises(ValueError, match="are left"):
+    with pytest.raises(ValueError, match="left of length"):
         mixer.bits(b"too long")
     with pytest.raises(ValueError, match="network=True"):
         mixer.bits(b"a", frequencies(1, 256, 0))
     mixer = Mixer(5, network=True)
     with pytest.raises(ValueError, match="network=True"):
         mixer.bits(b"a")
-    with pytest.raises(ValueError, match="a column a symbol"):
+    with pytest.raises(ValueError, match="one column per symbol"):
         mixer.bits(b"a", frequencies(2, 256, 0))
     with pytest.raises(ValueError, match="sum to"):
         mixer.bits(b"a", frequencies(1, 256, 0) + 1)

@@ -193,7 +193,7 @@ def test_no_line_is_judged_by_too_few() -> None:
 
 def test_one_kind_of_threshold() -> None:
     for given in ({}, {"above": 1.0, "deviations": 1.0}):
-        with pytest.raises(ValueError, match="either above or deviations"):
+        with pytest.raises(ValueError, match="exactly one of above and deviations"):
             Threshold(**given)
 
 

@@ -35,13 +35,13 @@ def test_a_region_costs_its_own_characters_in_the_order_given() -> None:
 
 @pytest.mark.parametrize("span", [(2, 2), (3, 2), (-1, 2)])
 def test_empty_regions(span: tuple[int, int]) -> None:
-    with pytest.raises(DataError, match="start must be below stop"):
+    with pytest.raises(DataError, match="expected 0 <= start < stop"):
         regions_of(blocks(RAW, BITS), [Region(*span)])
 
 
 @pytest.mark.parametrize("span", [(7, 9), (8, 9), (20, 30)])
 def test_regions_outside_the_text(span: tuple[int, int]) -> None:
-    with pytest.raises(DataError, match=r"region 'x' .* goes past the end of the text, which has 8 characters"):
+    with pytest.raises(DataError, match=r"region 'x' .* ends after the end of the text, which has 8 characters"):
         regions_of(blocks(RAW, BITS), [Region(*span, "x")])
 
 
@@ -64,5 +64,5 @@ def test_regions_of_items() -> None:
         (3, "c", "sat", 3, 10),
     ]
     assert all(math.isfinite(r.surprisal) for r in found)
-    with pytest.raises(DataError, match=r"region .* of item 9.* is not there"):
+    with pytest.raises(DataError, match=r"region .* of item 9.* does not exist"):
         list(regions_of_items(lm, items, [Region(0, 1, "", 9)]))

@@ -1,1 +1,1 @@
-"""What runs for minutes and hours: training that is killed again and again, and damaged files."""
+"""Long tests (minutes to hours): trainings that are killed repeatedly, and damaged files."""

@@ -1,4 +1,4 @@
-"""Some hundred cases of `tests/stress/fuzz`, which describes them; and that it would see a failure."""
+"""Some hundred cases of `tests/stress/fuzz`, which describes them; and that failures are detected."""
 
 from __future__ import annotations
 

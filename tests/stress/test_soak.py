@@ -1,4 +1,4 @@
-"""`tests/stress/soak`: it sees every difference that it is there to see; and a short soak."""
+"""`tests/stress/soak`: it detects every difference; and a short soak."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COMMAND = [sys.executable, "-m", "tests.stress.soak"]
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    """With a run of the tests as the undisturbed one."""
+    """A bench with a run of the tests as the uninterrupted one."""
     out = tmp_path_factory.mktemp("soak")
     (out / "few").write_bytes(b"3 times 4 is 12\n" * 4)
     run(out / "undisturbed")
@@ -91,7 +91,7 @@ CHANGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "a line that is missing": (cut, r"metrics.jsonl differs: \d+ lines, not \d+"),
     "the result": (change("result.json", b'"updates": 30', b'"updates": 31'), "result.json differs"),
     "the network": (change("config.json", b'"hidden_size": 8', b'"hidden_size": 9'), "config.json differs"),
-    "a leftover": (lambda folder: (folder / ".run.json.7.part").touch(), r"\.part lies around"),
+    "a leftover": (lambda folder: (folder / ".run.json.7.part").touch(), r"\.part was left behind"),
 }
 
 
@@ -134,7 +134,7 @@ def test_a_folder_of_someone_else_is_left_alone(tmp_path: Path) -> None:
     command = [*COMMAND, "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 1
-    assert "is not empty, and not of this script" in done.stderr
+    assert "is not empty and was not created by this script" in done.stderr
     assert (tmp_path / "thesis").read_text() == "mine"
 
 
@@ -145,6 +145,6 @@ def test_a_run_killed_three_times(tmp_path: Path) -> None:
     command = [*COMMAND, "--kills", "3", "--short", "--keep", "--out", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "every run equals the undisturbed one, bit for bit" in done.stdout
-    assert "a second process is refused" in done.stdout
+    assert "every run equals the uninterrupted one, bit for bit" in done.stdout
+    assert "a second process is rejected" in done.stdout
     assert int(re.findall(r"^(\d+) kills, (\d+) stops", done.stdout, re.MULTILINE)[0][0]) >= 3

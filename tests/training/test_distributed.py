@@ -140,7 +140,10 @@ def test_failures_are_everybodys(two: tuple[Path, list[dict[str, Any]]]) -> None
     assert first["text"][0] == "ElsewhereError"
     assert "on rank 1 (" in first["text"][1]
     assert "the train text is not that of rank 0" in first["text"][1]
-    assert first["batch"] == ["DataError", "a batch of 1 streams cannot feed 2 processes: use at least one stream each"]
+    assert first["batch"] == [
+        "DataError",
+        "a batch of 1 streams is too small for 2 processes: use at least one stream per process",
+    ]
     assert first["accumulate"][0] == "ConfigError"
     assert "accumulate 3 needs at least as many streams per process; a batch of 4 on 2 has 2" in first["accumulate"][1]
     assert first["disk"][0] == "StorageError"
@@ -210,7 +213,7 @@ def test_a_rank_that_dies_ends_the_job_and_a_restart_goes_on(tmp_path: Path, alo
     done = torchrun("-m", "tests.training.ranks", "dying", tmp_path, ranks=2, restarts=1)
     assert done.returncode != 0
     assert time.monotonic() - begun < PATIENCE / 2
-    lost = "rank 0 has lost contact with the other 1: one of them has ended, or has not answered for 10 minutes; the "
+    lost = "rank 0 has lost contact with the other 1: one of them has exited, or has not responded for 10 minutes; the "
     assert f"{lost}checkpoint of step 21 is kept: resume it, with any number of processes" in done.stderr
     assert f"{lost}checkpoint of step 49 is kept" in done.stderr
     sessions = read_record(tmp_path / "run").sessions
@@ -299,8 +302,8 @@ def test_devices() -> None:
 
     group = Group(Launch(rank=5, size=8, local_rank=1), None)  # type: ignore[arg-type]
     assert group.device("cpu") == torch.device("cpu")
-    with pytest.raises(ConfigError, match="several processes take one GPU each: use device cuda, not cuda:1"):
+    with pytest.raises(ConfigError, match="several processes use one GPU each: use device cuda, not cuda:1"):
         group.device("cuda:1")
     if torch.cuda.device_count() < 2:
-        with pytest.raises(ConfigError, match="this process needs GPU 1, and the machine has"):
+        with pytest.raises(ConfigError, match="this process needs GPU 1, but the machine has"):
             group.device("cuda")

@@ -414,7 +414,7 @@ assert_same(disk / "run", undisturbed)
     first, names, again = on_a_disk(script, tmp_path, plain)
     assert re.fullmatch(
         r"cannot write the checkpoint of step 10 to DISK/run: the disk is full; "
-        r"the checkpoint of step 7 is kept: make room, then resume",
+        r"the checkpoint of step 7 is kept: free some space, then resume",
         first,
     )
     assert names == "['.lock', 'checkpoint.safetensors', 'config.json', 'metrics.jsonl', 'run.json']"

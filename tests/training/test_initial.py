@@ -99,11 +99,13 @@ def test_what_cannot_be_started_from(tmp_path: Path, trained: Path) -> None:
         chosen = {"init_from": trained, **options}
         train(model, RECIPE, splits, tmp_path / "run", device="cpu", backend="reference", **chosen)  # type: ignore[arg-type]
 
-    with pytest.raises(ConfigError, match="has hidden_size 8, not 9: a run that starts from it keeps its network"):
+    with pytest.raises(
+        ConfigError, match="has hidden_size 8, not 9: a run that starts from it must use the same network"
+    ):
         run(replace(MODEL, hidden_size=9))
     with pytest.raises(AlphabetError, match="offset"):
         run(splits=split_fractions(Text.of(b"\x00" + TEXT, "zeros"), 0.8, 0.1, 0.1))
-    with pytest.raises(ConfigError, match="has its alphabet"):
+    with pytest.raises(ConfigError, match="uses its alphabet"):
         run(alphabet="bytes")
     with pytest.raises(ModelError, match="there is no model"):
         run(init_from="nowhere")

@@ -215,7 +215,9 @@ def test_a_full_disk_keeps_the_previous_checkpoint(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", failing)
-        with pytest.raises(StorageError, match=r"the disk is full; the checkpoint of step 10 is kept: make room") as at:
+        with pytest.raises(
+            StorageError, match=r"the disk is full; the checkpoint of step 10 is kept: free some space"
+        ) as at:
             run(out, progress=progress)
     assert "\n" not in str(at.value)
     stored = read_checkpoint(out, CharLM.from_pretrained(out), RECIPE.batch)

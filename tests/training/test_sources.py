@@ -49,7 +49,7 @@ def test_a_corpus_that_was_not_fetched(tmp_path: Path) -> None:
     [
         ({}, "no text was given"),
         ({"texts": ("a",), "corpus": "ptb"}, "either files or the corpus ptb"),
-        ({"texts": ("a",), "protocol": "char"}, "a protocol belongs to a corpus"),
+        ({"texts": ("a",), "protocol": "char"}, "protocol can only be used with a corpus"),
         ({"texts": ("a",), "alphabet": "utf-8"}, "alphabet must be bytes or text"),
         ({"texts": ("a",), "fractions": (1.0, 0.0)}, "fractions must be three numbers"),
     ],

@@ -1,4 +1,4 @@
-"""Engines: each runs one window of T steps of any wiring. `choose` picks one and says why.
+"""Engines: each runs one window of T steps of any wiring. `choose` picks one and gives the reason.
 
 `reference` is the specification; `docs/architecture.md` describes the others.
 """
@@ -13,7 +13,7 @@ from torch.autograd import forward_ad
 
 from fastslow.backends.base import Engine, Problem, Rates
 from fastslow.backends.program import program_text
-from fastslow.backends.trust import trouble
+from fastslow.backends.trust import failed_check
 from fastslow.wiring import Wiring
 
 ENGINES: dict[str, str] = {
@@ -22,28 +22,28 @@ ENGINES: dict[str, str] = {
     "window": "fastslow.backends.window.engine",
     "reference": "fastslow.backends.reference",
 }
-"""Name to module, fastest first; imported when first considered. "auto" tries them in this order."""
+"""Engine name -> module, fastest first. Modules are imported when first needed. "auto" tries them in this order."""
 
 
-LOOPS = "torch.func, forward-mode differentiation and ONNX export need the loop"
-"""Why only the reference runs there."""
+LOOPS = "torch.func, forward-mode differentiation and ONNX export need the reference loop"
+"""Why only the reference engine can run in these cases."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The engine that runs a window, and why no faster one does."""
+    """The engine that runs a window, and why no faster engine does."""
 
     name: str
     refused: dict[str, str] = field(default_factory=dict)
-    """Faster engines that were passed over: name -> reason."""
+    """Faster engines that were rejected: name -> reason."""
 
     def __str__(self) -> str:
         return "; ".join([self.name, *(f"not {name}: {reason}" for name, reason in self.refused.items())])
 
 
 def engine(name: str) -> Engine:
-    """The engine's module."""
-    if name == "reference":  # in words that torch.compile can follow
+    """The module of the engine with this name."""
+    if name == "reference":  # a plain import, which torch.compile can trace
         from fastslow.backends import reference
 
         return reference
@@ -51,7 +51,7 @@ def engine(name: str) -> Engine:
 
 
 def check_name(backend: str) -> None:
-    """ValueError unless `backend` is "auto" or an engine."""
+    """ValueError unless `backend` is "auto" or the name of an engine."""
     if backend != "auto" and backend not in ENGINES:
         raise ValueError(f"backend must be 'auto' or one of {', '.join(map(repr, ENGINES))}; got {backend!r}")
 
@@ -59,7 +59,7 @@ def check_name(backend: str) -> None:
 def choose(problem: Problem, backend: str = "auto") -> Choice:
     """The engine for this window.
 
-    A named backend is taken or refused (RuntimeError, with its reason); "auto" takes the first that can run.
+    A named backend is used or rejected (RuntimeError with the reason); "auto" takes the first engine that can run.
     """
     check_name(backend)
     if problem.traced and backend == "auto":
@@ -76,7 +76,7 @@ def choose(problem: Problem, backend: str = "auto") -> Choice:
         if reason is None and hasattr(module, "reluctance"):
             reason = module.reluctance(problem)
         if reason is None:
-            reason = trouble(name, module, problem.device, problem.dtype, problem.kinds or ("lstm",))
+            reason = failed_check(name, module, problem.device, problem.dtype, problem.kinds or ("lstm",))
         if reason is None:
             return Choice(name, refused)
         refused[name] = reason
@@ -84,30 +84,31 @@ def choose(problem: Problem, backend: str = "auto") -> Choice:
 
 
 def objection(name: str, problem: Problem) -> str | None:
-    """Why an engine cannot run this window, or is not trusted to; None if it can."""
+    """Why an engine cannot run this window or failed its check; None if it can be used."""
     module = engine(name)
     reason = module.refusal(problem)
     if reason is not None:
         return reason
-    return trouble(name, module, problem.device, problem.dtype, problem.kinds or ("lstm",))
+    return failed_check(name, module, problem.device, problem.dtype, problem.kinds or ("lstm",))
 
 
 def loop_only() -> bool:
-    """Whether somebody looks who needs the loop: see `LOOPS`."""
+    """Whether only the reference loop can run here; see `LOOPS`."""
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return True
     return not torch.compiler.is_compiling() and torch.onnx.is_in_onnx_export()
 
 
-def recorded_choice(asked: str) -> str:
-    """`choose` where a graph is recorded: the engine and its program in two lines, or an empty line and why the named
-    one cannot run.
+def recorded_choice(description: str) -> str:
+    """`choose` for a recorded graph: the engine and its program on two lines, or an empty line and the reason why the
+    named engine cannot run.
 
-    torch.compile calls this and takes the result for a constant, so it is given constants alone. asked, line by line:
-    backend; device; dtype; wiring and cells as a program has them; hidden sizes; the rates; gradients, training and
-    layer norm, 1 or 0; autocast's type or None; `loop_only`. The window's sizes are not known; operators take any.
+    torch.compile calls this function and treats the result as a constant, so all arguments must be constants too.
+    The lines of `description`: backend; device; dtype; wiring and cells as in a program; hidden sizes; rates;
+    gradients, training and layer norm as 1 or 0; autocast's dtype or None; `loop_only`. The window's sizes are unknown
+    at this point; the operators accept any.
     """
-    backend, device, dtype, wiring, cells, hidden, numbers, flags, autocast, traced = asked.split("\n")
+    backend, device, dtype, wiring, cells, hidden, rates, flags, autocast, traced = description.split("\n")
     needs_grad, training, layer_norm = (flag == "1" for flag in flags)
     problem = Problem(
         device=torch.device(device),
@@ -128,7 +129,7 @@ def recorded_choice(asked: str) -> str:
     except RuntimeError as error:
         return f"\n{error}"
     chosen = engine(name).options(problem.device.type)
-    return name + "\n" + program_text(wiring, cells, Rates(*map(float, numbers.split())), tuple(chosen))
+    return name + "\n" + program_text(wiring, cells, Rates(*map(float, rates.split())), tuple(chosen))
 
 
 def _dtype(name: str) -> torch.dtype:

@@ -1,27 +1,28 @@
-"""What every engine takes and returns.
+"""The interface of an engine: its inputs and outputs.
 
 An engine is a module with
 
     NAME: str
-    refusal(problem: Problem) -> str | None      why it cannot run this window, in words; None if it can
+    refusal(problem: Problem) -> str | None      the reason why it cannot run this window; None if it can
     run(wiring, weights, x, state, noise, rates, lengths=None, resets=None) -> (y, state)
-    options(device: str) -> ((name, value), ...)  how a window that starts now on such a device would run
-    reluctance(problem: Problem) -> str | None   where it has one: why "auto" passes it over though it could run
+    options(device: str) -> ((name, value), ...)  the options that a window started now on such a device would use
+    reluctance(problem: Problem) -> str | None   optional: why "auto" skips the engine although it could run
 
     wiring   Wiring of N nodes and S slots
-    weights  N named tuples, one a node, each of the weights of a cell in `fastslow.cells.kinds`
+    weights  N named tuples, one per node: the weights of one of the cells in `fastslow.cells.kinds`
     x        (T, B, X)
-    state    S states, leaves (B, H of the slot), as the slot's cells have them: `LSTMState(h, c)`, or h: the state
-             before the window
-    noise    the masks of training, or None: no dropout, and zoneout's expectation
-    rates    the drop probabilities and the forget gate's constant
-    lengths  (B,) int64 on the CPU, or None: row b stops after lengths[b] steps, keeps its state, and puts out zeros
-    resets   (T, B) bool on the device of x, or None: where true, the row's whole state is zeros before that step, and
-             no gradient flows across; steps past a row's length do not count
-    y        (T, B, H of the output node), after the output's dropout
+    state    S states before the window, leaves (B, H of the slot); `LSTMState(h, c)`, or h alone where the slot's cells
+             have no c
+    noise    the random masks of training, or None: no dropout, and zoneout in expectation
+    rates    the drop probabilities and the constant of the forget gate
+    lengths  (B,) int64 on the CPU, or None: row b ends after lengths[b] steps; then its state stays and its
+             outputs are zero
+    resets   (T, B) bool on the device of x, or None: where true, the row's whole state is set to zero before that step,
+             and no gradient flows across; steps past a row's length are ignored
+    y        (T, B, H of the output node), after output dropout
     state    S states: the state after the window
 
-Engines are pure functions: they change nothing they are given.
+Engines are pure functions: they do not modify their inputs.
 """
 
 from __future__ import annotations
@@ -37,14 +38,14 @@ from fastslow.noise import Noise
 from fastslow.wiring import Wiring
 
 States = tuple[Any, ...]
-"""One state a slot: `LSTMState(h, c)`, or a tensor h where its cells have no c."""
+"""One state per slot: `LSTMState(h, c)`, or a tensor h where its cells have no c."""
 Option = str | int | float | bool | None
-"""A choice of an engine."""
+"""The value of an engine option."""
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Drop probabilities, and the constant added to the forget gate after its norm."""
+    """Drop probabilities, and the constant added to the forget gate after its layer norm."""
 
     dropout: float = 0.0
     zoneout_h: float = 0.0
@@ -53,13 +54,13 @@ class Rates:
 
     @property
     def random(self) -> bool:
-        """Whether training draws any mask at all."""
+        """Whether training draws any random masks."""
         return self.dropout > 0 or self.zoneout_h > 0 or self.zoneout_c > 0
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What an engine must know to say whether it can run a window."""
+    """The properties of a window that decide whether an engine can run it."""
 
     device: torch.device
     dtype: torch.dtype
@@ -72,11 +73,11 @@ class Problem:
     training: bool
     layer_norm: bool
     autocast: torch.dtype | None
-    """The type autocast gives to matrix products on this device, or None when it is off."""
+    """The dtype that autocast uses for matrix products on this device, or None if autocast is off."""
     traced: bool
-    """Whether only the loop will do: a torch.func transform, forward-mode differentiation, an ONNX export."""
+    """Whether only the reference loop can run: torch.func transforms, forward-mode differentiation, ONNX export."""
     kinds: tuple[str, ...] = ()
-    """The cell of each node by its name in `fastslow.cells.kinds`; empty: the LSTM in all of them."""
+    """The cell of each node by its name in `fastslow.cells.kinds`; empty means LSTM cells only."""
 
 
 class Engine(Protocol):

@@ -1,8 +1,8 @@
-"""What PyTorch's dispatcher would do with a tensor, asked by code that goes past it to save the time.
+"""Checks that replace PyTorch's dispatcher in code that bypasses it to save time.
 
-Such code reads addresses. It may only where an operator would go straight to its CPU kernel: where the tensor's
-dispatch keys are those of plain memory, and no mode of this thread - a tracer, a fake tensor mode, a transform, a
-counter - has asked to be in between. Whatever is not known to be plain takes an operator, and the dispatcher decides.
+Such code reads memory addresses. This is only valid where an operator would go straight to its CPU kernel: the tensor's
+dispatch keys are those of a plain CPU tensor, and no mode is active in this thread (a tracer, a fake tensor mode, a
+transform, a FLOP counter). In every other case an operator is called and the dispatcher decides.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ _modes = torch._C._dispatch_tls_local_include_set
 
 @cache
 def _known() -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """The keys of plain tensors, and the sets that a thread without modes adds: usual ones, and in inference mode."""
+    """The dispatch keys of plain tensors, and the mode sets of a thread without modes; each also in inference mode."""
     plain, none = [], []
 
-    def look() -> None:
+    def record() -> None:
         for inference in (False, True):
             with torch.inference_mode(inference):
                 plain.append(_keys(torch.empty(0, device="cpu")))
                 none.append(_modes())
 
-    thread = threading.Thread(target=look)  # which has none of the modes of this one
+    thread = threading.Thread(target=record)  # a new thread has no active modes
     thread.start()
     thread.join()
     return tuple(plain), tuple(none)
 
 
-def nobody_between() -> bool:
-    """Whether no mode stands between a caller and the kernels."""
+def no_active_modes() -> bool:
+    """Whether no dispatch mode is active between the caller and the kernels."""
     return _modes() in _known()[1]
 
 
 def plain(tensors: Iterable[Tensor]) -> bool:
-    """Whether all of these are plain memory on the CPU."""
+    """Whether all of these are plain CPU tensors."""
     known = _known()[0]
     return all(_keys(tensor) in known for tensor in tensors)

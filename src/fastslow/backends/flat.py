@@ -1,8 +1,8 @@
-"""Weights and states in one row, as autograd and operators take them, and back.
+"""Weights and states as flat lists of tensors, as autograd and operators take them, and back.
 
-An operator of PyTorch takes lists of tensors, not cells: the fields of every node's weights, node after node, and the
-leaves of every slot's state, slot after slot. How many there are of each follows from the node's `Kind`, and the kind
-from the named tuple of its weights.
+PyTorch operators take lists of tensors, not cells: the fields of every node's weights, node by node, and the leaves of
+every slot's state, slot by slot. The node's `Kind` determines how many there are of each, and the named tuple of its
+weights determines the kind.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ def kind_of(weights: Any) -> str:
 
 @dataclass(frozen=True)
 class Flat:
-    """Where each node's parameters and each slot's state lie in their lists."""
+    """The positions of each node's parameters and each slot's state in the flat lists."""
 
     nodes: tuple[Kind, ...]
     """The cell of each node."""
     slots: tuple[Kind, ...]
-    """A cell of each slot: the last to write it."""
+    """The cell of each slot: the last one that writes to it."""
 
     def weights(self, flat: Sequence[Any]) -> tuple[Any, ...]:
-        """One named tuple a node, of anything that comes one a field: tensors, gradients, bools."""
+        """One named tuple per node, from a list with one entry per field: tensors, gradients or bools."""
         made, at = [], 0
         for kind in self.nodes:
             made.append(kind.weights(*flat[at : at + kind.fields]))
@@ -43,7 +43,7 @@ class Flat:
         return tuple(made)
 
     def states(self, flat: Sequence[Any]) -> tuple[Any, ...]:
-        """One state a slot."""
+        """One state per slot."""
         made, at = [], 0
         for kind in self.slots:
             leaves = flat[at : at + kind.leaves]
@@ -53,13 +53,13 @@ class Flat:
 
     @property
     def leaves(self) -> int:
-        """How many tensors the states of all slots have."""
+        """The total number of tensors in the states of all slots."""
         return sum(kind.leaves for kind in self.slots)
 
 
 @lru_cache(maxsize=256)
 def flat(wiring: Wiring, names: tuple[str, ...]) -> Flat:
-    """names: the name of each node's cell. ValueError if the cells of a slot differ in the form of their state."""
+    """names: the cell of each node. ValueError if the cells of a slot have states of different forms."""
     nodes = tuple(KINDS[name] for name in names)
     slots: list[Kind | None] = [None] * len(wiring.slots)
     for node, slot, kind in zip(wiring.nodes, wiring.slot_of, nodes, strict=True):
@@ -74,12 +74,12 @@ def flat(wiring: Wiring, names: tuple[str, ...]) -> Flat:
 
 
 def flat_weights(weights: Sequence[Any]) -> list[Tensor | None]:
-    """The fields of every node's weights, one after the other."""
+    """The fields of every node's weights, node by node."""
     return [field for node in weights for field in node]
 
 
 def states_like(states: Sequence[Any], flat: Sequence[Tensor]) -> tuple[Any, ...]:
-    """`flat_states` undone: one state a slot, of the types of `states`."""
+    """The inverse of `flat_states`: one state per slot, of the same types as `states`."""
     made, at = [], 0
     for state in states:
         count = 1 if isinstance(state, Tensor) else len(state)
@@ -89,5 +89,5 @@ def states_like(states: Sequence[Any], flat: Sequence[Tensor]) -> tuple[Any, ...
 
 
 def flat_states(states: Sequence[Any]) -> list[Tensor]:
-    """The leaves of every slot's state, one after the other."""
+    """The leaves of every slot's state, slot by slot."""
     return [leaf for state in states for leaf in ((state,) if isinstance(state, Tensor) else state)]

@@ -1,19 +1,20 @@
-"""The engines as operators of PyTorch, in the namespace `fastslow`.
+"""The engines as PyTorch operators in the namespace `fastslow`.
 
-    native, window, triton               a window: (program, tensors) -> y, the final states, the memory
-    native_backward, ...                 the gradients, from the memory
-    native_backward_                     the same, and the memory's room is used for them: in plain eager code only
+    native, window, triton               a window: (program, tensors) -> y, the final states, the saved tensors
+    native_backward, ...                 the gradients, from the saved tensors
+    native_backward_                     the same, reusing the saved tensors as buffers: only in plain eager code
     step                                 one step of a few rows without masks
 
-PyTorch's dispatcher stands between a layer and an engine: what is not plain memory on a device that the engine runs on
-- a fake tensor, a subclass, a tensor that a transform wraps - goes its own way and never becomes an address. And what
-looks at programs from outside - torch.compile, torch.export, make_fx, the profiler, counters of FLOPs - sees one
-operator, whose schema, shapes, gradient and arithmetic are written down here.
+The operators put PyTorch's dispatcher between a layer and an engine. Tensors without plain memory on a device that the
+engine supports (fake tensors, subclasses, tensors wrapped by a transform) are dispatched elsewhere, and their addresses
+are never read. Tools that inspect programs (torch.compile, torch.export, make_fx, the profiler, FLOP counters) see one
+operator, whose schema, shapes, gradient and FLOP count are defined here.
 
-`program` is the text of `fastslow.backends.program`. Operators are pure: everything backward needs is a result. The
-exception says so in its name and its schema, and is taken where the window was told `spend`, because nobody else sees
-the memory, as a layer's caller does not. It notes in the memory that it is spent; whoever is given spent memory
-computes again what was lost, so that a graph can be walked any number of times.
+`program` is the text format of `fastslow.backends.program`. Operators are pure: everything that backward needs is
+returned in `memory`. The one exception is `native_backward_`, which is marked as mutating by its name and schema. It is
+used where the window was called with `spend`, because nobody else holds the saved tensors when a layer makes the call.
+It marks the saved tensors as overwritten. A second backward pass detects this and recomputes them, so a graph can be
+traversed any number of times.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from fastslow.backends.base import Option, Rates, States
-from fastslow.backends.dispatch import nobody_between, plain
+from fastslow.backends.dispatch import no_active_modes, plain
 from fastslow.backends.flat import flat_states, flat_weights, states_like
 from fastslow.backends.program import Request, cells_text, parse, program_text
 from fastslow.backends.second import reference_gradients
@@ -49,20 +50,20 @@ _SPENDING = _BACKWARD.replace("Tensor[] memory", "Tensor(a!)[] memory")
 _STEP = "(str program, Tensor x, Tensor[] states, Tensor[] weights) -> (Tensor, Tensor[])"
 
 DEVICES = {"native": ("CPU",), "window": ("CPU", "CUDA"), "triton": ("CPU", "CUDA")}
-"""Where each engine's operator has a kernel; triton's on the CPU is for its interpreter."""
+"""The devices for which each engine's operator has a kernel. Triton on the CPU means its interpreter."""
 MODULES = {
     "native": "fastslow.backends.native.window",
     "window": "fastslow.backends.window.engine",
     "triton": "fastslow.backends.triton.engine",
 }
-"""Where the kernels are, imported when they first run.
+"""The modules with the kernels, imported on first use.
 
-    forward(request, keep) -> y, the leaves of the final states, the memory (empty unless `keep`)
+    forward(request, keep) -> y, the leaves of the final states, the saved tensors (empty unless `keep`)
     backward(request, memory, d_y, d_final, needs) -> a gradient for each true entry of `needs`
-    memory(request) -> [(shape, type)] of the memory
+    memory(request) -> [(shape, dtype)] of the saved tensors
 """
 SPENDS = ("native",)
-"""Engines whose backward pass is faster in the memory's own room: their `backward` takes `spend=True`."""
+"""Engines whose backward pass is faster if it may overwrite the saved tensors: their `backward` takes `spend=True`."""
 
 
 def run(
@@ -77,7 +78,7 @@ def run(
     lengths: Tensor | None,
     resets: Tensor | None,
 ) -> tuple[Tensor, States]:
-    """A window by the operator of engine `name`; the other arguments are those of `fastslow.backends.base`."""
+    """Run a window through the operator of engine `name`. The other arguments are those of `fastslow.backends.base`."""
     program = program_text(wiring.text, cells_text(weights), rates, tuple(options))
     return call(name, program, weights, x, states, noise, lengths, resets)
 
@@ -92,7 +93,7 @@ def call(
     lengths: Tensor | None,
     resets: Tensor | None,
 ) -> tuple[Tensor, States]:
-    """`run` of a program that is text already; in words that torch.compile can follow."""
+    """`run` for a program that is already text. Written so that torch.compile can trace it."""
     given = [field.contiguous() for field in flat_weights(weights) if field is not None]
     leaves = flat_states(states)
     keep = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *leaves, *given))
@@ -106,7 +107,7 @@ def call(
 
 
 def step(program: str, weights: Sequence[Any], x: Tensor, states: States) -> tuple[Tensor, States]:
-    """One step without gradients and masks: x (B, X) -> y (B, H), the new states."""
+    """One step without gradients or masks: x (B, X) -> y (B, H), the new states."""
     given = [field.contiguous() for field in flat_weights(weights) if field is not None]
     y, final = torch.ops.fastslow.step.default(program, x.contiguous(), flat_states(states), given)
     return y, states_like(states, final)
@@ -140,7 +141,7 @@ def _request(
 
 
 def _own(tensor: Tensor) -> Tensor:
-    """Row-major, in memory that it shares with nothing, as the fake kernels promise."""
+    """A contiguous copy with its own storage unless the tensor is one already, as the fake kernels promise."""
     whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.itemsize
     return tensor if whole and tensor.is_contiguous() else tensor.clone(memory_format=torch.contiguous_format)
 
@@ -181,12 +182,12 @@ def _define(name: str) -> None:
         request = _request(program, x, None, weights, key, lengths, resets, first_step, first_row)
         for gradient, shape in zip((d_y, *d_final), (request.output_shape, *request.state_shapes()), strict=True):
             if gradient is not None and tuple(gradient.shape) != shape:
-                raise RuntimeError(f"a gradient must be {shape}, as its output is; got {tuple(gradient.shape)}")
+                raise RuntimeError(f"a gradient must have its output's shape {shape}; got {tuple(gradient.shape)}")
         if x.shape[0] == 0 or x.shape[1] == 0:
             return _empty_gradients(request, weights, d_final, needs)
         expected = kernels().memory(request)
         if [(tuple(t.shape), t.dtype) for t in memory] != expected:
-            raise RuntimeError(f"the memory is not one of this window: it must be {expected}")
+            raise RuntimeError(f"the saved tensors do not belong to this window: expected {expected}")
         with torch.no_grad():
             return [_own(gradient) for gradient in kernels().backward(request, memory, d_y, d_final, needs, **how)]
 
@@ -215,7 +216,7 @@ def _define(name: str) -> None:
     for operator in (forward_name, backward_name):
         _refuse_vmap(operator)
         for kind in {device.lower() for device in DEVICES[name]}:
-            # Windows compute in the type of the weights; what autocast asks of products is an option of the engine.
+            # Windows compute in the dtype of the weights; the precision of products is an engine option.
             torch.library.register_autocast(operator, kind, torch.float32, lib=LIBRARY)
 
 
@@ -231,7 +232,7 @@ def _fake_forward(
 def _empty_gradients(
     request: Request, weights: Sequence[Tensor], d_final: Sequence[Tensor | None], needs: Sequence[bool]
 ) -> list[Tensor]:
-    """Of a window of no steps or no rows, whose final states are the initial ones."""
+    """The gradients of a window without steps or rows, whose final states are its initial states."""
     x, shapes = request.x, request.state_shapes()
     states = [x.new_zeros(shape) if d is None else d.clone() for d, shape in zip(d_final, shapes, strict=True)]
     every = (torch.zeros_like(x), *states, *map(torch.zeros_like, weights))
@@ -243,21 +244,22 @@ def _empty_gradients(
 
 @dataclass(frozen=True)
 class _Static:
-    """What an operator is given besides tensors."""
+    """The arguments of an operator other than tensors."""
 
     name: str
     keys: Any
     program: str
     first: tuple[int, int]
     states: int
-    """How many leaves the states have."""
+    """The number of leaves of all states."""
     spend: bool
 
 
 class _Window(torch.autograd.Function):
-    """Static, key, lengths, resets, x, leaves of the states, parameters -> y, leaves of the final states, memory.
+    """Static, key, lengths, resets, x, leaves of the states, parameters -> y, leaves of the final states, saved
+    tensors.
 
-    What `torch.library.register_autograd` would make, without its walks through nested lists at every call.
+    Does the same as `torch.library.register_autograd` without its traversal of nested lists in every call.
     """
 
     @staticmethod
@@ -274,17 +276,17 @@ class _Window(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, d_y: Tensor | None, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         static: _Static = ctx.static
-        saved = ctx.saved_tensors  # read once: checkpointing unpacks each tensor a single time
+        saved = ctx.saved_tensors  # read once: under checkpointing each tensor can be unpacked only once
         key, lengths, resets, x, *rest = saved[: ctx.count]
         memory, d_final = list(saved[ctx.count :]), list(gradients[: static.states])
         states, weights = rest[: static.states], rest[static.states :]
         needs = list(ctx.needs_input_grad[4:])
-        if torch.is_grad_enabled():  # somebody will differentiate the gradient, which the loop can
+        if torch.is_grad_enabled():  # the gradient will be differentiated; only the loop supports that
             request = _request(static.program, x, states, weights, key, lengths, resets, *static.first)
             found = reference_gradients(request, [x, *rest], d_y, d_final, needs)
         else:
-            spends = static.spend and nobody_between() and plain(memory)
-            if spends:  # of which autograd need not know: a second backward pass finds its way
+            spends = static.spend and no_active_modes() and plain(memory)
+            if spends:  # hidden from autograd: a second backward pass recomputes them
                 memory = [tensor.data for tensor in memory]
             operator = getattr(torch.ops.fastslow, f"{static.name}_backward{'_' * spends}").default
             d_y = None if d_y is None else d_y.contiguous()
@@ -298,7 +300,7 @@ class _Window(torch.autograd.Function):
 def _below(
     static: _Static, x: Any, states: Any, weights: Any, key: Any, lengths: Any, resets: Any, keep: bool
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """The window by the kernels that come after autograd's."""
+    """Run the window with the kernels below autograd."""
     with torch._C._AutoDispatchBelowAutograd():
         found: tuple[Tensor, list[Tensor], list[Tensor]] = getattr(torch.ops.fastslow, static.name).default.redispatch(
             static.keys & torch._C._after_autograd_keyset,
@@ -308,7 +310,7 @@ def _below(
 
 
 def _gradient_of(name: str) -> Callable[..., tuple[Tensor, list[Tensor], list[Tensor]]]:
-    """The kernel of an engine's window for autograd; its nodes are called NativeBackward and so on."""
+    """The autograd kernel of an engine's window; its graph nodes are named NativeBackward and so on."""
     function = cast("Any", type(name.capitalize(), (_Window,), {}))
 
     def window(
@@ -319,7 +321,7 @@ def _gradient_of(name: str) -> Callable[..., tuple[Tensor, list[Tensor], list[Te
         if not (torch.is_grad_enabled() and any(t.requires_grad for t in (x, *states, *weights))):
             return _below(static, x, states, weights, key, lengths, resets, keep)
         if not keep:
-            raise RuntimeError(f"fastslow::{name} keeps no memory for a backward pass; call it with keep=True")
+            raise RuntimeError(f"fastslow::{name} saves no tensors for a backward pass; call it with keep=True")
         y, *rest = function.apply(static, key, lengths, resets, x, *states, *weights)
         return y, rest[: len(states)], rest[len(states) :]
 
@@ -328,7 +330,7 @@ def _gradient_of(name: str) -> Callable[..., tuple[Tensor, list[Tensor], list[Te
 
 def _no_derivative(name: str) -> Callable[..., Any]:
     def gradient(ctx: Any, *gradients: Any) -> Any:
-        raise RuntimeError(f"the backward pass of engine {name!r} has no derivative; backend='reference' has one")
+        raise RuntimeError(f"the backward pass of engine {name!r} is not differentiable; use backend='reference'")
 
     return gradient
 
@@ -336,7 +338,7 @@ def _no_derivative(name: str) -> Callable[..., Any]:
 def _refuse_vmap(operator: str) -> None:
     def refuse(info: Any, in_dims: Any, *args: Any) -> Any:
         raise RuntimeError(
-            f"{operator} has no rule for torch.func.vmap: call the layer, which takes its loop there, "
+            f"{operator} has no batching rule for torch.func.vmap: call the layer, which uses its loop there, "
             "or pass the rows as a batch"
         )
 
@@ -365,7 +367,7 @@ def _define_step() -> None:
         return x.new_empty(request.output_shape[1:]), [x.new_empty(shape) for shape in request.state_shapes()]
 
     def gradient(ctx: Any, *gradients: Any) -> Any:
-        raise RuntimeError("fastslow::step has no gradient: with gradients layer.step runs a window of one step")
+        raise RuntimeError("fastslow::step has no gradient; with gradients, layer.step runs a window of one step")
 
     LIBRARY.impl("step", step, "CPU")
     torch.library.register_fake("fastslow::step", fake, lib=LIBRARY)
@@ -383,7 +385,7 @@ _define_step()
 
 
 def _products(x: Sequence[int], weights: Sequence[Sequence[int]]) -> int:
-    """Floating-point operations of z = W_x x + W_h h at every node, step and row; x and weights as shapes."""
+    """Floating-point operations for z = W_x x + W_h h at every node, step and row; x and weights as shapes."""
     rows = 1
     for size in x[:-1]:
         rows *= size

@@ -1,7 +1,8 @@
-"""A window as an operator is given it: a program, which is text, and tensors.
+"""The arguments of a window's operator: a program, which is text, and tensors.
 
-The program has all of a window that is not a tensor - the wiring, each node's cell, the rates, an engine's choices - as
-JSON, the same for equal windows, so that it can stand in a graph that PyTorch records, saves and runs elsewhere.
+The program holds everything about a window that is not a tensor: the wiring, each node's cell, the rates and the
+engine's options. It is JSON, and equal windows have equal programs, so it can be part of a graph that PyTorch records,
+saves and runs elsewhere.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from fastslow.wiring import FROM_INPUT, NO_INPUT, Wiring
 
 @dataclass(frozen=True)
 class Program:
-    """What `parse` reads.
+    """A parsed program.
 
-    kinds: the cell of each node. present: which of its parameters it has, one bool a field.
-    options: choices of the engine, such as precision: what it computes with, never what it computes.
+    kinds: the cell of each node. present: which of its parameters it has, one bool per field.
+    options: engine options such as precision; they change how the result is computed, not what is computed.
     """
 
     wiring: Wiring
@@ -41,17 +42,17 @@ class Program:
 
     @property
     def count(self) -> int:
-        """How many parameters there are."""
+        """The number of parameters."""
         return sum(map(sum, self.present))
 
     def weights(self, given: Sequence[Any]) -> tuple[Any, ...]:
-        """One named tuple a node, of anything that comes one a parameter; None for parameters a node lacks."""
+        """One named tuple per node, from a list with one entry per parameter; None for parameters a node lacks."""
         each = iter(given)
         return self.flat.weights([next(each) if has else None for node in self.present for has in node])
 
 
 def cells_text(weights: Sequence[Any]) -> str:
-    """Each node's cell and which parameters it has: "lstm:1111111 lstm:0111111"."""
+    """Each node's cell and which of its parameters are present: "lstm:1111111 lstm:0111111"."""
     return " ".join(kind_of(node) + ":" + "".join("0" if field is None else "1" for field in node) for node in weights)
 
 
@@ -82,13 +83,13 @@ def parse(text: str) -> Program:
 
 @dataclass(frozen=True)
 class Request:
-    """Everything a window's operator is given: the arguments of `run` in `fastslow.backends.base`, and the options."""
+    """All arguments of a window's operator: the arguments of `run` in `fastslow.backends.base`, and the options."""
 
     program: Program
     weights: tuple[Any, ...]
     x: Tensor
     states: States | None
-    """None in a backward pass, which has no need of it."""
+    """None in a backward pass, which does not need it."""
     noise: Noise | None
     lengths: Tensor | None
     resets: Tensor | None
@@ -102,7 +103,7 @@ class Request:
         rates: Rates,
         options: Sequence[tuple[str, Option]],
     ) -> Request:
-        """Without masks, ends or a state: for code that calls the parts of an engine."""
+        """A request without masks, lengths, resets or a state; for code that calls parts of an engine directly."""
         program = parse(program_text(wiring.text, cells_text(weights), rates, tuple(options)))
         return cls(program, tuple(weights), x, None, None, None, None)
 
@@ -124,16 +125,16 @@ class Request:
         return self.x.shape[0], self.x.shape[1], self.hidden[self.wiring.output_index]
 
     def state_shapes(self) -> list[tuple[int, ...]]:
-        """Of the leaves of every slot's state."""
+        """The shapes of the leaves of every slot's state."""
         hidden, rows = self.hidden, self.x.shape[1]
         sizes = [hidden[self.wiring.slot_of.index(slot)] for slot in range(len(self.wiring.slots))]
         kinds = self.program.flat.slots
         return [(rows, size) for size, kind in zip(sizes, kinds, strict=True) for _ in range(kind.leaves)]
 
     def check(self) -> None:
-        """RuntimeError unless every tensor has the shape, type and device that the program asks for.
+        """RuntimeError unless every tensor has the shape, dtype and device that the program requires.
 
-        Operators are called by programs that were recorded elsewhere, and kernels read memory by its address.
+        Operators may be called by programs recorded elsewhere, and kernels read memory by address.
         """
         x = self.x
         if x.dim() != 3:
@@ -162,6 +163,6 @@ class Request:
 def _check(name: str, tensor: Tensor, shape: tuple[int, ...], x: Tensor) -> None:
     if tuple(tensor.shape) != shape or tensor.dtype != x.dtype or tensor.device != x.device:
         raise RuntimeError(
-            f"{name} must be {shape} {x.dtype} on {x.device}, as x is; "
+            f"{name} must be {shape} {x.dtype} on {x.device}, like x; "
             f"got {tuple(tensor.shape)} {tensor.dtype} on {tensor.device}"
         )

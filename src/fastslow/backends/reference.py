@@ -1,7 +1,7 @@
-"""The loop: the specification every other engine is tested against.
+"""The reference loop: the specification that every other engine is tested against.
 
 Plain PyTorch and autograd, in the order of the equations (PAPER: section 3, eqs. 1-5, for `fast_slow(k)`). It runs on
-every device and type, and under torch.compile, torch.export and torch.func.
+every device and dtype, and under torch.compile, torch.export and torch.func.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def options(device: str) -> tuple[tuple[str, Option], ...]:
 
 
 class Masks:
-    """Every mask of a window: `factor[site]` (T, B, units) for dropout, `update[node]` two (T, B, H) for zoneout."""
+    """All masks of a window: `factor[site]` (T, B, units) for dropout, `update[node]` two (T, B, H) for zoneout."""
 
     def __init__(self, wiring: Wiring, weights: Sequence[Any], x: Tensor, noise: Noise, rates: Rates) -> None:
         steps, rows, _ = x.shape
@@ -74,8 +74,8 @@ def run(
         out: list[Tensor] = []
         running = None if ends is None else ends > t
         if resets is not None:
-            anew = resets[t] if running is None else resets[t] & running
-            slots = [reset_rows(pair, anew) for pair in slots]
+            reset_now = resets[t] if running is None else resets[t] & running
+            slots = [reset_rows(pair, reset_now) for pair in slots]
         for node, (slot, source) in enumerate(zip(wiring.slot_of, wiring.sources, strict=True)):
             read = None if source == NO_INPUT else x[t] if source == FROM_INPUT else out[source]
             update_h, update_c = (None, None)

@@ -1,8 +1,8 @@
-"""Gradients that can be differentiated: the loop's.
+"""Differentiable gradients, computed by the reference loop.
 
-The backward passes of the engines are written by hand and have no derivative of their own. Where a graph of the
-gradient is asked for (`create_graph=True`: penalties on gradients, Hessians), the gradient is the reference loop's,
-which autograd can follow as far as anybody likes.
+The backward passes of the engines are written by hand and are not differentiable themselves. When a graph of the
+gradient is requested (`create_graph=True`, as for gradient penalties and Hessians), the gradient is computed by the
+reference loop, which autograd can differentiate to any order.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def reference_gradients(
 ) -> list[Tensor | None]:
     """The gradients of `inputs`, None where `needs` is false; inputs: x, the states' leaves, the parameters."""
     with torch.enable_grad():
-        # A view of each, so that a tensor that stands in several places has a gradient for each of them.
+        # A view of each, so that a tensor passed more than once gets a gradient for each place.
         views = [value.view_as(value) for value in inputs]
         program = request.program
         count = program.flat.leaves

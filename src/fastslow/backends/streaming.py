@@ -1,8 +1,8 @@
-"""Streaming: one step at a time, of one row or a few, without gradients: sampling, scoring, coding.
+"""Streaming: one step at a time for one row or a few, without gradients; used for sampling, scoring and compression.
 
-`Stepper` holds a network's weights ready for steps. With a C++ compiler a step is one call into compiled code that
-reads every weight once, in place; without one it runs the loop. `layer_step` runs a layer's own parameters so, and
-notices when they move.
+`Stepper` prepares a network's weights for single steps. With a C++ compiler a step is one call into compiled code that
+reads every weight once, in place; without a compiler it runs the loop. `layer_step` does the same for the parameters of
+a layer and detects when they are replaced or moved.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ from torch import Tensor, nn
 
 from fastslow.backends import reference
 from fastslow.backends.base import Rates, States
-from fastslow.backends.dispatch import nobody_between, plain
+from fastslow.backends.dispatch import no_active_modes, plain
 from fastslow.backends.flat import flat_states, states_like
 from fastslow.backends.native.library import library
-from fastslow.backends.native.steps import Ends, Quantized, Steps, contiguous
+from fastslow.backends.native.steps import Quantized, Steps, TokenLayers, contiguous
 from fastslow.cells.kind import Kind
 from fastslow.cells.kinds import kind_of
 from fastslow.state import state_tensors
 from fastslow.wiring import FROM_INPUT, Wiring
 
 MOST_ROWS = 32
-"""Of a layer's step: above, packing the weights for one step pays even so."""
+"""The largest number of rows of a layer's step. Above it, packing the weights pays even for a single step."""
 
 
 class Stepper:
-    """Steps of any wiring of cells that engines know, zoneout in expectation, no dropout.
+    """Steps of any wiring of built-in cells, with zoneout in expectation and no dropout.
 
     Args:
-        wiring, weights, rates: as engines take them (`fastslow.backends.base`); weights on the CPU, float32 or float64.
-        quantize: "int8" computes with weight matrices rounded to 8 bits, one scale a row; the vectors, the activations
-            and the arithmetic stay as they are. A copy: later changes of the matrices do not reach it.
+        wiring, weights, rates: as for engines (`fastslow.backends.base`); weights on the CPU, float32 or float64.
+        quantize: "int8" computes with weight matrices rounded to 8 bits, with one scale per row; vectors, activations
+            and arithmetic are unchanged. The matrices are copied: later changes to them have no effect.
 
-    `step(x_t, state)`: x_t (B, X), state one a slot -> y (B, H), the new state.
+    `step(x_t, state)`: x_t (B, X), one state per slot -> y (B, H), the new state.
     `run(x, state)`: x (T, B, X) -> y (T, B, H), the new state.
-    `step_(x_t, state)`: the same, but the new state is written over the given one.
+    `step_(x_t, state)`: the same, but the new state overwrites the given one.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Stepper:
 
     @property
     def compiled(self) -> bool:
-        """Whether steps run in compiled code; else they run the loop, more slowly."""
+        """Whether steps run in compiled code. Otherwise they run the loop, which is slower."""
         return not isinstance(library(), str)
 
     def step(self, x_t: Tensor, state: States) -> tuple[Tensor, States]:
@@ -98,11 +98,11 @@ class Stepper:
     def _run(self, x: Tensor, state: States, *, in_place: bool) -> tuple[Tensor, States]:
         rows = x.shape[1]
         if x.shape[2] != self.inputs or x.dtype != self.dtype:
-            raise ValueError(f"x must end in {self.inputs} {self.dtype}; got {tuple(x.shape)} {x.dtype}")
+            raise ValueError(f"x must be (..., {self.inputs}) {self.dtype}; got {tuple(x.shape)} {x.dtype}")
         for given_state, size in zip(state, self._sizes, strict=True):
             shapes = [tuple(leaf.shape) for leaf in state_tensors(given_state)]
             if any(shape != (rows, size) for shape in shapes):
-                raise ValueError(f"state must be {(rows, size)}; got {', '.join(map(str, shapes))}")
+                raise ValueError(f"state must have shape {(rows, size)}; got {', '.join(map(str, shapes))}")
         if not self.compiled:
             return self._loop(x, state, in_place)
         steps = self._steps.get(rows)
@@ -130,7 +130,7 @@ class Stepper:
 
 
 def quantized_matrices(weights: Sequence[Any]) -> list[tuple[Quantized | None, Quantized]]:
-    """(w_x, w_h) of each node in 8 bits; a matrix that several nodes share is made once."""
+    """(w_x, w_h) of each node in 8 bits; a matrix that several nodes share is quantized once."""
     made: dict[int, Quantized] = {}
 
     def of(weight: Tensor) -> Quantized:
@@ -143,7 +143,7 @@ def quantized_matrices(weights: Sequence[Any]) -> list[tuple[Quantized | None, Q
 
 
 class Layer(Protocol):
-    """What `LayerSteps` asks of a layer."""
+    """The attributes and methods of a layer that `LayerSteps` uses."""
 
     wiring: Wiring
     input_size: int
@@ -155,16 +155,16 @@ class Layer(Protocol):
     def weights(self) -> tuple[Any, ...]: ...
 
     def parameter_places(self) -> list[tuple[dict[str, Any], str]]:
-        """(dict, key) of every parameter, of every module on the way to it, and of a `forward` put in a cell."""
+        """(dict, key) of every parameter, of every module that contains one, and of a `forward` set on a cell."""
 
     def listeners(self) -> list[dict[int, Any]]:
-        """The hooks of the cells, which must see a call where there are any."""
+        """The hooks of the cells; a step with any hook must call the cells themselves."""
 
 
 class LayerSteps:
-    """The prepared steps of a layer's own parameters, made anew when a parameter or a cell is replaced or moves.
+    """Prepared steps for a layer's own parameters, rebuilt when a parameter or a cell is replaced or moved.
 
-    All that a step does to notice is to look where parameters and cells are kept, and at the parameters' addresses.
+    To detect changes, each step compares the registered parameters and cells and the parameters' addresses.
     """
 
     def __init__(self) -> None:
@@ -177,11 +177,11 @@ class LayerSteps:
         self._steps: dict[tuple[int, float, float, float, bool], Steps] = {}
         self._sizes: list[int] = []
         self._kinds: list[Kind] = []
-        """A cell of each slot."""
+        """The cell of each slot."""
         self._dtype: torch.dtype | None = None
-        """Of parameters that steps can be prepared for; None if they are of another kind."""
+        """The dtype of the parameters if steps can be prepared for them, else None."""
         self._modules: tuple[nn.Embedding, nn.Linear] | None = None
-        self._ends: Ends | None = None
+        self._token_layers: TokenLayers | None = None
         self._symbols = 0
 
     def step(
@@ -189,22 +189,24 @@ class LayerSteps:
         layer: Layer,
         x_t: Tensor,
         state: Sequence[Any] | None,
-        ends: tuple[nn.Embedding, nn.Linear] | None = None,
+        token_layers: tuple[nn.Embedding, nn.Linear] | None = None,
     ) -> tuple[Tensor, States] | None:
         """One step: x_t (B, X) or (X,), state one (h, c) a slot or None for zeros -> y and the new state, likewise.
 
-        With an embedding before the layer and a linear head behind it, x_t are tokens, (B,) or (), and y logits.
-        None if the other engines must see to it, because the step is not of a kind that runs here or is an error.
+        With an embedding before the layer and a linear head after it, x_t are tokens, (B,) or (), and y are logits.
+        None if another engine must handle the step, because this path does not support it or it is an error.
         """
-        self._notice(layer, ends)
-        batched = x_t.dim() == (2 if ends is None else 1)
+        self._notice(layer, token_layers)
+        batched = x_t.dim() == (2 if token_layers is None else 1)
         rows = x_t.shape[0] if batched else 1
-        dtype = self._dtype if ends is None else torch.int64
+        dtype = self._dtype if token_layers is None else torch.int64
         if self._dtype is None or x_t.dtype != dtype or not 0 < rows <= MOST_ROWS or any(self._listeners):
             return None
-        if not nobody_between() or not plain((x_t,)) or torch.is_autocast_enabled("cpu"):
+        if not no_active_modes() or not plain((x_t,)) or torch.is_autocast_enabled("cpu"):
             return None
-        if ends is not None and not (self._plain_ends(ends) and all(map(self.has_symbol, x_t.view(-1).tolist()))):
+        if token_layers is not None and not (
+            self._plain_token_layers(token_layers) and all(map(self.has_symbol, x_t.view(-1).tolist()))
+        ):
             return None
         shapes = [(rows, size) if batched else (size,) for size in self._sizes]
         before: list[Tensor] = []
@@ -241,21 +243,21 @@ class LayerSteps:
             at += kind.leaves
         return tuple(made)
 
-    def one_row(self, layer: Layer, ends: tuple[nn.Embedding, nn.Linear]) -> Steps | None:
-        """The prepared steps of a language model's single stream, as they are now; None where `step` gives None."""
-        self._notice(layer, ends)
-        if self._dtype is None or torch.is_autocast_enabled("cpu") or not self._plain_ends(ends):
+    def one_row(self, layer: Layer, token_layers: tuple[nn.Embedding, nn.Linear]) -> Steps | None:
+        """The current prepared steps for a language model's single stream; None where `step` returns None."""
+        self._notice(layer, token_layers)
+        if self._dtype is None or torch.is_autocast_enabled("cpu") or not self._plain_token_layers(token_layers):
             return None
-        if any(self._listeners) or not nobody_between():
+        if any(self._listeners) or not no_active_modes():
             return None
         return self._prepared(layer, 1)
 
     def has_symbol(self, token: int) -> bool:
-        return self._ends is not None and 0 <= token < self._symbols
+        return self._token_layers is not None and 0 <= token < self._symbols
 
-    def _notice(self, layer: Layer, ends: tuple[nn.Embedding, nn.Linear] | None) -> None:
-        if not self._values or ends != self._modules or self._changed():
-            self._modules = ends
+    def _notice(self, layer: Layer, token_layers: tuple[nn.Embedding, nn.Linear] | None) -> None:
+        if not self._values or token_layers != self._modules or self._changed():
+            self._modules = token_layers
             self._look(layer)
 
     def _prepared(self, layer: Layer, rows: int) -> Steps:
@@ -265,15 +267,15 @@ class LayerSteps:
             rates, weights = Rates(0.0, *key[1:4]), layer.weights()
             quantized = quantized_matrices(weights) if layer.steps_in_int8 else None
             steps = self._steps[key] = Steps(
-                layer.wiring, weights, rates, rows, layer.input_size, quantized, self._ends
+                layer.wiring, weights, rates, rows, layer.input_size, quantized, self._token_layers
             )
         return steps
 
-    def _plain_ends(self, ends: tuple[nn.Embedding, nn.Linear]) -> bool:
-        """Whether the modules do what their classes say and nobody listens."""
-        embedding, head = ends
+    def _plain_token_layers(self, token_layers: tuple[nn.Embedding, nn.Linear]) -> bool:
+        """Whether embedding and head are unmodified and have no hooks."""
+        embedding, head = token_layers
         return (
-            self._ends is not None
+            self._token_layers is not None
             and type(embedding) is nn.Embedding
             and type(head) is nn.Linear
             and embedding.max_norm is None
@@ -296,13 +298,13 @@ class LayerSteps:
         self._holders, self._keys = [holder for holder, _ in places], [key for _, key in places]
         self._values = [holder.get(key) for holder, key in places]
         self._tensors = [value for value in self._values if isinstance(value, Tensor)]
-        self._dtype, self._ends = None, None
+        self._dtype, self._token_layers = None, None
         self._listeners = layer.listeners()
         if any(key == "forward" and value is not None for key, value in zip(self._keys, self._values, strict=True)):
             self._addresses = [0] * len(self._tensors)
             return
         if not plain(self._tensors) or any(self._listeners):
-            self._addresses = [0] * len(self._tensors)  # looked at again by the next step
+            self._addresses = [0] * len(self._tensors)  # no match: the next step checks again
             return
         self._addresses = [value.data_ptr() for value in self._tensors]
         weights = layer.weights()
@@ -313,7 +315,10 @@ class LayerSteps:
         if self._modules is not None:
             fits = embedding.weight.shape[1:] == (layer.input_size,)
             if fits and head.weight.shape == (len(embedding.weight), weights[layer.wiring.output_index].hidden_size):
-                self._ends, self._symbols = Ends(embedding.weight, head.weight, head.bias), len(embedding.weight)
+                self._token_layers, self._symbols = (
+                    TokenLayers(embedding.weight, head.weight, head.bias),
+                    len(embedding.weight),
+                )
             used += [part for part in (embedding.weight, head.weight, head.bias) if part is not None]
         dtype = used[0].dtype
         usual = all(
@@ -333,7 +338,7 @@ _LAYERS: WeakKeyDictionary[Any, LayerSteps] = WeakKeyDictionary()
 def layer_step(layer: Layer, x_t: Tensor, state: Sequence[Any] | None) -> tuple[Tensor, States] | None:
     """`LayerSteps.step` of this layer.
 
-    What is prepared is kept beside the layer, not in it, so that copies and pickles lack it.
+    Prepared steps are stored outside the layer, so copies and pickles do not contain them.
     """
     steps = _LAYERS.get(layer)
     if steps is None:
@@ -342,10 +347,10 @@ def layer_step(layer: Layer, x_t: Tensor, state: Sequence[Any] | None) -> tuple[
 
 
 def model_step(
-    layer: Layer, ends: tuple[nn.Embedding, nn.Linear], tokens: Tensor, state: Sequence[Any] | None
+    layer: Layer, token_layers: tuple[nn.Embedding, nn.Linear], tokens: Tensor, state: Sequence[Any] | None
 ) -> tuple[Tensor, States] | None:
     """`LayerSteps.step` of a language model: tokens (B,) or () int64, logits (B, V) or (V,)."""
-    return _model_steps(layer).step(layer, tokens, state, ends)
+    return _model_steps(layer).step(layer, tokens, state, token_layers)
 
 
 def _model_steps(layer: Layer) -> LayerSteps:
@@ -356,36 +361,36 @@ def _model_steps(layer: Layer) -> LayerSteps:
 
 
 class Walk:
-    """One stream of a language model, symbol after symbol: what `model_step` does, in buffers that are made once.
+    """One stream of a language model, symbol by symbol: like `model_step`, with buffers that are allocated once.
 
-    At small sizes half of a step's time goes into tensors for its results; a walk has two sets of states and writes
-    them in turn. state: one (h, c) of shape (H,) a slot, of the weights' type.
+    For small models half of the time of a step goes into allocating the results. A walk alternates between two sets of
+    state buffers instead. state: one (h, c) of shape (H,) per slot, of the weights' dtype.
 
-    `walk(token)`: logits (V,) as an array, which the next call writes over; None where `model_step` gives None, and
-    then nothing was done. `walk.state`: the state after the last step, as `public` shows it, which later steps leave
-    alone.
+    `walk(token)`: logits (V,) as an array, which the next call overwrites; None where `model_step` returns None, and
+    then the state is unchanged. `walk.state`: a copy of the state after the last step, in the form that `public`
+    returns.
     """
 
     def __init__(
         self,
         layer: Layer,
-        ends: tuple[nn.Embedding, nn.Linear],
+        token_layers: tuple[nn.Embedding, nn.Linear],
         state: Sequence[Any],
         public: Callable[[States], Any] = lambda state: state,
     ) -> None:
-        self._layer, self._ends, self._steps, self._public = layer, ends, _model_steps(layer), public
+        self._layer, self._token_layers, self._steps, self._public = layer, token_layers, _model_steps(layer), public
         self._state = tuple(state)
         self._before = [part.clone().contiguous() for part in flat_states(self._state)]
         self._after = [torch.empty_like(part) for part in self._before]
         self._token = ctypes.c_int64()
         self._token_address = ctypes.addressof(self._token)
-        logits = self._before[0].new_empty(ends[1].weight.shape[0])
+        logits = self._before[0].new_empty(token_layers[1].weight.shape[0])
         self._dtype, self._address = logits.dtype, logits.data_ptr()
         self._logits: NDArray[Any] = logits.numpy()
         self._addresses = [[part.data_ptr() for part in parts] for parts in (self._before, self._after)]
 
     def __call__(self, token: int) -> NDArray[Any] | None:
-        steps = self._steps.one_row(self._layer, self._ends)
+        steps = self._steps.one_row(self._layer, self._token_layers)
         if steps is None or steps.dtype != self._dtype or not self._steps.has_symbol(token):
             return None
         self._token.value = token

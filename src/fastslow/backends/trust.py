@@ -1,8 +1,8 @@
-"""Compiled engines are checked before they are trusted: once a process, device, type, choice of products and cell.
+"""Compiled engines are checked before first use, once per process, device, dtype, precision and cell.
 
-Two tiny windows of a cell run through the engine's operator, forward and backward, and through the reference loop; they
-take some milliseconds. Where anything differs the layer takes another engine and warns once: a wrong kernel costs
-speed, never a wrong gradient. `FASTSLOW_CHECK=0` turns the check off.
+Two tiny windows of a cell run through the engine's operator, forward and backward, and through the reference loop. This
+takes a few milliseconds. If any result differs, the layer uses another engine and warns once, so a faulty kernel costs
+speed but never gives a wrong gradient. `FASTSLOW_CHECK=0` turns the check off.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fastslow.wiring import FROM_INPUT, NO_INPUT, Wiring, fast_slow
 
 SWITCH = "FASTSLOW_CHECK"
 TOLERANCE = {"high": 1e-3, "medium": 6e-2, "bfloat16": 6e-2}
-"""Largest difference allowed, as a share of a tensor's largest entry, by the precision of products; else by type."""
+"""Largest allowed difference relative to a tensor's largest entry, by the precision of products, else by dtype."""
 _OF_TYPE = {torch.float64: 1e-9, torch.float32: 3e-4}
 INPUTS, STEPS, ROWS = 5, 2, 5
 SIZES = {"fast": 19, "slow": 9}
@@ -33,17 +33,17 @@ _found: dict[tuple[Any, ...], str | None] = {}
 _lock = threading.Lock()
 
 
-def trouble(
+def failed_check(
     name: str, engine: Engine, device: torch.device, dtype: torch.dtype, kinds: Iterable[str] = KINDS
 ) -> str | None:
-    """What the engine computes differently from the loop, in words; None if nothing, or nothing was looked at.
+    """The result that the engine computes differently from the loop; None if there is none, or no check could run.
 
-    kinds: the cells to look at, by name; only those that a window has, as an engine may compile for each of them.
+    kinds: the names of the cells to check; only those that the window uses, as an engine may compile code for each.
     """
     if name == "reference" or os.environ.get(SWITCH, "") == "0":
         return None
     if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-        return None  # nothing can be looked at now
+        return None  # no check can run here
     options = tuple(engine.options(device.type))
     for kind in dict.fromkeys(kinds):
         key = (name, device, dtype, options, kind)
@@ -66,7 +66,7 @@ def trouble(
 def _examined(engine: Engine, kind: str, device: torch.device, dtype: torch.dtype, options: Any) -> str | None:
     found: list[str | None] = []
 
-    def look() -> None:
+    def compare() -> None:
         try:
             if device.type == "cuda":
                 torch.cuda.set_device(device)
@@ -74,15 +74,16 @@ def _examined(engine: Engine, kind: str, device: torch.device, dtype: torch.dtyp
         except Exception as error:
             found.append(f"it fails with {type(error).__name__}: {' '.join(str(error).split())[:200]}")
 
-    # Another thread has none of the modes that this one may be in: a trace, a fake tensor mode, a transform, autocast.
-    thread = threading.Thread(target=look)
+    # A new thread has none of the modes that may be active in this one: a trace, a fake tensor mode, a transform,
+    # autocast.
+    thread = threading.Thread(target=compare)
     thread.start()
     thread.join()
     return found[0]
 
 
 def difference(engine: Engine, kind: Kind, device: torch.device, dtype: torch.dtype, options: Any) -> str | None:
-    """The first result in which the engine and the loop differ, on windows of a cell."""
+    """The first result that differs between the engine and the loop on windows of this cell."""
     chosen = dict(options)
     tolerance = TOLERANCE.get(str(chosen.get("precision")), _OF_TYPE[dtype])
     if dtype == torch.float64:
@@ -94,7 +95,7 @@ def difference(engine: Engine, kind: Kind, device: torch.device, dtype: torch.dt
             other = got[what].to("cpu", torch.float64)
             scale = max(value.abs().max().item(), 1e-2)
             worst = (other - value).abs().max().item()
-            if not worst <= tolerance * scale:  # a NaN is not
+            if not worst <= tolerance * scale:  # also true for NaN
                 masked = "with" if masks else "without"
                 return (
                     f"{what} of a small window of {kind.name} cells {masked} masks differs from the reference "
@@ -104,8 +105,8 @@ def difference(engine: Engine, kind: Kind, device: torch.device, dtype: torch.dt
 
 
 def _results(engine: Engine, kind: Kind, masks: bool, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Outputs, final states and gradients, by name. Without masks rows end and start anew, and a window without
-    gradients is there too.
+    """Outputs, final states and gradients by name. Without masks, rows have different lengths and resets, and the
+    results of a window without gradients are included.
     """
     wiring = fast_slow(3)
     generator = torch.Generator().manual_seed(5)

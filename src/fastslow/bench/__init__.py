@@ -1,4 +1,4 @@
-"""What `fastslow bench` measures: engines beside the loop, beside `torch.nn.LSTM` and beside the floor."""
+"""The measurements of `fastslow bench`: engines, the loop, `torch.nn.LSTM`, and the matrix products alone."""
 
 from __future__ import annotations
 

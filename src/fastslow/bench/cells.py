@@ -1,4 +1,4 @@
-"""Cells beside each other: fast-slow networks of LSTM and GRU cells, ours and torch's, and torch's layers."""
+"""Comparison of cells: fast-slow networks of LSTM and GRU cells, ours and torch's, and torch's own layers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def matrix_entries(layer: nn.Module) -> int:
 
 
 def networks(shape: Shape, backend: str = "auto") -> dict[str, tuple[str, nn.Module, int]]:
-    """By name: the kind of cell, the layer, and the size of its output. The shape's wiring is `fast_slow(2)`."""
+    """Name -> the kind of cell, the layer, and its output size. The shape's wiring is `fast_slow(2)`."""
     x, (fast, slow) = shape.input_size, shape.sizes
     options: dict[str, Any] = {"dropout": shape.dropout, "zoneout_h": shape.zoneout_h, "backend": backend}
     found: dict[str, tuple[str, nn.Module, int]] = {
@@ -38,13 +38,13 @@ def networks(shape: Shape, backend: str = "auto") -> dict[str, tuple[str, nn.Mod
     return found
 
 
-def cells(shapes: Sequence[Shape], seconds: float, say: Callable[[str], None]) -> Iterator[dict[str, Any]]:
-    """A row for each network of each shape: windows forward and backward, beside torch's layer of about equal size."""
+def cells(shapes: Sequence[Shape], seconds: float, log: Callable[[str], None]) -> Iterator[dict[str, Any]]:
+    """One row per network and shape: windows forward and backward, and torch's layer of about the same size."""
     for shape in shapes:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             made = networks(shape)
-        say(f"cells, {shape.name}: {', '.join(made)}")
+        log(f"cells, {shape.name}: {', '.join(made)}")
         works = {name: training_window(layer, shape, size) for name, (_, layer, size) in made.items()}
         times = interleave(works, seconds=seconds)
         speed = {

@@ -1,4 +1,4 @@
-"""No engine is timed that disagrees with the loop: a small twin test that ships with the package."""
+"""A small comparison with the loop that an engine must pass before it is timed."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from fastslow.state import LSTMState
 
 STEPS, ROWS, INPUTS = 7, 5, 13
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
-"""By the type of the products: the largest difference, as a share of a tensor's largest entry."""
+"""The largest allowed difference relative to a tensor's largest entry, by the dtype of the products."""
 
 
 def usable(name: str, shape: Shape, device: torch.device, autocast: torch.dtype | None = None) -> str | None:
-    """Why the engine cannot run this shape or must not be timed on it; None if it can."""
+    """The reason why the engine cannot run this shape or must not be timed on it, or None."""
     if name not in ENGINES:
-        return f"there is no such engine; engines: {', '.join(ENGINES)}"
+        return f"unknown engine; available: {', '.join(ENGINES)}"
     problem = Problem(
         device=device,
         dtype=torch.float32,
@@ -40,11 +40,11 @@ def usable(name: str, shape: Shape, device: torch.device, autocast: torch.dtype 
     except RuntimeError as refused:
         return str(refused)
     wrong = disagreement(name, shape, device, autocast)
-    return None if wrong is None else f"not timed, because it disagrees with the loop: {wrong}"
+    return None if wrong is None else f"not timed, because its results differ from the loop's: {wrong}"
 
 
 def disagreement(name: str, shape: Shape, device: torch.device, autocast: torch.dtype | None = None) -> str | None:
-    """Where the engine and the loop differ on this wiring, at a small size with every mask on; None if nowhere."""
+    """The first difference between engine and loop on this wiring, at a small size with all masks on; None if equal."""
     results = {}
     tolerance = TOLERANCE[torch.float32 if autocast is None else autocast]
     for which in ("reference", name):
@@ -55,13 +55,13 @@ def disagreement(name: str, shape: Shape, device: torch.device, autocast: torch.
     for what, expected in results["reference"].items():
         got = results[name][what]
         worst, scale = (got - expected).abs().max().item(), expected.abs().max().item()
-        if not worst <= tolerance * max(scale, 1e-3):  # a NaN is not
+        if not worst <= tolerance * max(scale, 1e-3):  # also true for NaN
             return f"{what} differs by {worst:.2g}, and its largest entry is {scale:.2g}"
     return None
 
 
 def _run(name: str, shape: Shape, device: torch.device) -> dict[str, Tensor]:
-    """Outputs, final states and every gradient."""
+    """Outputs, final states and all gradients."""
     generator = torch.Generator().manual_seed(0)
     sizes = {slot: 37 + 12 * i for i, slot in enumerate(shape.wiring.slots)}
     small = Shape(shape.name, shape.wiring, INPUTS, tuple(sizes.values()), ROWS, STEPS)

@@ -1,4 +1,4 @@
-"""The CPU's tables: windows of every shape by every engine, and streaming."""
+"""The CPU tables: windows of every shape on every engine, and streaming."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from fastslow.bench.timing import Times, Work, interleave
 FLOOR = "matrix products alone"
 LOOP = "reference"
 CPU = torch.device("cpu")
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 Row = dict[str, Any]
 
 
-def windows(shapes: Sequence[Shape], seconds: float, say: Say, engines: Sequence[str] | None = None) -> Iterator[Row]:
-    """A row for each engine, rival and floor of each shape; about `seconds` of timing a shape."""
+def windows(shapes: Sequence[Shape], seconds: float, log: Log, engines: Sequence[str] | None = None) -> Iterator[Row]:
+    """One row per shape and engine, and for `nn.LSTM` and the products alone; about `seconds` of timing per shape."""
     for shape in shapes:
         refused = {name: usable(name, shape, CPU) for name in engines or ENGINES}
         works: dict[str, Work] = {
             name: window_of(name, shape) for name in [name for name, why in refused.items() if why is None] + [LSTM]
         }
         works[FLOOR] = product_floor(shape)
-        say(f"{shape.name}: {', '.join(works)}")
+        log(f"{shape.name}: {', '.join(works)}")
         times = interleave(works, seconds=seconds)
         del works
         flops = {name: lstm_flops(shape) if name == LSTM else shape.flops for name in times}
@@ -60,23 +60,23 @@ def windows(shapes: Sequence[Shape], seconds: float, say: Say, engines: Sequence
 
 
 BURST = 32
-"""Steps that follow each other in a turn of the streaming table."""
+"""Consecutive steps per measurement in the streaming table."""
 
 
-def first_uses(say: Say, engines: Sequence[str] | None = None) -> Iterator[Row]:
-    """What an engine's first window costs beyond a later one."""
+def first_uses(log: Log, engines: Sequence[str] | None = None) -> Iterator[Row]:
+    """The extra time of an engine's first window."""
     for name in engines or ENGINES:
         if name != LOOP and usable(name, SMALL, CPU) is None:
-            say(f"first use of {name}")
+            log(f"first use of {name}")
             found = first_use(name)
             if found is not None:
                 yield {"engine": name, "new_seconds": found["new"], "known_seconds": found["known"]}
 
 
-def streaming(shapes: Sequence[Shape], seconds: float, say: Say) -> Iterator[Row]:
-    """One step at a time, one row: `layer.step`, int8 weights, the loop, and every matrix times a vector."""
+def streaming(shapes: Sequence[Shape], seconds: float, log: Log) -> Iterator[Row]:
+    """Single steps of one row: `layer.step`, int8 weights, the loop, and every matrix times a vector."""
     for shape in shapes:
-        say(f"streaming, {shape.name}")
+        log(f"streaming, {shape.name}")
         with torch.no_grad():
             works = {name: _burst(work) for name, work in step_works(shape).items()}
             times = interleave(works, seconds=seconds, least=20, most=5000, warmups=3)
@@ -95,7 +95,7 @@ def streaming(shapes: Sequence[Shape], seconds: float, say: Say) -> Iterator[Row
 
 
 def _burst(work: Work) -> Work:
-    """Steps come one after the other in use: a turn is a burst of them, with their own weights still in the caches."""
+    """Measure a burst of consecutive steps, as in use, so that the weights are still in the caches."""
 
     def run() -> None:
         for _ in range(BURST):
@@ -105,7 +105,7 @@ def _burst(work: Work) -> Work:
 
 
 def step_works(shape: Shape) -> dict[str, Work]:
-    """Steps of one row that follow each other."""
+    """The candidates for consecutive steps of one row."""
     layer = shape.layer().eval()
     x = torch.randn(1, shape.input_size)
     loop = engine(LOOP)
@@ -136,16 +136,16 @@ def _measured(times: Times) -> Row:
 
 
 def measure(
-    shapes: Sequence[Shape], seconds: float, say: Say, engines: Sequence[str] | None = None
+    shapes: Sequence[Shape], seconds: float, log: Log, engines: Sequence[str] | None = None
 ) -> dict[str, list[Row]]:
-    """Everything the CPU's section of the report has."""
+    """All results for the CPU section of the report."""
     return {
-        "windows": list(windows(shapes, seconds, say, engines)),
-        "first_use": list(first_uses(say, engines)),
-        "streaming": list(streaming((PTB, SMALL), min(seconds, 10.0), say)),
-        "cells": list(cells((PTB, SMALL) if shapes[0].steps == PTB.steps else shapes, min(seconds, 20.0), say)),
-        "errors": list(precision.errors(PTB, say)) if precision.NATIVE in (engines or ENGINES) else [],
-        "saving": list(precision.saving(shapes[:1], min(seconds, 20.0), say))
+        "windows": list(windows(shapes, seconds, log, engines)),
+        "first_use": list(first_uses(log, engines)),
+        "streaming": list(streaming((PTB, SMALL), min(seconds, 10.0), log)),
+        "cells": list(cells((PTB, SMALL) if shapes[0].steps == PTB.steps else shapes, min(seconds, 20.0), log)),
+        "errors": list(precision.errors(PTB, log)) if precision.NATIVE in (engines or ENGINES) else [],
+        "saving": list(precision.saving(shapes[:1], min(seconds, 20.0), log))
         if precision.NATIVE in (engines or ENGINES)
         else [],
     }

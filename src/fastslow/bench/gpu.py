@@ -1,7 +1,7 @@
-"""The GPU's table: whole training updates, beside the device's ceilings.
+"""The GPU table: whole training steps, compared with the device's limits.
 
-Each row is measured in a process of its own (`fastslow.bench.updates`), one after another on a device that nobody else
-uses: after a fault a process can use its device no more, and what one row leaves in memory is not counted in the next.
+Each row is measured in its own process (`fastslow.bench.updates`), one after another on an otherwise idle device: after
+an error a process can no longer use its device, and memory left by one row must not count in the next.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ OPTIONS: tuple[dict[str, Any], ...] = (
     {"units_per_thread": 2},
     {"units_per_thread": 8},
 )
-"""Of the "triton" engine, to be timed beside its defaults."""
+"""Options of the "triton" engine that are timed in addition to its defaults."""
 ROWS = 10
-"""The seconds asked for a shape are those of about this many rows."""
+"""The time per shape is divided by this number to get the time per row."""
 TIMEOUT_SECONDS, LEAST_SECONDS = 300.0, 15.0
-"""Of a row: after how long it is given up, and how much must be left to begin one."""
-Say = Callable[[str], None]
+"""The time limit of a row, and the least time that must be left to start one."""
+Log = Callable[[str], None]
 Keep = Callable[[Row], None]
 Run = Callable[[Spec, torch.device, float], Row]
 
 
 def order(shapes: Sequence[Shape], seconds: float, engines: Sequence[str] | None = None) -> list[Spec]:
-    """What to measure, what matters most first: time may run out, and what comes last is what goes wrong most.
+    """The rows to measure, the most important first, because time may run out, and those most likely to fail last.
 
-    Of every shape the engine in bfloat16, the LSTM and the loop; then the other engines, float32, the engine's options,
-    and last the compiled cell, which takes minutes to compile.
+    First the engine in bfloat16, the LSTM and the loop for every shape; then the other engines, float32, the engine's
+    options; and last the compiled cell, which takes minutes to compile.
     """
     names = [name for name in engines or ENGINES if name not in ("native", LOOP)]
     chosen = [TRITON] if TRITON in names else []
@@ -72,8 +72,8 @@ def order(shapes: Sequence[Shape], seconds: float, engines: Sequence[str] | None
     ]
 
 
-def in_a_process(spec: Spec, device: torch.device, timeout: float) -> Row:
-    """The row, measured by a fresh Python; `refused` says why there is none."""
+def in_subprocess(spec: Spec, device: torch.device, timeout: float) -> Row:
+    """The row, measured in a new Python process; `refused` gives the reason if there is no result."""
     source = str(Path(fastslow.__file__).parents[1])
     path = os.pathsep.join(filter(None, (source, os.environ.get("PYTHONPATH"))))
     command = [sys.executable, "-m", "fastslow.bench.updates", spec.to_json(), str(device)]
@@ -87,28 +87,29 @@ def in_a_process(spec: Spec, device: torch.device, timeout: float) -> Row:
             env={**os.environ, "PYTHONPATH": path},
         )
     except subprocess.TimeoutExpired:
-        return {"refused": f"given up after {timeout:.0f} s"}
+        return {"refused": f"timed out after {timeout:.0f} s"}
     if done.returncode == 0:
         found: Row = json.loads(done.stdout.splitlines()[-1])
         return found
-    last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-    return {"refused": f"failed: its process ended with status {done.returncode}: {last}"[:400]}
+    last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+    return {"refused": f"failed: the process exited with status {done.returncode}: {last}"[:400]}
 
 
 def measure(
     shapes: Sequence[Shape],
     seconds: float,
     device: torch.device,
-    say: Say,
+    log: Log,
     engines: Sequence[str] | None = None,
     *,
     limit: float | None = None,
     keep: Keep = lambda found: None,
-    run: Run = in_a_process,
+    run: Run = in_subprocess,
 ) -> Row:
-    """Everything the GPU's section of the report has.
+    """All results for the GPU section of the report.
 
-    limit: seconds after which no more rows are begun. keep: called with all there is after each row. run: measures one.
+    limit: after this many seconds no further row is started. keep: called with all results so far after each row. run:
+    measures one row.
     """
     began = time.monotonic()
 
@@ -117,24 +118,24 @@ def measure(
 
     def one(spec: Spec) -> Row:
         if left() < LEAST_SECONDS:
-            return {"refused": "there was no time left for it"}
+            return {"refused": "skipped: the time limit was reached"}
         return run(spec, device, min(TIMEOUT_SECONDS, left()))
 
-    say(f"{CEILINGS} of the device")
+    log(f"{CEILINGS} of the device")
     found: Row = {"ceilings": one(Spec(CEILINGS, seconds=2.0)), "updates": []}
     keep(found)
     rows: list[Row] = []
     for spec in order(shapes, seconds, engines):
         row = {"shape": spec.shape, "engine": spec.label, "precision": spec.precision} | one(spec)
         rows.append(row)
-        say(f"{spec.shape}, {spec.label} {spec.precision}: {_told(row)}")
+        log(f"{spec.shape}, {spec.label} {spec.precision}: {_summary(row)}")
         found["updates"] = list(with_ratios(rows, found["ceilings"]))
         keep(found)
     return found
 
 
 def with_ratios(rows: Sequence[Row], ceiling: Row) -> Iterator[Row]:
-    """The rows with their speed as a share of the ceilings', and of the loop's and the LSTM's in the same precision."""
+    """The rows with their speed relative to the ceilings, and to the loop and the LSTM in the same precision."""
     speeds = {(row["shape"], row["engine"], row["precision"]): row.get("tflops_per_second") for row in rows}
     for row in rows:
         speed = row.get("tflops_per_second")
@@ -153,7 +154,7 @@ def _over(value: float, other: float | None) -> float | None:
     return None if not other else value / other
 
 
-def _told(row: Row) -> str:
+def _summary(row: Row) -> str:
     if "refused" in row:
         return str(row["refused"])
     return f"{1e3 * row['seconds']:.2f} ms, {row['characters_per_second'] / 1e6:.3f} M characters per second"

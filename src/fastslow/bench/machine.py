@@ -1,4 +1,4 @@
-"""The machine a figure belongs to."""
+"""A description of the machine on which results were measured."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fastslow.compiling.build import BuildError, compiler
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """Processor, threads, versions, compiler, date; of a CUDA device its name too."""
+    """Processor, threads, versions, compiler, date; also the name of a CUDA device."""
     found: dict[str, Any] = {
         "date": datetime.date.today().isoformat(),
         "processor": _processor(),

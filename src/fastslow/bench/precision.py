@@ -1,4 +1,4 @@
-"""How far the native engine is from float64 with each precision of its products, and what saving less costs."""
+"""Errors of the native engine against float64 for each precision, and the cost of saving fewer activations."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ from fastslow.state import LSTMState
 
 NATIVE, LOOP = "native", "reference"
 STEPS, ROWS = 10, 32
-"""Of the windows whose errors are measured."""
+"""The size of the windows whose errors are measured."""
 PARTS = {"highest": 3, "high": 2, "medium": 1}
-"""What `torch.set_float32_matmul_precision` takes, and the bfloat16 parts of a float32 that it stands for."""
+"""Argument of `torch.set_float32_matmul_precision` -> number of bfloat16 parts per float32."""
 CPU = torch.device("cpu")
 Row = dict[str, Any]
 
 
-def errors(shape: Shape, say: Callable[[str], None]) -> Iterator[Row]:
-    """A row for each kind of products, and for the loop in float32: the largest error of outputs and of gradients.
+def errors(shape: Shape, log: Callable[[str], None]) -> Iterator[Row]:
+    """One row per kind of products, and one for the loop in float32: the largest error of outputs and of gradients.
 
-    An error is a share of the largest entry of its tensor in the loop in float64, every mask on. Nothing on a machine
-    without the engine.
+    Errors are relative to the largest entry of the tensor in the float64 loop, with all masks on. No rows if the engine
+    cannot run.
     """
     small = replace(shape, steps=STEPS, rows=ROWS)
     refused = usable(NATIVE, small, CPU)
     if refused is not None:
-        say(f"no errors of {NATIVE}: {refused}")
+        log(f"errors of {NATIVE} not measured: {refused}")
         return
-    say(f"errors of products, {shape.name}")
+    log(f"errors of products, {shape.name}")
     exact = _values(LOOP, small, torch.float64)
     kinds: list[tuple[str, str, str | None]] = [
         (LOOP, "float32", None),
@@ -75,7 +75,7 @@ def errors(shape: Shape, say: Callable[[str], None]) -> Iterator[Row]:
 
 @contextmanager
 def _products(setting: str | None, *, tiles: bool) -> Iterator[None]:
-    """With this precision of products, on the tile unit or not; None: as it is."""
+    """Set this precision of products, with or without the tile unit; None changes nothing."""
     before, switch = torch.get_float32_matmul_precision(), os.environ.get(TILES)
     try:
         os.environ[TILES] = "1" if tiles else "0"
@@ -111,12 +111,12 @@ def _values(name: str, shape: Shape, dtype: torch.dtype) -> dict[str, Tensor]:
     return {what: value.detach().double() for what, value in values.items()}
 
 
-def saving(shapes: Sequence[Shape], seconds: float, say: Callable[[str], None]) -> Iterator[Row]:
-    """Time and peak memory of a window that saves everything its backward needs, and of one that saves its states."""
+def saving(shapes: Sequence[Shape], seconds: float, log: Callable[[str], None]) -> Iterator[Row]:
+    """Time and peak memory of a window that saves everything for backward, and of one that saves only its states."""
     for shape in shapes:
         if usable(NATIVE, shape, CPU) is not None:
             continue
-        say(f"saving, {shape.name}")
+        log(f"saving, {shape.name}")
         names = (NATIVE, STATES)
         times = interleave({name: window_of(name, shape) for name in names}, seconds=seconds)
         peaks = {name: memory(name, shape) for name in names}

@@ -1,4 +1,4 @@
-"""What is measured in a process of its own: peak memory of a window, and the seconds of an engine's first use.
+"""Measurements in a separate process: the peak memory of a window, and the time of an engine's first use.
 
     python -m fastslow.bench.probe ENGINE SHAPE [STEPS]
 
@@ -31,7 +31,7 @@ TIMEOUT_SECONDS = 1800
 
 
 def window_of(engine: str, shape: Shape) -> Work:
-    """One window forward and backward of an engine, or of the LSTM beside it."""
+    """One window, forward and backward, of an engine or of `nn.LSTM`."""
     if engine == LSTM:
         return lstm_window(shape)
     layer = shape.layer(native.NAME if engine == STATES else engine)
@@ -47,9 +47,9 @@ def window_of(engine: str, shape: Shape) -> Work:
 
 
 def memory(engine: str, shape: Shape) -> int | None:
-    """Bytes that a window adds to a process at its peak: saved activations, scratch, outputs and gradients.
+    """The peak memory in bytes that a window adds to a process: saved activations, scratch, outputs and gradients.
 
-    In a fresh process; None where the system does not tell.
+    Measured in a new process; None if the system does not report it.
     """
     told = _probe(engine, shape)
     peak: int | None = None if told is None else told["peak_bytes"]
@@ -57,7 +57,7 @@ def memory(engine: str, shape: Shape) -> int | None:
 
 
 def first_use(engine: str) -> dict[str, float] | None:
-    """Seconds of the first small window of a process: on a machine new to the engine, and on one that has used it."""
+    """Seconds of the first small window of a process: with an empty build cache, and with a filled one."""
     with tempfile.TemporaryDirectory() as empty:
         new = _probe(engine, SMALL, FASTSLOW_CACHE=empty)
         known = _probe(engine, SMALL, FASTSLOW_CACHE=empty)
@@ -85,7 +85,7 @@ def _probe(engine: str, shape: Shape, **environment: str) -> dict[str, Any] | No
 
 
 def _memory(field: str) -> int | None:
-    """Bytes, from what Linux says of this process: VmRSS now, VmHWM at most."""
+    """A memory field of this process on Linux, in bytes: VmRSS (current) or VmHWM (peak)."""
     try:
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith(field + ":"):
@@ -103,7 +103,7 @@ def _forget_peak() -> None:
 def main(arguments: list[str]) -> None:
     engine, name, *steps = arguments
     shape = SHAPES[name]
-    # A short window first: libraries load, kernels compile, and none of it is the window's own memory.
+    # Run a short window first, so that loading libraries and compiling kernels is not counted.
     work = window_of(engine, replace(shape, steps=2))
     begin = time.perf_counter()
     work()

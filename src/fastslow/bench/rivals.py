@@ -1,4 +1,4 @@
-"""What engines are compared with: `torch.nn.LSTM` of about equal size, and the matrix products alone."""
+"""The baselines for engines: `torch.nn.LSTM` of about the same size, and the matrix products alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fastslow.bench.timing import Work
 
 
 def training_window(layer: nn.Module, shape: Shape, size: int) -> Work:
-    """One window forward and backward, with gradients of every parameter and of x, as below an embedding."""
+    """One window forward and backward, with gradients of every parameter and of x, as after an embedding."""
     x = torch.randn(shape.steps, shape.rows, shape.input_size).requires_grad_()
     dy = torch.randn(shape.steps, shape.rows, size)
     leaves = [x, *layer.parameters()]
@@ -36,10 +36,10 @@ def lstm_flops(shape: Shape) -> int:
 
 
 def product_floor(shape: Shape) -> Work:
-    """Every matrix product of a window and nothing else, by `torch.mm` into memory at hand.
+    """Only the matrix products of a window, by `torch.mm` into preallocated memory.
 
-    Products that wait for a step are made step by step; those of x and of the weight gradients at once. Matrices lie as
-    is best for each product. (Where a window's x is larger than the cache, so is the memory that products read here.)
+    Products inside the recurrence are computed step by step; those of x and of the weight gradients at once. Matrices
+    have the best layout for each product. (If a window's x is larger than the cache, so is the memory read here.)
     """
     rows, steps = shape.rows, shape.steps
     together = steps * rows
@@ -68,7 +68,7 @@ def product_floor(shape: Shape) -> Work:
 
 
 def vector_floor(shape: Shape) -> Work:
-    """Every matrix of a step times a vector and nothing else."""
+    """Only the products of every matrix of a step with a vector."""
     products = [
         (torch.randn(wide, inputs), torch.randn(inputs), torch.empty(wide)) for wide, inputs, _ in shape.matrices
     ]

@@ -21,7 +21,7 @@ SECONDS, QUICK_SECONDS = 60.0, 4.0
 
 
 class BenchError(FastslowError):
-    """A measurement that cannot be made as asked."""
+    """A measurement that cannot run with the given arguments."""
 
 
 def run_bench(
@@ -35,16 +35,18 @@ def run_bench(
 ) -> dict[str, Any]:
     """Measure the engines on this machine, print the tables, and store the results as JSON.
 
-    No engine is timed that disagrees with the loop in a small twin test; the tables then say so instead.
+    An engine is only timed if its results match those of the loop in a small test; otherwise the tables give the
+    reason.
 
     Args:
-        quick: two shapes, the larger shortened, and few rounds: a minute instead of a quarter of an hour
-        json: where the results go (default: runs/bench.json)
-        device: cpu or cuda
-        page: also put the tables into this Markdown page, between its markers (see `fastslow.bench.pages`)
-        seconds: about how long to time each shape
-        engines: only these (default: all); the loop is always among them, for comparison
-        limit: on a GPU, begin no row after this many seconds; what is left out is said, and what is there is stored
+        quick: measure two shapes, the larger one shortened, in a minute instead of a quarter of an hour
+        json: the file for the results (default: runs/bench.json)
+        device: device to measure: cpu or cuda
+        page: also insert the tables into this Markdown page, between its markers (see `fastslow.bench.pages`)
+        seconds: approximate time per shape
+        engines: engines to measure (default: all); the loop is always included for comparison
+        limit: on a GPU, start no further measurement after this many seconds; skipped rows are listed, and results so
+        far are stored
     """
     where = _device(device)
     if engines is not None:
@@ -60,13 +62,13 @@ def run_bench(
 
     if where.type == "cuda":
         shapes = QUICK_GPU_SHAPES if quick else GPU_SHAPES
-        keep(gpu.measure(shapes, budget, where, _say, engines, limit=limit, keep=keep))
+        keep(gpu.measure(shapes, budget, where, _log, engines, limit=limit, keep=keep))
     else:
-        keep(cpu.measure(QUICK_CPU_SHAPES if quick else CPU_SHAPES, budget, _say, engines))
+        keep(cpu.measure(QUICK_CPU_SHAPES if quick else CPU_SHAPES, budget, _log, engines))
     if page is not None:
         page.write_text(fill(page.read_text(encoding="utf-8"), results), encoding="utf-8")
     print(report(results), end="")
-    _say(f"stored in {target}")
+    _log(f"results stored in {target}")
     return results
 
 
@@ -78,9 +80,9 @@ def _device(name: str) -> torch.device:
     if found.type not in ("cpu", "cuda"):
         raise BenchError(f"device must be cpu or cuda; got {name!r}")
     if found.type == "cuda" and not torch.cuda.is_available():
-        raise BenchError(f"device {name!r} is not here: torch finds no CUDA device; use cpu")
+        raise BenchError(f"device {name!r} is not available: torch finds no CUDA device; use cpu")
     return found
 
 
-def _say(line: str) -> None:
+def _log(line: str) -> None:
     print(f"bench: {line}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""What is measured: networks and windows, and the arithmetic they cost."""
+"""The measured networks and windows, and their operation counts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fastslow.wiring import FROM_INPUT, NO_INPUT, Wiring, fast_slow, sequential,
 
 @dataclass(frozen=True)
 class Shape:
-    """A network and a window. sizes: H of each slot; vocabulary: V, where a whole training step is measured."""
+    """A network and a window. sizes: H of each slot; vocabulary: V, if a whole training step is measured."""
 
     name: str
     wiring: Wiring
@@ -26,7 +26,7 @@ class Shape:
     vocabulary: int = 50
 
     def layer(self, backend: str = "auto", device: torch.device | str = "cpu") -> WiredLSTM:
-        """The network as a layer, with the same weights at every call."""
+        """The network as a layer, with the same weights in every call."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             layer = WiredLSTM(
@@ -42,7 +42,7 @@ class Shape:
 
     @property
     def matrices(self) -> tuple[tuple[int, int, bool], ...]:
-        """(4H, inputs, whether it multiplies the network's x) of every matrix."""
+        """(4H, inputs, whether it multiplies the network's x) for every matrix."""
         found = []
         for slot, source in zip(self.wiring.slot_of, self.wiring.sources, strict=True):
             size = self.sizes[slot]
@@ -54,7 +54,7 @@ class Shape:
 
     @property
     def weights(self) -> int:
-        """Entries of the matrices."""
+        """The number of elements of all matrices."""
         return sum(wide * inputs for wide, inputs, _ in self.matrices)
 
     @property
@@ -63,22 +63,22 @@ class Shape:
 
     @property
     def flops(self) -> int:
-        """Of a window, forward and backward: two for each weight in each of three products."""
+        """Operations of a window, forward and backward: two per weight in each of three products."""
         return 6 * self.weights * self.symbols
 
     @property
     def dependent_steps(self) -> int:
-        """Cell steps of a window that wait for one another, forward and backward."""
+        """The number of sequential cell steps of a window, forward and backward."""
         return 2 * len(self.wiring.nodes) * self.steps
 
     @property
     def needed_bytes(self) -> int:
-        """What backward needs of forward in float32: z (4H), h and c of each node, step and row, and x."""
+        """The bytes that backward needs from forward in float32: z (4H), h and c of each node, step and row, and x."""
         units = sum(self.sizes[slot] for slot in self.wiring.slot_of)
         return 4 * self.symbols * (6 * units + self.input_size)
 
     def equal_lstm(self) -> int:
-        """The hidden size of the `torch.nn.LSTM` whose matrices are nearest in size to these."""
+        """The hidden size of the `torch.nn.LSTM` with about the same number of weights."""
         return min(range(1, 8192), key=lambda size: abs(4 * size * (self.input_size + size) - self.weights))
 
 

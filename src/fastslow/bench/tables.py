@@ -1,4 +1,4 @@
-"""Tables of results for the terminal and for `docs/performance.md`, there between the markers `bench cpu` and
+"""Tables of results for the terminal and for `docs/performance.md`, where they are between the markers `bench cpu` and
 `bench gpu` (see `fastslow.bench.pages`).
 
 `python -m fastslow.bench.tables docs/performance.md RESULTS.json...` writes the tables of stored results into a page.
@@ -31,7 +31,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def report(results: Row) -> str:
-    """All tables of the results, with the machine they were measured on."""
+    """All tables of the results, with a description of the machine."""
     parts = [describe(results["machine"]) + (" (quick run)" if results.get("quick") else "")]
     if "cpu" in results:
         parts += _cpu(results["cpu"])
@@ -103,7 +103,7 @@ def _cpu(found: Row) -> list[str]:
 
 
 def _cells(found: Row) -> list[str]:
-    """The comparison of cells, if the results have one."""
+    """The comparison of cells, if the results contain it."""
     if not found.get("cells"):
         return []
     rows = [
@@ -123,7 +123,7 @@ def _cells(found: Row) -> list[str]:
 
 
 def _precision(found: Row) -> list[str]:
-    """Errors by the kind of matrix products, and the cost of saving less, if the results have them."""
+    """Errors by the kind of matrix products, and the cost of saving fewer activations, if the results contain them."""
     parts: list[str] = []
     if found.get("errors"):
         first = found["errors"][0]
@@ -149,8 +149,8 @@ def _precision(found: Row) -> list[str]:
             )
             for row in found["saving"]
         ]
-        header = ("shape", "native saves", "ms", "of all's", "peak MB", "x needed", "of all's")
-        parts += ["Saving less for the backward pass:", table(header, saved)]
+        header = ("shape", "native saves", "ms", "relative", "peak MB", "x needed", "relative")
+        parts += ["Saving only the states for the backward pass:", table(header, saved)]
     return parts
 
 
@@ -213,7 +213,7 @@ def _ratio(value: float | None, digits: int = 2) -> str:
 
 
 def fill(page: str, results: Row) -> str:
-    """The page with these results between the markers of the device they were measured on. PageError without them."""
+    """The page with these results inserted between the markers of their device. PageError if there are no markers."""
     return placed(page, f"bench {'gpu' if 'gpu' in results else 'cpu'}", report(results).strip())
 
 

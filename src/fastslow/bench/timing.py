@@ -1,4 +1,4 @@
-"""Times that can be compared: everything by turns in one process, medians."""
+"""Comparable times: all candidates take turns in one process; medians."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Work = Callable[[], object]
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of one piece of work. `first`: its very first run, which may have compiled or loaded something."""
+    """The times of one function, in seconds. `first`: its first run, which may include compilation or loading."""
 
     first: float
     runs: tuple[float, ...]
@@ -37,9 +37,10 @@ def interleave(
     warmups: int = 1,
     device: torch.device | None = None,
 ) -> dict[str, Times]:
-    """Each work in turn, round after round, at least `least` and at most `most` rounds, for about `seconds` in all.
+    """Time each function in turn, round after round, for about `seconds` in total, between `least` and `most` rounds.
 
-    A load on the machine that comes and goes so falls on all alike. The order turns by one a round. On a CUDA device a
+    Varying load on the machine then affects all of them alike. The order rotates by one per round. On a CUDA device, a
+    time is measured between two synchronisations.
     time is that of the work alone, between two synchronisations.
     """
     names = list(works)

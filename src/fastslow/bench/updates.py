@@ -1,10 +1,10 @@
-"""One row of the GPU's table, in a process of its own: what goes wrong on the device ends that row alone.
+"""One row of the GPU table, in its own process, so that an error on the device affects only that row.
 
     python -m fastslow.bench.updates '{"engine": "triton", "shape": "PTB FS-LSTM-2", ...}'
 
-prints one line of JSON: a whole training update (embedding, layer, softmax, backward, clip, Adam and the state carried
-on), or, for the engine "ceilings", what the device reaches at best. Updates of engines and of the LSTM are recorded as
-CUDA graphs; those of the loop and of the loop with a compiled cell run from Python, as they would be used.
+prints one line of JSON: the times of a whole training step (embedding, layer, softmax, backward, clip, Adam, carried
+state), or, for the engine "ceilings", the device's limits. Training steps of engines and of the LSTM are captured as
+CUDA graphs; those of the loop and of the loop with a compiled cell run eagerly, as in normal use.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ COMPILED = "reference, compiled cell"
 SLOW = (LOOP, COMPILED)
 KINDS = {"bf16": torch.bfloat16, "fp32": torch.float32}
 FAST_ROUNDS, SLOW_ROUNDS = (200, 10), (3, 2)
-"""Least rounds, and those before the first that counts."""
+"""The minimum number of rounds, and the number of warm-up rounds."""
 KERNELS = 20
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Spec:
-    """A row to measure: an engine or rival on a shape, by name, with its products in bf16 or fp32.
+    """A row to measure: an engine or baseline on a shape, by name, with products in bf16 or fp32.
 
-    steps: T, where it is not the shape's. options: of the "triton" engine, where they are not its defaults.
-    kernels: also find out which kernels the time goes to.
+    steps: T, if it differs from the shape's. options: of the "triton" engine, if they differ from its defaults.
+    kernels: also measure which kernels take the time.
     """
 
     engine: str
@@ -61,7 +61,7 @@ class Spec:
 
     @property
     def label(self) -> str:
-        """The engine as the table names it."""
+        """The engine's name in the table."""
         told = (name.replace("_", " ") + ("" if value is True else f" {value}") for name, value in self.options.items())
         return ", ".join((self.engine, *told))
 
@@ -87,7 +87,7 @@ class Network(nn.Module):
 
 
 def training_update(name: str, kind: torch.dtype, shape: Shape, device: torch.device) -> Work:
-    """One update on a window, after the state of the last."""
+    """One training step on a window, continuing from the last state."""
     torch.manual_seed(0)
     if name == LSTM:
         size = shape.equal_lstm()
@@ -141,7 +141,7 @@ def training_update(name: str, kind: torch.dtype, shape: Shape, device: torch.de
 
 
 def measure(spec: Spec, shape: Shape, device: torch.device) -> Row:
-    """The row: times and what follows from them, or `refused`, the reason why there are none."""
+    """The row: times and derived values, or `refused` with the reason why there are none."""
     told: Row = {
         "shape": shape.name,
         "rows": shape.rows,
@@ -159,7 +159,7 @@ def measure(spec: Spec, shape: Shape, device: torch.device) -> Row:
             torch.cuda.reset_peak_memory_stats(device)
         work = training_update(spec.engine, kind, shape, device)
         begin = time.perf_counter()
-        for _ in range(1 if spec.engine in SLOW else WARMUP + 1):  # the last one records
+        for _ in range(1 if spec.engine in SLOW else WARMUP + 1):  # the last one captures the graph
             work()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
@@ -187,11 +187,11 @@ def measure(spec: Spec, shape: Shape, device: torch.device) -> Row:
 
 
 def kernels_of(work: Work, device: torch.device) -> list[Row] | str:
-    """The kernels that one call spends most time in: calls, microseconds each and share of all; or why not known."""
+    """The kernels that take most of one call's time: calls, microseconds each, share; or why there is no result."""
     try:
         on_gpu = device.type == "cuda"
         kinds = torch.profiler.ProfilerActivity
-        # Without the operators of the CPU, which would count their kernels' time once more.
+        # Without CPU operators, whose times would include their kernels' times again.
         with torch.profiler.profile(activities=[kinds.CUDA if on_gpu else kinds.CPU]) as profile:
             work()
             if on_gpu:
@@ -200,7 +200,7 @@ def kernels_of(work: Work, device: torch.device) -> list[Row] | str:
             event.key: (event.count, event.self_device_time_total if on_gpu else event.self_cpu_time_total)
             for event in profile.key_averages()
         }
-    except Exception as failed:  # a profiler that is not there costs no figure
+    except Exception as failed:  # a missing profiler must not prevent the measurement
         return f"{type(failed).__name__}: {failed}"[:300]
     total = sum(taken for _, taken in times.values()) or 1.0
     most = sorted(times.items(), key=lambda item: -item[1][1])[:KERNELS]
@@ -212,10 +212,10 @@ def kernels_of(work: Work, device: torch.device) -> list[Row] | str:
 
 
 def ceilings(device: torch.device, seconds: float = 2.0, size: int = 8192, chain: int = 200) -> Row:
-    """What the device reaches in a bfloat16 product of `size` and in copying 16 size^2 bytes.
+    """The device's limits: a bfloat16 product of size `size`, and copying 16 size^2 bytes.
 
-    On a GPU also microseconds of a kernel in a recorded chain of them: the smallest there is, a product of the forward
-    loop at the PTB shape, and one of the backward loop, whole and in four parts.
+    On a GPU also the microseconds per kernel in a captured chain of kernels: for the smallest kernel, for a product of
+    the forward loop at the PTB shape, and for one of the backward loop, whole and in four parts.
     """
     a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
     out = torch.empty_like(a)
@@ -256,7 +256,7 @@ def ceilings(device: torch.device, seconds: float = 2.0, size: int = 8192, chain
 
 
 def _repeated(recorder: Graphs, work: Work, times: int) -> Callable[[], None]:
-    """`work` that many times, tried once on the stream that will record it."""
+    """Repeat `work`, after a warm-up on the stream that will capture it."""
     recorder.warm(work)
 
     def all_of_them() -> None:
@@ -276,7 +276,7 @@ def main(arguments: list[str]) -> None:
         else:
             shape = SHAPES[spec.shape]
             found = measure(spec, shape if spec.steps is None else replace(shape, steps=spec.steps), device)
-    except Exception as failed:  # such as a rival that this device's libraries do not have
+    except Exception as failed:  # for example a baseline that this device's libraries lack
         reason = (str(failed).splitlines() or [""])[0]
         found = {"refused": f"failed: {type(failed).__name__}: {reason}"[:400]}
     print(json.dumps(found))

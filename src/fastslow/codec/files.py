@@ -29,7 +29,7 @@ def replacing(path: Path, *, force: bool, like: os.stat_result | None = None) ->
     if not force and os.path.lexists(path):
         raise Exists(f"{path} exists and was not overwritten (-f overwrites it)")
     if path.is_dir():
-        raise CodecError(f"{path} is a folder: name a file")
+        raise CodecError(f"{path} is a folder: pass a file")
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         # Readable by its owner only until it has the source's permissions.

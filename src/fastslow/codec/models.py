@@ -106,7 +106,7 @@ def _read_exact(path: Path) -> ExactModel:
         with open(path, "rb") as file:
             magic = file.read(len(_EXACT_MAGIC))
             if magic != _EXACT_MAGIC:
-                raise ModelError(f"{path} is not a model: name a run's folder, or a file with a model in integers")
+                raise ModelError(f"{path} is not a model: pass a run's folder, or a file with a model in integers")
             data = magic + file.read()
     except OSError as error:
         raise ModelError(f"cannot read the model {path}: {os_reason(error)}") from error

@@ -22,16 +22,16 @@ from fastslow.lm import CharLM, ModelError, files
 from fastslow.lm.fixed import Fixed, rows_of_8_bits, stored, to_float
 
 MAX_BYTES = {16: 4_000_000, 8: 8_000_000}
-"""What a packaged model of 16 bits, of 8 bits, may take, its configuration included."""
+"""The maximum size of a packaged model with 16 bits and with 8 bits, including its configuration."""
 
 WeightBits = Literal[8, 16]
 
 ID = "archive_id"
-"""The entry of the file's metadata that has the name archives give the model, in hex."""
+"""The entry of the file's metadata with the model's archive id, in hex."""
 
 
 class Made(NamedTuple):
-    """What was written: the bytes of both files, the number of weights, and the SHA-256 by which archives name it."""
+    """The result: the bytes of both files, the number of weights, and the SHA-256 that identifies it in archives."""
 
     size: int
     parameters: int
@@ -94,16 +94,14 @@ def rounded(lm: CharLM, bits: WeightBits = 16) -> tuple[CharLM, dict[str, Fixed]
         weights = fixed_weights(lm)
         result = _in_floats(lm, weights)
         if exact_model(result).id != exact_model(lm).id:
-            raise ModelError(
-                "the model's integers do not come back from the weights they stand for: it cannot be packaged"
-            )
+            raise ModelError("the rounded weights do not give the same integers again: the model cannot be packaged")
         return result, weights
     matrices = _in_8_bits(lm)
     weights = {**fixed_weights(_in_floats(lm, matrices)), **matrices}
     result = _in_floats(lm, weights)
     for name, weight in _in_8_bits(result).items():
         if weight.bits != matrices[name].bits:
-            raise ModelError(f"{name} does not come back from its 8 bits: the model cannot be packaged so")
+            raise ModelError(f"{name} is not reproduced by its 8-bit form: package the model with 16 bits")
     return result, weights
 
 
@@ -124,7 +122,7 @@ def _in_8_bits(lm: CharLM) -> dict[str, Fixed]:
 
 
 def _in_floats(lm: CharLM, weights: dict[str, Fixed]) -> CharLM:
-    """`lm` on the CPU in float32, with `weights` in place of its own."""
+    """A copy of `lm` on the CPU in float32, with `weights` instead of its own."""
     tensors, _ = stored(weights)
     floats: dict[str, Tensor] = to_float(tensors, {name: weight.bits for name, weight in weights.items()})
     own = {name: weight.to("cpu", torch.float32) for name, weight in lm.state_dict().items()}
@@ -134,7 +132,7 @@ def _in_floats(lm: CharLM, weights: dict[str, Fixed]) -> CharLM:
 
 
 def make(lm: CharLM, folder: str | os.PathLike[str], bits: WeightBits = 16) -> Made:
-    """Write `lm` to `folder` in fixed point, made if need be; matrices of `bits` bits.
+    """Write `lm` to `folder` in fixed point, which is created if necessary; matrices of `bits` bits.
 
     Raises ModelError for a model of more than `MAX_BYTES`, or one whose weights do not fit; StorageError where the
     system refuses.
@@ -143,7 +141,9 @@ def make(lm: CharLM, folder: str | os.PathLike[str], bits: WeightBits = 16) -> M
     most = MAX_BYTES[bits]
     size = sum(weight.values.nbytes for weight in weights.values())
     if size > most:
-        raise ModelError(f"the model takes {size:,} bytes; a packaged one may take {most:,}: make it smaller")
+        raise ModelError(
+            f"the model takes {size:,} bytes; a packaged model may take at most {most:,}: use a smaller model"
+        )
     path = Path(folder)
     files.make_folder(path)
     files.write_config(path, result.config)
@@ -151,5 +151,7 @@ def make(lm: CharLM, folder: str | os.PathLike[str], bits: WeightBits = 16) -> M
     files.write_fixed_weights(path, weights, {ID: name.hex()})
     size = sum((path / name).stat().st_size for name in (files.CONFIG_FILE, files.WEIGHTS_FILE))
     if size > most:
-        raise ModelError(f"{path} takes {size:,} bytes; a packaged model may take {most:,}: make it smaller")
+        raise ModelError(
+            f"{path} takes {size:,} bytes; a packaged model may take at most {most:,}: use a smaller model"
+        )
     return Made(size, result.num_parameters, name)

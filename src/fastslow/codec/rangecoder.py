@@ -20,7 +20,7 @@ TOTAL_BITS = 24
 TOTAL = 1 << TOTAL_BITS
 """The sum of the frequencies of all symbols."""
 
-POINTS_OUTSIDE = "the coded bytes are damaged: they point outside every interval"
+POINTS_OUTSIDE = "the coded bytes are damaged: they are outside all intervals"
 ENDS_EARLY = "the coded bytes are truncated"
 GOES_ON = "there are further coded bytes after the last symbol"
 

@@ -104,7 +104,7 @@ class ArchiveReader:
         if front[:4] != container.MAGIC:
             if not first:
                 raise FormatError(
-                    "the archive is followed by other data: remove them; only archives may follow an archive"
+                    "the archive is followed by other data: remove it; only archives may follow an archive"
                 )
             raise FormatError("not a fastslow archive: it does not begin with the format's magic bytes")
         if len(front) < len(container.FRONT):
@@ -290,7 +290,7 @@ class ArchiveReader:
         if given is None:
             given = packaged_model(wanted, self._device) if self._find is None else self._find(wanted)
         if given is None:
-            raise ModelError(f"the archive needs model {wanted}: name its folder")
+            raise ModelError(f"the archive needs model {wanted}: pass its folder")
         model = as_model(given, self._device)
         if not wanted.fits(model):
             got = model.id(wanted.weight_bits).hex()[:16]

@@ -99,7 +99,7 @@ def read_header(read: Read) -> Header:
         settings = json.loads(text) if text else {}
     except (ValueError, RecursionError):
         raise FormatError("the archive's header is damaged: its settings are not JSON") from None
-    _require(isinstance(settings, dict), "its settings are no object")
+    _require(isinstance(settings, dict), "its settings are not an object")
     return Header(block, alphabet, model, settings, plain, stored, crc)
 
 

@@ -1,1 +1,1 @@
-"""C++ compiled at first use: building, caching and loading libraries, and the threads they share with PyTorch."""
+"""C++ compiled at first use: building, caching and loading libraries, and sharing threads with PyTorch."""

@@ -1,9 +1,9 @@
 """Compiling C++ at first use, once per machine: each `Unit` becomes one library.
 
-The library lies in `$FASTSLOW_CACHE`, or `~/.cache/fastslow`, under a name that hashes the sources, the compiler, its
-flags and the processor: another version, compiler or machine that shares the folder builds its own. A library is taken
-into use by a rename, with its own hash beside it, so that neither an interrupted build nor a damaged file is loaded;
-a lock keeps processes that start together from building it twice.
+Libraries are stored in `$FASTSLOW_CACHE`, or `~/.cache/fastslow`, under a name that hashes the sources, the compiler,
+its flags and the processor, so different versions, compilers or machines that share the folder use separate builds. A
+new library is moved into place by a rename, with a checksum file beside it, so that no interrupted build or damaged
+file is loaded; a lock prevents processes that start together from building it twice.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import NamedTuple, TypeVar
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fvisibility=hidden", "-ffp-contract=fast", "-fno-math-errno")
 NATIVE_FLAGS = (("-march=native",), ("-mcpu=native",), ())
-"""Tried in this order: not every compiler knows the first on every processor."""
+"""Tried in this order: some compilers do not support the first on every processor."""
 TIMEOUT_SECONDS = 300
 
 T = TypeVar("T")
@@ -34,17 +34,17 @@ log = logging.getLogger(__name__)
 
 
 class BuildError(RuntimeError):
-    """Why there is no library, in words."""
+    """The library is not available; the message gives the reason."""
 
 
 SHARED = Path(__file__).parent / "csrc"
-"""Headers for any unit: on the include path of all of them, and part of the name that a library has in the cache."""
+"""Headers shared by all units: on the include path, and part of the hash in a library's name."""
 
 
 class Unit(NamedTuple):
-    """What becomes one library: one .cpp among `sources()`, the headers beside it, and the compiler's flags.
+    """The sources of one library: one .cpp among `sources()`, the headers beside it, and the compiler flags.
 
-    It answers 1 to `fs_self_test()` where its instructions run.
+    Its `fs_self_test()` must return 1 if its instructions run on this machine.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Unit(NamedTuple):
 
 
 def cache_dir() -> Path:
-    """Where compiled libraries are kept."""
+    """The folder of compiled libraries."""
     named = os.environ.get("FASTSLOW_CACHE")
     if named:
         return Path(named).expanduser()
@@ -70,14 +70,14 @@ def compiler() -> str:
         if found:
             return found
     raise BuildError(
-        f"$CXX names {named!r}, which is not a program on the path"
+        f"$CXX names {named!r}, which is not an executable on the PATH"
         if named
-        else f"no C++ compiler on the path ({', '.join(COMPILERS)}); install one, or set $CXX"
+        else f"no C++ compiler on the PATH ({', '.join(COMPILERS)}); install one, or set $CXX"
     )
 
 
 def _processor() -> str:
-    """What -march=native depends on."""
+    """The properties of the processor that -march=native depends on."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -87,7 +87,7 @@ def _processor() -> str:
 
 
 def library_path(program: str, unit: Unit) -> Path:
-    """Where the library of these sources, this compiler and this processor belongs."""
+    """The path of the library for these sources, this compiler and this processor."""
     stat = os.stat(program)
     made = [os.path.realpath(program), str(stat.st_size), str(stat.st_mtime_ns), repr((unit.flags, NATIVE_FLAGS))]
     digest = hashlib.sha256("\0".join([*made, _processor()]).encode())
@@ -97,7 +97,7 @@ def library_path(program: str, unit: Unit) -> Path:
 
 
 def ensure(unit: Unit, *, rebuild: bool = False) -> Path:
-    """The compiled library, built now if need be. BuildError says why it cannot be."""
+    """The path of the compiled library, which is built if necessary. BuildError if it cannot be built."""
     program = compiler()
     path = library_path(program, unit)
     if not rebuild and _intact(path):
@@ -108,13 +108,13 @@ def ensure(unit: Unit, *, rebuild: bool = False) -> Path:
             if rebuild or not _intact(path):
                 _build(program, path, unit)
     except OSError as error:
-        reason = f"the cache {path.parent} cannot be written ({error.strerror}); set $FASTSLOW_CACHE"
+        reason = f"the cache folder {path.parent} is not writable ({error.strerror}); set $FASTSLOW_CACHE"
         raise BuildError(reason) from error
     return path
 
 
 def load(unit: Unit, make: Callable[[ctypes.CDLL], T]) -> T | str:
-    """`make` of the unit's loaded library, built again once if that fails; or why there is none, in words."""
+    """`make(library)` for the loaded library, rebuilt once if that fails; or the reason why it is not available."""
     try:
         try:
             return make(ctypes.CDLL(str(ensure(unit))))
@@ -125,7 +125,7 @@ def load(unit: Unit, make: Callable[[ctypes.CDLL], T]) -> T | str:
 
 
 def _intact(path: Path) -> bool:
-    """Whether a finished build lies there, whole."""
+    """Whether the file is a complete, undamaged build."""
     try:
         return _hash_file(path).read_text() == hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError:
@@ -138,7 +138,7 @@ def _hash_file(path: Path) -> Path:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Alone among the processes that use this cache, where the system has file locks."""
+    """Exclude other processes that use this cache, if the system has file locks."""
     try:
         import fcntl
     except ImportError:  # not a POSIX system
@@ -150,7 +150,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _build(program: str, path: Path, unit: Unit) -> None:
-    log.info("compiling %s with %s, once; it is kept in %s", unit.what, program, path.parent)
+    log.info("compiling %s with %s, once; cached in %s", unit.what, program, path.parent)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         made = Path(folder) / path.name
         source = next(path for path in unit.sources() if path.suffix == ".cpp")
@@ -161,7 +161,7 @@ def _build(program: str, path: Path, unit: Unit) -> None:
                 check = "import ctypes, sys; sys.exit(ctypes.CDLL(sys.argv[1]).fs_self_test() != 1)"
                 if _run([sys.executable, "-c", check, str(made)]).returncode == 0:
                     break
-                complaint = complaint or f"what it made with {' '.join(native) or 'no options'} does not run here"
+                complaint = complaint or f"the library built with {' '.join(native) or 'no options'} does not run here"
             complaint = complaint or _first_error(result.stderr)
         else:
             raise BuildError(f"{program} failed: {complaint}")
@@ -180,5 +180,5 @@ def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 def _first_error(text: str) -> str:
-    lines = [line for line in text.splitlines() if "error" in line] or text.splitlines() or ["it said nothing"]
+    lines = [line for line in text.splitlines() if "error" in line] or text.splitlines() or ["no output"]
     return lines[0].strip()

@@ -1,4 +1,4 @@
-"""PyTorch's OpenMP threads for compiled code: a second team would compete with PyTorch's own, whose members spin."""
+"""Use PyTorch's OpenMP threads in compiled code: a second team would compete with PyTorch's, whose threads spin."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def share_openmp(handle: ctypes.CDLL) -> None:
-    """Hand a library the entry points of the OpenMP runtime that PyTorch has loaded, if it is GNU's."""
+    """Pass the entry points of the OpenMP runtime loaded by PyTorch to a library, if it is GNU's."""
     for path in _loaded("libgomp"):
         try:
             runtime = ctypes.CDLL(path)

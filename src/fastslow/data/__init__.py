@@ -1,15 +1,15 @@
-"""From bytes to windows: texts, alphabets, streams, and the public corpora.
+"""Data, from bytes to windows: texts, alphabets, streams, and public corpora.
 
 - :mod:`~fastslow.data.alphabet`: which bytes are symbols
-- :mod:`~fastslow.data.encodings`: line ends, byte-order marks and UTF-16, taken away and restored
-- :mod:`~fastslow.data.augment`: training text written in other ways
+- :mod:`~fastslow.data.encodings`: line ends, byte-order marks and UTF-16, removed and restored
+- :mod:`~fastslow.data.augment`: augmentation of training text
 - :mod:`~fastslow.data.text`: files as one memory-mapped text, and its training, validation and test parts
-- :mod:`~fastslow.data.streams`: contiguous streams and the windows a network reads
+- :mod:`~fastslow.data.streams`: contiguous streams and the windows that a network reads
 - :mod:`~fastslow.data.corpora`: the public corpora: digests, splits, protocols
-- :mod:`~fastslow.data.fetch`, :mod:`~fastslow.data.unpack`: getting them
-- :mod:`~fastslow.data.stdlib`: the demo's text
+- :mod:`~fastslow.data.fetch`, :mod:`~fastslow.data.unpack`: downloading and unpacking them
+- :mod:`~fastslow.data.stdlib`: the text of the demo
 
-Nothing here knows of a model.
+This package does not depend on models.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The alphabet: which byte values are symbols, and which index each of them has in a model.
 
-A text is bytes.  :meth:`Alphabet.bytes` has all 256 values, so that every file works; :meth:`Alphabet.of` has the
-distinct values of a training text in ascending order, as the paper does.  Symbols are indices 0..V-1, stored as
+A text is bytes.  :meth:`Alphabet.bytes` has all 256 values, so that every file can be encoded; :meth:`Alphabet.of` has
+the distinct values of a training text in ascending order, as in the paper.  Symbols are indices 0..V-1, stored as
 ``uint8``.
 """
 
@@ -20,17 +20,17 @@ from fastslow.errors import AlphabetError, DataError
 UInt8Array: TypeAlias = NDArray[np.uint8]
 Buffer: TypeAlias = bytes | bytearray | memoryview | UInt8Array
 
-_Bytes: TypeAlias = bytes  # the type, where the class below has a method of that name
-_CHUNK = 1 << 20  # bytes processed at a time, so that temporaries stay small
+_Bytes: TypeAlias = bytes  # the builtin type; the class below has a method of this name
+_CHUNK = 1 << 20  # bytes per chunk, which keeps temporaries small
 
 
 def describe_byte(value: int) -> str:
-    """A byte for an error message: ``0x41 'A'``, ``0x0a '\\n'``, ``0xe9`` (not ASCII, so not a character alone)."""
+    """A byte in an error message: ``0x41 'A'``, ``0x0a '\\n'``, ``0xe9`` (not ASCII, so not a character by itself)."""
     return f"0x{value:02x} {chr(value)!r}" if value < 0x80 else f"0x{value:02x}"
 
 
 def as_bytes_array(data: Buffer) -> UInt8Array:
-    """``data`` as a ``uint8`` array (N,), without a copy; a ``np.memmap`` stays one.
+    """``data`` as a ``uint8`` array (N,), without a copy; a ``np.memmap`` remains one.
 
     Raises ``TypeError`` for anything that is not bytes.
     """
@@ -46,8 +46,9 @@ def as_bytes_array(data: Buffer) -> UInt8Array:
 class Alphabet:
     """An ordered set of byte values; symbol ``i`` is the ``i``-th of them.
 
-    ``Alphabet(symbols)`` takes the byte values in ascending order, each once, at least one.  Immutable, hashable,
-    equal to another with the same symbols.  Raises :class:`~fastslow.errors.AlphabetError` for anything else.
+    ``Alphabet(symbols)`` takes at least one byte value, in ascending order, without repetitions.  Immutable and
+    hashable; alphabets with the same symbols are equal.  Raises :class:`~fastslow.errors.AlphabetError` for anything
+    else.
     """
 
     __slots__ = ("_known", "_symbols", "_table", "_values")
@@ -62,7 +63,7 @@ class Alphabet:
                 raise AlphabetError(f"the symbols of an alphabet must be distinct; {describe_byte(after)} occurs twice")
             if after < before:
                 raise AlphabetError(
-                    "an alphabet lists its symbols in ascending order; "
+                    "the symbols of an alphabet must be in ascending order; "
                     f"{describe_byte(after)} comes after {describe_byte(before)}"
                 )
         self._symbols = symbols
@@ -79,7 +80,7 @@ class Alphabet:
 
     @classmethod
     def of(cls, data: Buffer) -> Alphabet:
-        """The distinct byte values of ``data``, ascending, as the paper takes them from its training text.
+        """The distinct byte values of ``data``, in ascending order, as in the paper.
 
         Raises :class:`~fastslow.errors.DataError` for an empty text.
         """
@@ -110,14 +111,14 @@ class Alphabet:
 
     @property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that differ when alphabets do (the head of the SHA-256 of the symbols)."""
+        """16 hexadecimal digits that identify the alphabet (the beginning of the SHA-256 of the symbols)."""
         return hashlib.sha256(self._symbols).hexdigest()[:16]
 
     def index(self, byte: int) -> int:
-        """The symbol of a byte value.  Raises :class:`~fastslow.errors.AlphabetError` when it has none."""
+        """The symbol of a byte value.  Raises :class:`~fastslow.errors.AlphabetError` if it has none."""
         if byte not in self:
             named = describe_byte(byte) if 0 <= byte < 256 else str(byte)
-            raise AlphabetError(f"byte {named} is not among the {self.size} symbols of this alphabet")
+            raise AlphabetError(f"byte {named} is not one of the {self.size} symbols of this alphabet")
         return int(self._table[byte])
 
     def __len__(self) -> int:
@@ -141,9 +142,9 @@ class Alphabet:
     # Text to symbols and back
 
     def check(self, data: Buffer, *, name: str = "the text") -> None:
-        """Raise :class:`~fastslow.errors.AlphabetError` if ``data`` has a byte that is not in the alphabet.
+        """Raise :class:`~fastslow.errors.AlphabetError` if ``data`` contains a byte outside the alphabet.
 
-        The message names the first such byte and its offset, how many there are, and the way out.
+        The message gives the first such byte and its offset, the number of such bytes, and what to do.
         """
         text = as_bytes_array(data)
         if self.is_bytes:
@@ -156,8 +157,8 @@ class Alphabet:
     def encode(self, data: Buffer, *, name: str = "the text") -> UInt8Array:
         """The symbols of ``data``: indices 0..V-1, ``uint8`` (N,).
 
-        With the byte alphabet this is ``data`` itself, not a copy: a memory-mapped text stays on the disk.
-        Otherwise it takes one byte a symbol.  ``name`` is what an error calls the text.  Raises
+        With the byte alphabet this is ``data`` itself, not a copy, so a memory-mapped text stays on disk.  Otherwise
+        the result takes one byte per symbol.  ``name`` is the name of the text in errors.  Raises
         :class:`~fastslow.errors.AlphabetError` as :meth:`check` does.
         """
         text = as_bytes_array(data)
@@ -173,16 +174,16 @@ class Alphabet:
         return result
 
     def decode(self, symbols: Sequence[int] | NDArray[Any] | Any) -> _Bytes:
-        """The bytes of ``symbols``: whole numbers 0..V-1 in a sequence, an array or a CPU tensor, shape (N,).
+        """The bytes of ``symbols``: integers 0..V-1 in a sequence, an array or a CPU tensor, shape (N,).
 
-        Raises :class:`~fastslow.errors.AlphabetError` for a number outside that range, ``TypeError`` for
-        anything that is not a line of whole numbers.
+        Raises :class:`~fastslow.errors.AlphabetError` for an integer outside that range, ``TypeError`` for
+        anything that is not a 1-D array of integers.
         """
         indices = np.asarray(symbols)
         if indices.size == 0:
             return b""
         if indices.ndim != 1 or indices.dtype.kind not in "iu":
-            raise TypeError(f"symbols must be whole numbers (N,); got {indices.dtype} {indices.shape}")
+            raise TypeError(f"symbols must be integers (N,); got {indices.dtype} {indices.shape}")
         wrong = (indices < 0) | (indices >= self.size)
         if wrong.any():
             at = int(np.argmax(wrong))
@@ -200,45 +201,46 @@ class Alphabet:
         total, kinds = int(counts.sum()), int(np.count_nonzero(counts))
         extent = "1 such byte" if total == 1 else f"{total:,} such bytes of {kinds} kind{'s' * (kinds > 1)}"
         return AlphabetError(
-            f"{name} has byte {describe_byte(int(text[first]))} at offset {first:,}, which is not among the "
-            f"{self.size} symbols of the model's alphabet ({extent} in all): take those bytes out of the text, "
+            f"{name} has byte {describe_byte(int(text[first]))} at offset {first:,}, which is not one of the "
+            f"{self.size} symbols of the model's alphabet ({extent} in all): remove those bytes from the text, "
             "or use a model trained with the byte alphabet"
         )
 
     # As part of a model's configuration
 
     def to_json(self) -> dict[str, str]:
-        """A JSON object that :meth:`from_json` reads: ``{"kind": "bytes"}``, or ``"symbols"`` with their hex."""
+        """The JSON object for :meth:`from_json`: ``{"kind": "bytes"}``, or ``"symbols"`` with hexadecimal digits."""
         if self.is_bytes:
             return {"kind": "bytes"}
         return {"kind": "symbols", "hex": self._symbols.hex()}
 
     @classmethod
     def from_json(cls, value: object) -> Alphabet:
-        """The alphabet that :meth:`to_json` wrote.
+        """The inverse of :meth:`to_json`.
 
-        Raises :class:`~fastslow.errors.AlphabetError` for anything it could not have written.
+        Raises :class:`~fastslow.errors.AlphabetError` for anything that :meth:`to_json` does not produce.
         """
         if not isinstance(value, Mapping):
-            raise AlphabetError(f"a stored alphabet is an object with a kind; got {type(value).__name__}")
+            raise AlphabetError(f"a stored alphabet must be an object with a kind; got {type(value).__name__}")
         kind = value.get("kind")
         expected = {"bytes": {"kind"}, "symbols": {"kind", "hex"}}
         if not isinstance(kind, str) or kind not in expected:
-            raise AlphabetError(f"a stored alphabet has kind 'bytes' or 'symbols'; got {str(kind)[:40]!r}")
+            raise AlphabetError(f"the kind of a stored alphabet must be 'bytes' or 'symbols'; got {str(kind)[:40]!r}")
         if set(value) != expected[kind]:
             fields = ", ".join(sorted(str(k)[:40] for k in value)[:8])
             raise AlphabetError(
-                f"a stored alphabet of kind {kind!r} has the fields {', '.join(sorted(expected[kind]))}; got {fields}"
+                f"the fields of a stored alphabet of kind {kind!r} must be {', '.join(sorted(expected[kind]))}; "
+                f"got {fields}"
             )
         if kind == "bytes":
             return cls.bytes()
         digits = value["hex"]
         # bytes.fromhex also accepts blanks and capitals; only the canonical form is valid.
         if not isinstance(digits, str) or len(digits) % 2 or not set(digits) <= set("0123456789abcdef"):
-            raise AlphabetError("a stored alphabet lists its symbols as pairs of the digits 0-9 and a-f")
+            raise AlphabetError("the symbols of a stored alphabet must be pairs of the digits 0-9 and a-f")
         if len(digits) > 512:
-            raise AlphabetError(f"a stored alphabet has at most 256 symbols; got {len(digits) // 2:,}")
+            raise AlphabetError(f"a stored alphabet can have at most 256 symbols; got {len(digits) // 2:,}")
         alphabet = cls(bytes.fromhex(digits))
         if alphabet.is_bytes:
-            raise AlphabetError("a stored alphabet of all 256 bytes has kind 'bytes', not 'symbols'")
+            raise AlphabetError("a stored alphabet of all 256 bytes must have kind 'bytes', not 'symbols'")
         return alphabet

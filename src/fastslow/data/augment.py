@@ -1,8 +1,8 @@
-"""Training text written in other ways: the same words as people's files have them.
+"""Augmentation: training text rewritten in the formats that occur in people's files.
 
-A model that has only met books with LF line ends, wrapped lines and one kind of quotation marks is surprised by all
-others.  `augment` rewrites a document; what it does is a pure function of the bytes, the shares and a seed, so a corpus
-can be built again byte for byte.  Each change is drawn by itself, so that a document may have several.
+A model that has only seen books with LF line ends, wrapped lines and one kind of quotation marks is surprised by all
+others. `augment` rewrites a document. The result depends only on the bytes, the shares and a seed, so a corpus can be
+rebuilt byte for byte.  Each change is drawn independently, so a document may have several.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 
 PIECE = 1 << 16
-"""Bytes of a long text that are augmented as one document."""
+"""The size of the pieces in which a long text is augmented, in bytes."""
 
 
 @dataclass(frozen=True)
 class Shares:
-    """The shares of documents, from 0 to 1, that are changed in each way; a change with nothing to do changes nothing.
+    """The shares of documents, from 0 to 1, to which each change is applied, where it is applicable.
 
     capitals: all letters become capitals.
     unwrapped: each paragraph becomes one line.
-    tabs: indentation by spaces becomes tabs, four spaces each (eight where all indentation is a multiple of it).
+    tabs: indentation by spaces becomes tabs, four spaces each (eight if all indentation is a multiple of eight).
     quotes: quotation marks and apostrophes become typographic if they are ASCII, and ASCII if they are typographic.
     crlf: line ends become CR LF.
 
-    Raises ValueError for a share that is not from 0 to 1.
+    Raises ValueError for a share outside 0 to 1.
     """
 
     capitals: float = 0.02
@@ -40,13 +40,13 @@ class Shares:
         for field in fields(self):
             share = getattr(self, field.name)
             if not 0.0 <= share <= 1.0:
-                raise ValueError(f"{field.name} must be a share from 0 to 1; got {share}")
+                raise ValueError(f"{field.name} must be from 0 to 1; got {share}")
 
 
 def augment(document: bytes, seed: int, shares: Shares | None = None) -> bytes:
-    """`document` rewritten in the ways that `seed` draws for it; see `Shares`.
+    """`document` with the changes that are drawn for it by `seed`; see `Shares`.
 
-    Text that is not UTF-8 is left as it is, but for its line ends.
+    In text that is not UTF-8, only line ends are changed.
     """
     return _augmented(document, seed, Shares() if shares is None else shares)[0]
 
@@ -54,10 +54,10 @@ def augment(document: bytes, seed: int, shares: Shares | None = None) -> bytes:
 def augmented_pieces(
     text: bytes, seed: int, shares: Shares | None = None, *, size: int = PIECE
 ) -> tuple[bytes, Counter[str]]:
-    """A long text, such as many books in one file, augmented piece by piece; and the bytes that each change affected.
+    """Augment a long text, such as many books in one file, in pieces; also returns the bytes affected by each change.
 
-    The pieces are cut between paragraphs, or between lines, and each has a seed of its own, made of `seed` and its
-    number.  The counter has the bytes of the pieces that a change really changed, by the names of `Shares`.
+    The text is split between paragraphs, or between lines, and each piece has its own seed, derived from `seed` and its
+    number.  The counter has the bytes of the pieces that each change really changed, by the names of `Shares`.
     """
     done, changed = [], Counter[str]()
     for number, piece in enumerate(pieces(text, size)):
@@ -68,7 +68,7 @@ def augmented_pieces(
 
 
 def pieces(text: bytes, size: int = PIECE) -> Iterator[bytes]:
-    """A text cut behind the last blank line within each `size` bytes, else behind the last line end, else there."""
+    """The text, split after the last blank line within each `size` bytes, else the last line end, else anywhere."""
     start = 0
     while start < len(text):
         stop = start + size
@@ -98,7 +98,7 @@ def _derived(seed: int, number: int) -> int:
 
 
 def _drawn(seed: int, name: str) -> float:
-    """A number from 0 to below 1, the same on every machine and for ever."""
+    """A float in [0, 1), the same on every machine and in every version."""
     return _derived(seed, int.from_bytes(name.encode(), "big")) / 2.0**64
 
 
@@ -106,17 +106,17 @@ def _drawn(seed: int, name: str) -> float:
 
 
 def in_capitals(document: bytes) -> bytes:
-    """All letters as capitals."""
+    """Convert all letters to capitals."""
     return _in_text(document, str.upper)
 
 
 def with_other_quotes(document: bytes) -> bytes:
-    """ASCII quotation marks and apostrophes become typographic; of a text that has typographic ones, those ASCII."""
+    """Make ASCII quotation marks and apostrophes typographic, or typographic ones ASCII if the text has any."""
     return _in_text(document, _other_quotes)
 
 
 def with_tabs(document: bytes) -> bytes:
-    """Spaces that indent lines become tabs, as many as there are whole steps; what is left over stays."""
+    """Convert indentation by spaces to tabs; a remainder of less than a tab is kept."""
     widths = [len(m.group()) for m in re.finditer(rb"(?m)^ +(?=[^ \n])", document)]
     step = 8 if widths and all(width % 8 == 0 for width in widths) else 4
 
@@ -127,9 +127,9 @@ def with_tabs(document: bytes) -> bytes:
 
 
 def unwrapped(document: bytes) -> bytes:
-    """The lines of a paragraph joined into one, if they look wrapped: none is indented, and all but the last are long.
+    """Join the lines of each paragraph that looks wrapped: no line is indented, and all but the last are long.
 
-    A space joins two lines; nothing does behind a hyphen or a dash.
+    Lines are joined by a space, or by nothing after a hyphen or a dash.
     """
 
     def join(match: re.Match[bytes]) -> bytes:
@@ -148,11 +148,11 @@ def unwrapped(document: bytes) -> bytes:
 
 
 _LONG = 45
-"""Bytes of the shortest line that is taken as wrapped; lines of verse and of lists are shorter."""
+"""The shortest line, in bytes, that counts as wrapped; lines of verse and of lists are shorter."""
 
 
 def with_crlf(document: bytes) -> bytes:
-    """Every line end as CR LF."""
+    """Convert all line ends to CR LF."""
     return re.sub(rb"\r?\n", b"\r\n", document)
 
 
@@ -163,7 +163,7 @@ CHANGES: dict[str, Callable[[bytes], bytes]] = {
     "quotes": with_other_quotes,
     "crlf": with_crlf,
 }
-"""By the names of `Shares`, in the order they are made."""
+"""The changes by the names of `Shares`, in the order in which they are applied."""
 
 
 def _in_text(document: bytes, change: Callable[[str], str]) -> bytes:
@@ -174,7 +174,7 @@ def _in_text(document: bytes, change: Callable[[str], str]) -> bytes:
 
 
 _TO_ASCII = str.maketrans({"“": '"', "”": '"', "„": '"', "‘": "'", "’": "'", "‚": "'"})
-_OPENING = r"(?:(?<=[\s(\[{—–-])|^)"  # a quotation mark opens where nothing, white space or a bracket is before it
+_OPENING = r"(?:(?<=[\s(\[{—–-])|^)"  # a quotation mark opens at the beginning and after white space or a bracket
 
 
 def _other_quotes(text: str) -> str:

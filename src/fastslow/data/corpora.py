@@ -1,13 +1,13 @@
-"""The public corpora: what they are, where they live, how they are split, and how a copy is read.
+"""The public corpora: files, download addresses, splits and protocols.
 
-A corpus is a few files with known sizes and SHA-256 digests.  The digests are of the files themselves, after
-unpacking, so they hold whichever mirror or archive the files came from.  Where they come from:
+A corpus is a few files with known sizes and SHA-256 digests.  The digests are those of the unpacked files, so they do
+not depend on the mirror or archive that the files came from.  Sources of the digests:
 
-- ``ptb``: computed from Mikolov's files; the same digests stand in several public projects, and their MD5
+- ``ptb``: computed from Mikolov's files; the same digests are found in several public projects, and their MD5
   (f26c4b92..., aa0affc0..., 8b80168b...) in torchtext.
-- ``enwik8``: published by many independent projects, beside the MD5 and SHA-1 (a1fa5ffd..., 57b8363b...) that
-  the Large Text Compression Benchmark itself gives.
-- ``text8``: published by several independent projects, beside the MD5 (3bea1919...) of its home page.
+- ``enwik8``: published by many independent projects, with the MD5 and SHA-1 (a1fa5ffd..., 57b8363b...) that
+  the Large Text Compression Benchmark publishes.
+- ``text8``: published by several independent projects, with the MD5 (3bea1919...) of its home page.
 
 Nothing is downloaded here: see :mod:`fastslow.data.fetch`.
 """
@@ -35,7 +35,7 @@ PARTS = ("train", "valid", "test")
 class CorpusFile:
     """One file of a corpus: its name in the data folder, its size in bytes and its SHA-256.
 
-    ``aliases`` are names it also goes by in archives and in folders that people already have.
+    ``aliases`` are other names of the file in archives and existing folders.
     """
 
     name: str
@@ -45,19 +45,19 @@ class CorpusFile:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Every name this file goes by, its own first."""
+        """All names of this file, its own first."""
         return (self.name, *self.aliases)
 
     def find(self, folder: Path) -> Path | None:
-        """The path of this file in ``folder``, under whichever of its names, or ``None``."""
+        """The path of this file in ``folder``, under any of its names, or ``None``."""
         return next((folder / name for name in self.names if (folder / name).is_file()), None)
 
 
 @dataclass(frozen=True)
 class Source:
-    """One public home of a corpus: the addresses that together give all its files.
+    """One download source of a corpus: addresses that together provide all its files.
 
-    Each address is of a file of the corpus, or of a zip or tar archive of them.
+    Each address is a file of the corpus, or a zip or tar archive of such files.
     """
 
     urls: tuple[str, ...]
@@ -65,7 +65,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Protocol:
-    """One way to turn the files of a corpus into symbols: published figures hold for one protocol only.
+    """One way to convert the files of a corpus to symbols; published results are comparable within one protocol only.
 
     ``keep(data) -> (N,) bool`` marks the bytes that are symbols of the protocol; ``None`` keeps every byte.
     """
@@ -79,8 +79,8 @@ class Protocol:
 class Corpus:
     """A public corpus.
 
-    ``split`` is the sizes in bytes of the training, validation and test parts of its one file, or ``None`` when
-    it has a file for each.  The first protocol is the paper's, and the default.
+    ``split`` has the sizes in bytes of the training, validation and test parts of its one file, or is ``None`` if there
+    is a file for each part.  The first protocol is the paper's, and the default.
     """
 
     name: str
@@ -94,19 +94,19 @@ class Corpus:
 
     @property
     def size(self) -> int:
-        """Bytes of all files."""
+        """The total size of all files in bytes."""
         return sum(f.size for f in self.files)
 
     @property
     def split_sizes(self) -> tuple[int, int, int]:
-        """Bytes of the training, validation and test parts, before any protocol."""
+        """The sizes in bytes of the training, validation and test parts, before any protocol is applied."""
         if self.split is not None:
             return self.split
         train, valid, test = (f.size for f in self.files)
         return (train, valid, test)
 
     def protocol(self, name: str | None = None) -> Protocol:
-        """The protocol called ``name``, the first by default; an unknown one is an error with the known names."""
+        """The protocol called ``name``, the first by default; an error with the known names if there is none."""
         for protocol in self.protocols:
             if name in (None, protocol.name):
                 return protocol
@@ -114,10 +114,10 @@ class Corpus:
 
 
 def char_protocol_mask(data: Buffer) -> NDArray[np.bool_]:
-    """(N,) ``bool``: the bytes of a raw PTB text that belong to the char protocol.
+    """(N,) ``bool``: true for the bytes of a raw PTB text that belong to the char protocol.
 
-    All but the space that begins a line and the space that ends one.  The line breaks stay.  With it, the
-    per-symbol losses of a model that ran on the raw text can be averaged over the char protocol's symbols.
+    All but the space that begins a line and the space that ends one; line breaks are included.  With this mask, the
+    per-symbol losses of a model on the raw text can be averaged over the symbols of the char protocol.
     """
     text = as_bytes_array(data)
     space, newline = text == 0x20, text == 0x0A
@@ -216,16 +216,16 @@ TEXT8 = Corpus(
 )
 
 CORPORA: Mapping[str, Corpus] = MappingProxyType({c.name: c for c in (PTB, ENWIK8, TEXT8)})
-"""Every public corpus there is, by name: a new one is added here, and nowhere else."""
+"""All public corpora by name; a new one only needs to be added here."""
 
 
 def is_corpus(name: str) -> bool:
-    """Whether that is the name of a public corpus."""
+    """Whether this is the name of a public corpus."""
     return name in CORPORA
 
 
 def find_corpus(corpus: str | Corpus) -> Corpus:
-    """The corpus of that name.  Raises :class:`~fastslow.errors.UnknownNameError` with the nearest names."""
+    """The corpus with this name.  Raises :class:`~fastslow.errors.UnknownNameError` with the nearest names."""
     if isinstance(corpus, Corpus):
         return corpus
     if corpus not in CORPORA:
@@ -234,24 +234,24 @@ def find_corpus(corpus: str | Corpus) -> Corpus:
 
 
 def default_data_dir() -> Path:
-    """Where corpora are kept: ``$FASTSLOW_DATA``, else ``$XDG_CACHE_HOME/fastslow``, else ``~/.cache/fastslow``."""
+    """The folder for corpora: ``$FASTSLOW_DATA``, else ``$XDG_CACHE_HOME/fastslow``, else ``~/.cache/fastslow``."""
     chosen = os.environ.get("FASTSLOW_DATA")
     if chosen:
         return Path(chosen).expanduser()
     cache = os.environ.get("XDG_CACHE_HOME", "")
-    # The XDG specification has a relative path ignored.
+    # The XDG specification requires that relative paths are ignored.
     base = Path(cache) if os.path.isabs(cache) else Path.home() / ".cache"
     return base / "fastslow"
 
 
 def corpus_dir(corpus: str | Corpus, data_dir: str | os.PathLike[str] | None = None) -> Path:
-    """The folder of one corpus inside the data folder; it need not exist."""
+    """The folder of one corpus inside the data folder; it may not exist yet."""
     root = default_data_dir() if data_dir is None else Path(data_dir)
     return root / find_corpus(corpus).name
 
 
 def is_present(corpus: str | Corpus, data_dir: str | os.PathLike[str] | None = None) -> bool:
-    """Whether all files of the corpus are there with the right sizes (their contents are checked on loading)."""
+    """Whether all files of the corpus exist with the right sizes (their contents are checked on loading)."""
     found = find_corpus(corpus)
     folder = corpus_dir(found, data_dir)
     try:
@@ -270,7 +270,7 @@ class CorpusStatus:
     present: bool
 
     def to_json(self) -> dict[str, Any]:
-        """The same as a JSON object."""
+        """The status as a JSON object."""
         return {
             "name": self.corpus.name,
             "title": self.corpus.title,
@@ -285,7 +285,7 @@ class CorpusStatus:
 
 
 def list_corpora(data_dir: str | os.PathLike[str] | None = None) -> list[CorpusStatus]:
-    """Every corpus there is, and whether it is in the data folder."""
+    """All corpora, and whether each is in the data folder."""
     return [CorpusStatus(c, corpus_dir(c, data_dir), is_present(c, data_dir)) for c in CORPORA.values()]
 
 
@@ -301,11 +301,11 @@ class LoadedCorpus:
 def load_corpus(
     corpus: str | Corpus, protocol: str | None = None, data_dir: str | os.PathLike[str] | None = None
 ) -> LoadedCorpus:
-    """Read a corpus that has been fetched: memory-mapped, checked against its digests, split.
+    """Load a fetched corpus: memory-map it, check it against its digests, and split it.
 
     ``protocol`` is the name of one of its protocols, the paper's by default.  Raises
-    :class:`~fastslow.errors.CorpusError` when it is not there, with the command that fetches it, and
-    :class:`~fastslow.errors.ChecksumError` when a file is damaged.
+    :class:`~fastslow.errors.CorpusError` if it is missing, with the command that fetches it, and
+    :class:`~fastslow.errors.ChecksumError` if a file is damaged.
     """
     found = find_corpus(corpus)
     chosen = found.protocol(protocol)
@@ -315,7 +315,7 @@ def load_corpus(
         path = file.find(folder)
         if path is None:
             raise CorpusError(
-                f"the corpus {found.name} is not in {folder}: get it with `fastslow data fetch {found.name}`"
+                f"the corpus {found.name} is not in {folder}: fetch it with `fastslow data fetch {found.name}`"
             )
         text = open_text(path)
         verify(text, file)
@@ -331,14 +331,14 @@ def load_corpus(
 
 
 def verify(text: Text, file: CorpusFile) -> None:
-    """Raise :class:`~fastslow.errors.ChecksumError` unless ``text`` is ``file``, byte for byte."""
+    """Raise :class:`~fastslow.errors.ChecksumError` unless the contents of ``text`` are exactly those of ``file``."""
     if len(text) != file.size:
         raise ChecksumError(
-            f"{text.name} is not {file.name}: it has {len(text):,} bytes instead of {file.size:,}; "
+            f"{text.name} is not {file.name}: it has {len(text):,} bytes; expected {file.size:,}; "
             "delete it and fetch the corpus again"
         )
     if text.sha256 != file.sha256:
         raise ChecksumError(
-            f"{text.name} is damaged or another file: its SHA-256 is {text.sha256[:16]}..., that of {file.name} "
+            f"{text.name} is damaged or a different file: its SHA-256 is {text.sha256[:16]}..., that of {file.name} "
             f"is {file.sha256[:16]}...; delete it and fetch the corpus again"
         )

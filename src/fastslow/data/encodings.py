@@ -1,11 +1,11 @@
-"""Line ends and encodings: text with CRLF, a byte-order mark or in UTF-16, read as the same text without.
+"""Line ends and encodings: text with CRLF, a byte-order mark or in UTF-16, read as plain UTF-8 with LF.
 
-A model that was trained on UTF-8 with LF line ends is surprised by every CR and by every second byte of UTF-16, though
-neither says anything about the text.  `normalise` takes them away where every byte of the file can be restored, and
-keeps a map from the bytes that are left to those of the file, so that positions in reports are the file's.  Files with
-mixed line ends, or that do not decode, are left as they are.
+A model trained on UTF-8 with LF line ends is surprised by every CR and by every second byte of UTF-16, although neither
+carries information about the text.  `normalise` removes them if every byte of the file can be restored, and keeps a map
+from the remaining bytes to those of the file, so that reported positions refer to the file.  Files with mixed line
+ends, or files that do not decode, are left unchanged.
 
-`normalise` sees a whole text.  `NormalisingStream` sees one that is still being written, and decides line by line.
+`normalise` processes a whole text.  `NormalisingStream` processes a text that is still being written, line by line.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ from fastslow.data.alphabet import Buffer, UInt8Array, as_bytes_array
 UTF8_BOM = codecs.BOM_UTF8
 _UTF16 = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 _CHUNK = 1 << 20
-_BLOCK = 1 << 12  # bytes between two known offsets of the map
+_BLOCK = 1 << 12  # bytes between two stored offsets of the map
 
 
 @dataclass(frozen=True)
 class Form:
-    """The form of a file: what `normalise` removed and `restore` adds again.
+    """The form of a file: what `normalise` removed and `restore` adds back.
 
-    encoding: "utf-8", "utf-16-le" or "utf-16-be".  "utf-8" also stands for bytes that are not text: they are kept.
-    bom: whether a byte-order mark came first.  crlf: whether every line end was CR LF.
+    encoding: "utf-8", "utf-16-le" or "utf-16-be".  "utf-8" is also used for bytes that are not text; they are
+    unchanged.
+    bom: whether the file begins with a byte-order mark.  crlf: whether all line ends are CR LF.
     """
 
     encoding: str = "utf-8"
@@ -43,11 +44,11 @@ class Form:
 
     @property
     def bom_size(self) -> int:
-        """Bytes of the byte-order mark."""
+        """The size of the byte-order mark in bytes."""
         return 0 if not self.bom else 3 if self.encoding == "utf-8" else 2
 
     def restore(self, text: bytes) -> bytes:
-        """The bytes of the file whose normalised text is `text`."""
+        """The bytes of the file with the normalised text `text`."""
         if self.crlf:
             text = text.replace(b"\n", b"\r\n")
         if self.encoding == "utf-8":
@@ -64,45 +65,46 @@ class Form:
 
 @dataclass(frozen=True, eq=False)
 class Normalised:
-    """A text as models read it.
+    """A normalised text, as models read it.
 
-    text: uint8 (N,), UTF-8 with LF line ends; the file's own array where nothing was taken away.
-    form: how the file was written.
-    file_size: the bytes of the file.
+    text: uint8 (N,), UTF-8 with LF line ends; the original array if nothing was removed.
+    form: the form of the file.
+    file_size: the size of the file in bytes.
     """
 
     text: UInt8Array
     form: Form
     file_size: int
     _before: NDArray[np.int64] | None = None
-    """The file offset of every `_BLOCK`-th byte of the text; None where nothing was taken away."""
+    """The file offset of every `_BLOCK`-th byte of the text; None if nothing was removed."""
 
     def __len__(self) -> int:
         return len(self.text)
 
     def offset(self, position: int) -> int:
-        """Where byte `position` of the text, from 0 to N, begins in the file."""
+        """The file offset of byte `position` of the text, from 0 to N."""
         return int(self.offsets(position, position + 1)[0])
 
     def offsets(self, start: int, stop: int) -> NDArray[np.int64]:
-        """(stop - start,) where the bytes of `text` from `start` to `stop` begin in the file; N + 1 is the last stop.
+        """(stop - start,) file offsets of the bytes of `text` from `start` to `stop`, which may be up to N + 1.
 
-        The LF of a CR LF begins at the CR.  All bytes of a character begin where it begins if the file is UTF-16.
+        The offset of the LF of a CR LF is that of the CR.  In UTF-16, all bytes of a character have the character's
+        offset.
         """
         if not 0 <= start <= stop <= len(self.text) + 1:
-            raise IndexError(f"start and stop must lie in 0..{len(self.text) + 1}; got {start}, {stop}")
+            raise IndexError(f"start and stop must be in 0..{len(self.text) + 1}; got {start}, {stop}")
         if self._before is None:
             return np.arange(start, stop, dtype=np.int64)
         block = min(start, len(self.text)) // _BLOCK
         first = block * _BLOCK
-        # A few bytes more, so that a character that begins before `start` is seen whole.
+        # A few more bytes, to include a character that begins before `start`.
         back = min(first, 3)
         part = self.text[first - back : stop]
         ends = np.concatenate(([0], np.cumsum(_widths(part, self.form))))
         ends += self._before[block] - ends[back]
         if self.form.encoding != "utf-8":
             inside = np.flatnonzero(_continues(part))
-            # The width of a character stands at its first byte: what follows it begins there as well.
+            # The width of a character is stored at its first byte; its other bytes have the same offset.
             leads = np.where(_continues(part), 0, np.arange(len(part)))
             ends[inside] = ends[np.maximum.accumulate(leads)[inside]]
         found: NDArray[np.int64] = ends[start - first + back : stop - first + back]
@@ -110,15 +112,15 @@ class Normalised:
 
 
 def normalise(data: Buffer) -> Normalised:
-    """`data` without byte-order mark, CRs and UTF-16, as far as they can be put back exactly.
+    """`data` without byte-order mark, CRs and UTF-16, as far as they can be restored exactly.
 
-    Each step is kept only if undoing it gives the same bytes:
+    Each step is only applied if undoing it restores the same bytes:
 
-    - UTF-16 with a byte-order mark becomes UTF-8; not if it does not decode, as with half of a surrogate pair.
-    - A byte-order mark of UTF-8 goes.
-    - CR LF becomes LF if every CR stands before an LF and every LF behind a CR.
+    - UTF-16 with a byte-order mark becomes UTF-8; unless it does not decode, as with an unpaired surrogate.
+    - A UTF-8 byte-order mark is removed.
+    - CR LF becomes LF if every CR is followed by an LF and every LF is preceded by a CR.
 
-    data: bytes, or uint8 (N,), possibly memory-mapped.  An array that is taken as it is is not copied.
+    data: bytes, or uint8 (N,), possibly memory-mapped.  An array that needs no change is not copied.
     """
     array = as_bytes_array(data)
     head = array[:4].tobytes()
@@ -137,7 +139,7 @@ def normalise(data: Buffer) -> Normalised:
         return Normalised(array, form, len(array))
     known = _known_offsets(text, form)
     if encoding != "utf-8":
-        # One side of the check that everything comes back: the other is that the decoding was strict.
+        # One half of the check that everything can be restored; the other half is strict decoding.
         last = int(known[-1]) + int(_widths(text[(len(known) - 1) * _BLOCK :], form).sum())
         assert last == len(array)
     text.flags.writeable = False
@@ -145,7 +147,7 @@ def normalise(data: Buffer) -> Normalised:
 
 
 def _from_utf16(array: UInt8Array, encoding: str) -> UInt8Array | None:
-    """UTF-8 of what follows the byte-order mark, or None if it does not decode and encode to the same bytes."""
+    """The text after the byte-order mark as UTF-8, or None if it does not decode and encode to the same bytes."""
     raw = array[2:].tobytes()
     try:
         text = raw.decode(encoding)
@@ -157,7 +159,7 @@ def _from_utf16(array: UInt8Array, encoding: str) -> UInt8Array | None:
 
 
 def _all_crlf(text: UInt8Array) -> bool:
-    """Whether there is a CR, every CR stands before an LF and every LF behind a CR."""
+    """Whether there is a CR, every CR is followed by an LF, and every LF is preceded by a CR."""
     found = False
     last = 0
     for start in range(0, len(text), _CHUNK):
@@ -177,13 +179,13 @@ def _without_cr(text: UInt8Array) -> UInt8Array:
 
 
 def _continues(text: UInt8Array) -> NDArray[np.bool_]:
-    """Which bytes are not the first of their UTF-8 character."""
+    """A mask of the bytes that are not the first of their UTF-8 character."""
     inside: NDArray[np.bool_] = (text & 0xC0) == 0x80
     return inside
 
 
 def _widths(text: UInt8Array, form: Form) -> NDArray[np.int64]:
-    """How many bytes of the file each byte of the text stands for; a character of UTF-16 counts at its first byte."""
+    """The bytes of the file per byte of the text; a UTF-16 character is counted at its first byte."""
     if form.encoding == "utf-8":
         widths = np.ones(len(text), dtype=np.int64)
         unit = 1
@@ -196,7 +198,7 @@ def _widths(text: UInt8Array, form: Form) -> NDArray[np.int64]:
 
 
 def _known_offsets(text: UInt8Array, form: Form) -> NDArray[np.int64]:
-    """The file offset of every `_BLOCK`-th byte of the text, one more than there are whole blocks."""
+    """The file offset of every `_BLOCK`-th byte of the text, one more than the number of whole blocks."""
     known = [form.bom_size]
     for start in range(0, len(text) - len(text) % _BLOCK, _BLOCK):
         known.append(known[-1] + int(_widths(text[start : start + _BLOCK], form).sum()))
@@ -205,37 +207,37 @@ def _known_offsets(text: UInt8Array, form: Form) -> NDArray[np.int64]:
 
 @dataclass(frozen=True, eq=False)
 class Piece:
-    """A piece of a normalised stream: text, uint8 (n,), and offsets (n + 1,), where each byte and the end lie in the
-    file."""
+    """A piece of a normalised stream: text, uint8 (n,), and offsets (n + 1,), the file offsets of each byte and of the
+    end."""
 
     text: UInt8Array
     offsets: NDArray[np.int64]
 
 
 class NormalisingStream:
-    """Bytes in as they come, normalised bytes out as soon as they are certain: `feed` any pieces, then `finish`.
+    """Normalises a stream: `feed` pieces of bytes, then `finish`; bytes are returned as soon as they are certain.
 
-    Nothing needs to be put back here, so each line is taken by itself: a CR goes where an LF follows it.  A byte-order
-    mark at the very start goes and says what the rest is encoded in.  Bytes that are not valid UTF-16 become U+FFFD.
-    Memory does not grow.
+    Nothing needs to be restored here, so each line is handled separately: a CR before an LF is removed.  A byte-order
+    mark at the very start is removed and determines the encoding.  Invalid UTF-16 becomes U+FFFD.  Memory does not
+    grow.
     """
 
     def __init__(self) -> None:
         self._head = b""
         self._encoding: str | None = None
-        """Known after the first bytes."""
+        """The encoding, known after the first bytes."""
         self._decoder: codecs.IncrementalDecoder | None = None
         self._held = b""
-        """A CR, in normalised bytes, that an LF may follow."""
+        """A pending CR that an LF may follow."""
         self._offset = 0
-        """In the file, of the first byte that has not been handed on."""
+        """The file offset of the first byte that has not been returned yet."""
 
     def feed(self, raw: bytes) -> Piece:
-        """What `raw` makes certain."""
+        """The text that is certain after `raw`."""
         return self._feed(raw, last=False)
 
     def finish(self) -> Piece:
-        """What is left when nothing more will come."""
+        """The rest of the text at the end of the stream."""
         return self._feed(b"", last=True)
 
     def _feed(self, raw: bytes, last: bool) -> Piece:
@@ -271,7 +273,7 @@ class NormalisingStream:
         self._offset += int(ends[-1])
         keep = np.ones(len(array), dtype=np.bool_)
         keep[:-1] = ~((array[:-1] == 0x0D) & (array[1:] == 0x0A))
-        # The LF of a pair begins at its CR.
+        # The offset of the LF of a pair is that of its CR.
         starts = offsets[:-1].copy()
         pair = np.flatnonzero(~keep)
         starts[pair + 1] = offsets[pair]

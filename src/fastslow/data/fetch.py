@@ -1,7 +1,7 @@
-"""Fetch a public corpus from the web or from a copy on the disk, verified and atomic.
+"""Fetch a public corpus from the web or from a local copy, with verification.
 
-A download goes into ``NAME.part``, from which the files of the corpus are unpacked and checked (:mod:`~.unpack`), and
-which is removed afterwards. One that breaks off is started again.
+A download is written to ``NAME.part``, from which the files of the corpus are unpacked and verified (:mod:`~.unpack`),
+and which is removed afterwards. An interrupted download is restarted.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from requests import RequestException, Response
 
 Progress: TypeAlias = Callable[[str, int, int | None], None]
-"""Called with the name of the file, the bytes so far, and the total, if known."""
+"""Called with the name of the file, the bytes received so far, and the total if known."""
 
 _CHUNK = 1 << 18
-# Identity: the bytes of an archive as they are, so that progress counts them.
+# Request the archive without compression, so that progress counts its bytes.
 _HEADERS = {"User-Agent": "fastslow", "Accept-Encoding": "identity"}
 _RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 
@@ -52,17 +52,17 @@ def fetch(
     retries: int = 4,
     backoff: float = 0.5,
 ) -> Path:
-    """Put a corpus into the data folder and return its folder there; at once when it is there already.
+    """Fetch a corpus into the data folder and return its folder; does nothing if it is already there.
 
-    ``from_file`` takes it from a copy instead of the web: the zip or tar archive, the file itself, or a folder
-    that has the files (also deeper in it).  ``base_url`` replaces everything but the last part of the public
-    addresses, for a mirror of one's own.  Where the server is busy or the connection fails, an address gets
-    ``retries`` further attempts, ``backoff``, twice, four times ... as many seconds apart.  ``timeout`` is in seconds
+    ``from_file`` takes it from a local copy instead of the web: the zip or tar archive, the file itself, or a folder
+    that contains the files (also in subfolders).  ``base_url`` replaces everything but the last part of the public
+    addresses, for use with a mirror.  If the server is busy or the connection fails, an address gets ``retries``
+    further attempts, after ``backoff``, 2 ``backoff``, 4 ``backoff`` ... seconds.  ``timeout`` is the number of seconds
     without any data.
 
     Raises :class:`~fastslow.errors.UnknownNameError` for an unknown corpus, and
-    :class:`~fastslow.errors.CorpusError` when no address could give it, when what came is not the corpus
-    (:class:`~fastslow.errors.ChecksumError`), or when the folder cannot be written.
+    :class:`~fastslow.errors.CorpusError` if no address provides it, if the data is not the corpus
+    (:class:`~fastslow.errors.ChecksumError`), or if the folder is not writable.
     """
     found = find_corpus(corpus)
     folder = corpus_dir(found, data_dir)
@@ -79,13 +79,13 @@ def fetch(
             return folder
     except OSError as error:
         raise CorpusError(
-            f"cannot write {folder}: {os_reason(error)} ({found.name} needs {found.size:,} bytes and its download);"
-            " make room there, or choose another folder with the environment variable FASTSLOW_DATA"
+            f"cannot write {folder}: {os_reason(error)} ({found.name} needs {found.size:,} bytes plus its download);"
+            " free some space, or choose another folder with the environment variable FASTSLOW_DATA"
         ) from error
 
 
 def _complete(corpus: Corpus, folder: Path) -> bool:
-    """Whether every file exists and is correct."""
+    """Whether every file exists and has the right contents."""
     if not is_present(corpus, folder.parent):
         return False
     paths = [(file.find(folder), file) for file in corpus.files]
@@ -99,10 +99,10 @@ def _digest(path: Path) -> str:
 
 @contextlib.contextmanager
 def _only_one(folder: Path, name: str) -> Iterator[None]:
-    """Lock the folder, so that two processes do not fetch the same corpus at once."""
+    """Lock the folder, so that only one process fetches a corpus at a time."""
     try:
         import fcntl
-    except ImportError:  # not a POSIX system: nothing to lock with
+    except ImportError:  # not a POSIX system: no file locks
         yield
         return
     with (folder / ".lock").open("w") as lock:
@@ -133,7 +133,7 @@ def _from_web(
             return
         except (_MirrorError, ChecksumError) as error:
             failures.append(error)
-    # Offline, all addresses fail for the same reason, which is reported once.
+    # Without network, all addresses fail for the same reason, which is reported once.
     grouped: dict[str, list[str]] = {}
     for failure in failures:
         if isinstance(failure, _MirrorError):
@@ -143,13 +143,13 @@ def _from_web(
     reasons = "; ".join(f"{why}: {', '.join(urls)}" if urls else why for why, urls in grouped.items())
     kind = ChecksumError if all(isinstance(f, ChecksumError) for f in failures) else CorpusError
     raise kind(
-        f"cannot fetch {corpus.name}: {reasons}. Try again later, or get a copy by other means"
+        f"cannot fetch {corpus.name}: {reasons}. Try again later, or obtain a copy"
         f" and run `fastslow data fetch {corpus.name} --from FILE`"
     )
 
 
 def _rebased(sources: tuple[Source, ...], base_url: str) -> tuple[Source, ...]:
-    """The sources with another address before the last part of theirs, equal ones once."""
+    """The sources with everything before the last part of their addresses replaced, without duplicates."""
     if urllib.parse.urlsplit(base_url).scheme not in ("http", "https"):
         raise CorpusError(f"the address of a mirror must begin with http:// or https://; got {base_url!r}")
     base = base_url.rstrip("/")
@@ -170,7 +170,7 @@ def _from_source(
     retries: int,
     backoff: float,
 ) -> None:
-    """All files of the corpus from one source, or an error and no file."""
+    """Fetch all files of the corpus from one source; after an error there is no file."""
     parts = [folder / f"{_last_part(url)}.part" for url in source.urls]
     try:
         for url, part in zip(source.urls, parts, strict=True):
@@ -185,7 +185,7 @@ def _from_source(
 
 
 def _download(url: str, part: Path, progress: Progress, timeout: float, retries: int, backoff: float) -> None:
-    """What is at ``url`` in ``part``.  Raises ``_MirrorError`` when the address refuses or keeps failing."""
+    """Download ``url`` to ``part``.  Raises ``_MirrorError`` if the address refuses or keeps failing."""
     import pooch
     from requests import RequestException
 
@@ -193,14 +193,14 @@ def _download(url: str, part: Path, progress: Progress, timeout: float, retries:
         with contextlib.ExitStack() as responses:
 
             def close(response: Response, *args: object, **options: object) -> None:
-                responses.callback(response.close)  # which pooch does not
+                responses.callback(response.close)  # pooch does not do this
 
             bar = _Bar(_last_part(url), progress)
             options = {"headers": _HEADERS, "timeout": timeout, "hooks": {"response": close}}
             try:
                 pooch.HTTPDownloader(progressbar=bar, chunk_size=_CHUNK, **options)(url, str(part), None)
                 return
-            except RequestException as error:  # before any OSError, of which it is one
+            except RequestException as error:  # must come before OSError, which is a base class
                 reason, passing = _failure(error, timeout)
                 if not passing or attempt == retries:
                     raise _MirrorError(url, reason) from error
@@ -208,14 +208,14 @@ def _download(url: str, part: Path, progress: Progress, timeout: float, retries:
 
 
 class _Bar:
-    """What pooch takes for a progress bar; it sets ``total``, 0 where the server does not tell it."""
+    """A progress bar for pooch, which sets ``total``, or 0 if the server does not send it."""
 
     def __init__(self, name: str, report: Progress) -> None:
         self._name, self._report = name, report
         self._done = self.total = 0
 
     def update(self, count: int) -> None:
-        # It counts whole chunks, the last one too.
+        # pooch counts whole chunks, including the last.
         self._done = min(self._done + count, self.total) if self.total else self._done + count
         self._report(self._name, self._done, self.total or None)
 
@@ -228,7 +228,7 @@ class _Bar:
 
 
 def _failure(error: RequestException, timeout: float) -> tuple[str, bool]:
-    """Why a download failed, and whether a retry may help."""
+    """The reason why a download failed, and whether a retry may help."""
     from requests import ConnectionError, HTTPError, Timeout
     from requests.exceptions import ChunkedEncodingError
     from urllib3.exceptions import ReadTimeoutError
@@ -243,14 +243,14 @@ def _failure(error: RequestException, timeout: float) -> tuple[str, bool]:
     if isinstance(first, socket.gaierror):  # no network: do not retry
         return f"no connection ({os_reason(first)})", False
     if isinstance(error, ChunkedEncodingError):
-        return "the connection was cut", True
+        return "the connection was interrupted", True
     if isinstance(error, ConnectionError):
         return f"the connection failed ({type(error).__name__ if first is None else os_reason(first)})", True
-    return f"not an address, or not one to read from ({error})", False
+    return f"not a readable address ({error})", False
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error, what it was raised from, and so on."""
+    """An error and its chain of causes."""
     cause: BaseException | None = error
     while cause is not None:
         yield cause
@@ -276,7 +276,7 @@ def _from_file(corpus: Corpus, path: Path, folder: Path) -> None:
 
 
 def _find_inside(folder: Path, file: CorpusFile) -> Path | None:
-    """The file in a folder: at its top, or where an unpacked archive has it, up to two folders down."""
+    """The file in a folder or in its subfolders, up to two levels down."""
     found = file.find(folder)
     if found is not None:
         return found

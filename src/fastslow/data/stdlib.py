@@ -1,7 +1,7 @@
-"""The demo's text: the source of the Python standard library of the running interpreter.
+"""The text of the demo: the source of the Python standard library of the running interpreter.
 
-Real text that is on every machine with Python: no download, no licence question, and the same bytes for everyone
-with the same version of Python.
+Every machine with Python has this text: there is no download and no licence question, and the bytes are the same for
+everyone with the same version of Python.
 """
 
 from __future__ import annotations
@@ -16,16 +16,15 @@ from fastslow.errors import DataError, os_reason
 
 DEFAULT_CAP = 4_700_000
 
-# Written by whoever built or installed this Python, so not the same on two machines with the same version.
+# Generated when Python is built or installed, so different between machines with the same version.
 _LOCAL = ("_sysconfigdata", "sitecustomize", "usercustomize")
 
 
 def stdlib_files(root: str | os.PathLike[str] | None = None) -> list[Path]:
-    """The modules of the standard library that are one file, sorted by name: ``abc.py``, ``aifc.py``, ...
+    """The single-file modules of the standard library, sorted by name: ``abc.py``, ``aifc.py``, ...
 
-    That is about 4.7 MB: packages, with their tests, tables and installed neighbours, are left out, and so are
-    files that depend on the machine and links, which could lead anywhere.  ``root`` is the running interpreter's
-    library by default.
+    About 4.7 MB: packages, including tests, tables and site-packages, are excluded, and so are files that depend on the
+    machine, and links, which could point anywhere.  ``root`` is the running interpreter's library by default.
     """
     top = Path(sysconfig.get_path("stdlib") if root is None else root)
     found = [p for p in top.glob("*.py") if not p.name.startswith((*_LOCAL, "."))]
@@ -33,10 +32,10 @@ def stdlib_files(root: str | os.PathLike[str] | None = None) -> list[Path]:
 
 
 def stdlib_text(cap: int = DEFAULT_CAP, root: str | os.PathLike[str] | None = None) -> Text:
-    """The first ``cap`` bytes of the standard library's modules (:func:`stdlib_files`), one after the other.
+    """The first ``cap`` bytes of the standard library's modules (:func:`stdlib_files`), concatenated.
 
-    The same bytes for the same version of Python.  Raises :class:`~fastslow.errors.DataError` when this Python
-    came without its source, with what to do, and ``ValueError`` when ``cap`` is not positive.
+    The bytes are the same for the same version of Python.  Raises :class:`~fastslow.errors.DataError`, with what to do,
+    if this Python has no library source, and ``ValueError`` if ``cap`` is not positive.
     """
     if cap < 1:
         raise ValueError(f"cap must be at least 1 byte; got {cap}")
@@ -52,11 +51,11 @@ def stdlib_text(cap: int = DEFAULT_CAP, root: str | os.PathLike[str] | None = No
         where = sysconfig.get_path("stdlib") if root is None else os.fspath(root)
         raise DataError(
             f"this Python has no source of its standard library in {where} (some builds ship only compiled files):"
-            " give a text of your own, `fastslow train FILE`"
+            " pass a text file, `fastslow train FILE`"
         )
     return Text.of(bytes(joined[:cap]), f"standard library of Python {platform.python_version()}")
 
 
 def stdlib_splits(cap: int = DEFAULT_CAP, root: str | os.PathLike[str] | None = None) -> Splits:
-    """:func:`stdlib_text` cut in order: 90% to train on, 5% to validate on, and the last 5% kept unseen."""
+    """:func:`stdlib_text` split in order: 90% for training, 5% for validation, and the last 5% for testing."""
     return split_fractions(stdlib_text(cap, root), 0.9, 0.05, 0.05)

@@ -1,4 +1,4 @@
-"""A text: the bytes of one or more files, memory-mapped, and its cut into training, validation and test parts."""
+"""A text: the bytes of one or more files, memory-mapped, and its split into training, validation and test parts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PathLike: TypeAlias = str | os.PathLike[str]
 log = logging.getLogger(__name__)
 
 STDIN = "-"
-MIN_SYMBOLS = 2  # one to read and one to predict
+MIN_SYMBOLS = 2  # one input and one target
 _CHUNK = 1 << 20
 
 
@@ -35,10 +35,10 @@ _CHUNK = 1 << 20
 class Text:
     """The bytes of a text.
 
-    ``data``: ``uint8`` (N,), read-only; a ``np.memmap`` when it is one file on the disk.  ``name`` is what
-    messages and run records call it.  ``paths`` are the files it came from, none for a text made in memory.
-    ``normalised`` says how the file was written, where it is one file whose line ends or encoding were changed.
-    ``starts``: where each of its files begins.
+    ``data``: ``uint8`` (N,), read-only; a ``np.memmap`` if it is one file on disk.  ``name`` is its name in messages
+    and run records.  ``paths`` are the files it came from, none for a text created in memory.  ``normalised`` describes
+    the form of the file, if it is one file whose line ends or encoding were changed.  ``starts``: where each of its
+    files begins.
     """
 
     data: UInt8Array
@@ -57,22 +57,22 @@ class Text:
 
     @property
     def file_size(self) -> int:
-        """Bytes of the file: more or fewer than ``len`` if it was normalised."""
+        """The size of the file in bytes; differs from ``len`` if it was normalised."""
         return len(self.data) if self.normalised is None else self.normalised.file_size
 
     @property
     def form(self) -> Form:
-        """How the file was written."""
+        """The form of the file."""
         return Form() if self.normalised is None else self.normalised.form
 
     def offsets(self, start: int, stop: int) -> NDArray[np.int64]:
-        """(stop - start,) where the bytes from ``start`` to ``stop`` begin in the file: `Normalised.offsets`."""
+        """(stop - start,) file offsets of the bytes from ``start`` to ``stop``: `Normalised.offsets`."""
         if self.normalised is None:
             return np.arange(start, stop, dtype=np.int64)
         return self.normalised.offsets(start, stop)
 
     def part(self, start: int, stop: int, name: str) -> Text:
-        """The bytes from ``start`` to ``stop`` as a text of its own, without a copy."""
+        """The bytes from ``start`` to ``stop`` as a separate text, without a copy."""
         return Text(
             self.data[start:stop],
             name,
@@ -81,21 +81,21 @@ class Text:
         )
 
     def documents(self, kind: str) -> NDArray[np.int64]:
-        """Offsets of its documents in order: its files for ``kind`` "files", or its lines for "lines"."""
+        """The sorted offsets of its documents: files for ``kind`` "files", lines for "lines"."""
         if kind == "files":
             return np.unique(np.asarray(self.starts, dtype=np.int64))
         return np.flatnonzero(self.data[:-1] == 0x0A) + 1
 
     @cached_property
     def sha256(self) -> str:
-        """SHA-256 of the bytes in hexadecimal, computed once, a megabyte at a time."""
+        """SHA-256 of the bytes in hexadecimal, computed once."""
         digest = hashlib.sha256()
         for start in range(0, len(self.data), _CHUNK):
             digest.update(self.data[start : start + _CHUNK].tobytes())
         return digest.hexdigest()
 
     def describe(self) -> dict[str, str | int]:
-        """A text in a run record: its name, its length in bytes and its SHA-256."""
+        """The entry of a text in a run record: its name, its length in bytes and its SHA-256."""
         return {"name": self.name, "bytes": len(self.data), "sha256": self.sha256}
 
 
@@ -108,7 +108,7 @@ class Splits:
     test: Text | None
 
     def map(self, change: Callable[[str, Text], Text]) -> Splits:
-        """The splits with ``change(part, text)`` in place of every text; ``part`` is train, valid or test."""
+        """The splits with every text replaced by ``change(part, text)``; ``part`` is train, valid or test."""
         return Splits(
             change("train", self.train),
             None if self.valid is None else change("valid", self.valid),
@@ -116,7 +116,7 @@ class Splits:
         )
 
     def describe(self) -> dict[str, dict[str, str | int] | None]:
-        """The data in a run record: :meth:`Text.describe` of every part."""
+        """The entry of the data in a run record: :meth:`Text.describe` of every part."""
         parts = {"train": self.train, "valid": self.valid, "test": self.test}
         return {part: None if text is None else text.describe() for part, text in parts.items()}
 
@@ -129,26 +129,26 @@ def open_text(
     name: str | None = None,
     raw: bool = True,
 ) -> Text:
-    """The bytes of one file, or of several in the order given, as one text.
+    """Open one file, or several in the given order, as one text.
 
-    One file is memory-mapped: it is never read as a whole, and must not be truncated by others while it is used.
-    Several files are joined in memory; empty ones among them are fine.
+    One file is memory-mapped: it is never read into memory as a whole, and must not be truncated while it is in use.
+    Several files are concatenated in memory; some of them may be empty.
 
-    Without ``raw``, each file is read without byte-order mark, CRs and UTF-16 where that can be undone
-    (:func:`~fastslow.data.encodings.normalise`); a file that is changed by that is held in memory.
+    Unless ``raw``, each file is read without byte-order mark, CRs and UTF-16 if that can be undone
+    (:func:`~fastslow.data.encodings.normalise`); a file that this changes is held in memory.
 
-    With ``stdin``, the path ``-`` (and a named pipe) is read to its end into memory, and may be given once.
-    Without, it is refused, since a text that is read several times or again after a resumption must be a file.
+    With ``stdin``, the path ``-`` (and a named pipe) is read into memory to its end, and may be given once.  Without
+    it, it is an error, because a text that is read several times or again on resuming must be a file.
 
-    ``min_bytes`` is how long the text must be at least.  Raises :class:`~fastslow.errors.DataError`, with the
-    path and the reason, for a text that is too short or a path that cannot be read.
+    ``min_bytes`` is the minimum length of the text.  Raises :class:`~fastslow.errors.DataError`, with the path and the
+    reason, for a text that is too short or a path that cannot be read.
     """
     listed = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     if not listed:
-        raise DataError("no text was given: name at least one file")
+        raise DataError("no text was given: pass at least one file")
     names = [os.fspath(p) for p in listed]
     if names.count(STDIN) > 1:
-        raise DataError("'-' (standard input) can be read only once: give it once")
+        raise DataError("'-' (standard input) can be read only once: pass it once")
     parts = [_open_one(path, stdin) for path in names]
     normalised = None
     if not raw:
@@ -163,7 +163,7 @@ def open_text(
         raise DataError(f"{name} is empty: a text needs at least {min_bytes:,} bytes")
     if len(data) < min_bytes:
         count = f"{len(data):,} byte{'s' * (len(data) > 1)}"
-        raise DataError(f"{name} is too short: it has {count}, and at least {min_bytes:,} are needed")
+        raise DataError(f"{name} is too short: it has {count}; at least {min_bytes:,} are needed")
     starts = tuple(int(at) for at in np.cumsum([0, *(len(part) for part in parts[:-1])]))
     return Text(data, name, tuple(Path(p) for p in names if p != STDIN), normalised, starts)
 
@@ -171,14 +171,14 @@ def open_text(
 def _open_one(path: str, stdin: bool) -> UInt8Array:
     if path == STDIN:
         if not stdin:
-            raise DataError("'-' (standard input) cannot be used here: save the text to a file and name that")
+            raise DataError("'-' (standard input) cannot be used here: save the text to a file and pass that")
         return np.frombuffer(sys.stdin.buffer.read(), dtype=np.uint8)
     try:
         mode = os.stat(path).st_mode
         if stat.S_ISDIR(mode):
-            raise DataError(f"{path} is a directory: name the files in it")
+            raise DataError(f"{path} is a directory: pass the files in it")
         if stat.S_ISREG(mode):
-            # An empty file cannot be mapped, and is no error among several.
+            # An empty file cannot be memory-mapped, and is allowed among several files.
             if os.stat(path).st_size == 0:
                 open(path, "rb").close()
                 return np.empty(0, dtype=np.uint8)
@@ -190,22 +190,22 @@ def _open_one(path: str, stdin: bool) -> UInt8Array:
         raise DataError(f"cannot read {path}: {os_reason(error)}") from error
     except ValueError as error:  # a path with a NUL byte in it
         raise DataError(f"cannot read {path!r}: {error}") from error
-    raise DataError(f"{path} is not a regular file: save the text to a file and name that")
+    raise DataError(f"{path} is not a regular file: save the text to a file and pass that")
 
 
 def split_fractions(
     text: Text, train: float = 0.9, valid: float = 0.05, test: float = 0.05, *, min_bytes: int = MIN_SYMBOLS
 ) -> Splits:
-    """One text cut into three contiguous parts in this order, nothing left over and nothing shared.
+    """Split a text into three contiguous parts in this order, without gaps or overlap.
 
-    The fractions are of its length in bytes and add up to 1; ``valid`` and ``test`` may be 0, which leaves
-    that part ``None``.  Cuts are rounded down, exactly: 100,000,000 bytes give 90, 5 and 5 million.
+    The fractions are of its length in bytes and add up to 1; ``valid`` and ``test`` may be 0, and that part is then
+    ``None``.  Boundaries are rounded down exactly: 100,000,000 bytes give 90, 5 and 5 million.
     Raises :class:`~fastslow.errors.DataError` for other fractions, and for a part shorter than ``min_bytes``.
     """
     given = (train, valid, test)
     if not all(math.isfinite(f) and f >= 0.0 for f in given) or train == 0.0:
-        raise DataError(f"split fractions must be 0 or more, and train more than 0; got {_listing(given)}")
-    # Through the decimal digits: 0.9 is meant as 9/10, not as its binary neighbour just above.
+        raise DataError(f"split fractions must be at least 0, and train greater than 0; got {_listing(given)}")
+    # Use the decimal digits: 0.9 means 9/10, not the nearest binary float.
     exact = [Fraction(str(float(f))) for f in given]
     if abs(float(sum(exact)) - 1.0) > 1e-6:
         raise DataError(f"split fractions must add up to 1; got {_listing(given)}, together {sum(given):g}")
@@ -220,7 +220,7 @@ def split_fractions(
         elif stop - start < min_bytes:
             raise DataError(
                 f"{text.name} is too short to split: {n:,} bytes leave {stop - start:,} for the {part} part "
-                f"({fraction:g} of it), which needs at least {min_bytes:,}; give a longer text or a file for it"
+                f"({fraction:g} of it), which needs at least {min_bytes:,}; use a longer text or a separate file for it"
             )
         else:
             parts[part] = text.part(start, stop, f"{text.name} ({part} part)")
@@ -230,14 +230,14 @@ def split_fractions(
 
 
 def split_sizes(text: Text, train: int, valid: int, test: int) -> Splits:
-    """One text cut into contiguous parts of these many bytes, in order.
+    """Split a text into contiguous parts of the given sizes in bytes, in order.
 
     Raises :class:`~fastslow.errors.DataError` unless they add up to its length.
     """
     sizes = (train, valid, test)
     if min(sizes) < MIN_SYMBOLS or sum(sizes) != len(text):
         raise DataError(
-            f"{text.name} has {len(text):,} bytes and cannot be cut into "
+            f"{text.name} has {len(text):,} bytes and cannot be split into "
             f"{', '.join(f'{s:,}' for s in sizes)}: they must add up to its length"
         )
     return Splits(
@@ -257,9 +257,9 @@ def open_splits(
 ) -> Splits:
     """Training, validation and test texts from files.
 
-    - With ``valid`` the training text is used whole, and so are ``valid`` and, where given, ``test``.
-    - With ``test`` alone the validation part is cut from the end of the training text, by ``fractions``.
-    - With neither, the training text is cut into all three by ``fractions``.
+    - With ``valid``, the whole training text is used for training, and ``valid`` and ``test`` (if given) are used
+    whole. - With ``test`` but not ``valid``, the validation part is the end of the training text, by ``fractions``.
+    - With neither, the training text is split into all three by ``fractions``.
 
     ``raw`` as in :func:`open_text`.  Raises :class:`~fastslow.errors.DataError` as :func:`open_text` and
     :func:`split_fractions` do.

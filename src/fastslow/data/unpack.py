@@ -1,7 +1,7 @@
-"""Unpack the files of a corpus from an archive, a file or a folder, verified; all of them or none.
+"""Unpack the files of a corpus from an archive, a file or a folder, with verification; either all of them or none.
 
 They are unpacked under temporary names, compared with their SHA-256, and only then renamed: at any moment a file of the
-corpus is whole or absent.
+corpus is either complete or absent.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from fastslow.data.corpora import Corpus, CorpusFile
 from fastslow.errors import ChecksumError, CorpusError, os_reason
 
 _CHUNK = 1 << 18
-# What the archive readers raise over bad bytes; BadGzipFile is an OSError, but not one of the disk's.
+# The exceptions of archive readers for damaged data; BadGzipFile is an OSError, but not a disk error.
 _DAMAGED = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, NotImplementedError)
 
 
 class Unpacked:
-    """The files of a corpus under temporary names; :meth:`commit` gives them their own, all or none."""
+    """The files of a corpus under temporary names; :meth:`commit` renames all of them, or none."""
 
     def __init__(self, corpus: Corpus, folder: Path) -> None:
         self._corpus = corpus
@@ -39,9 +39,9 @@ class Unpacked:
             path.unlink(missing_ok=True)
 
     def add(self, path: Path, origin: str, name: str) -> None:
-        """Take what files of the corpus ``path`` has, itself or as an archive.
+        """Add the files of the corpus in ``path``, which may be a file itself or an archive.
 
-        ``origin`` is what messages call it, ``name`` what it is called without its ``.part``.
+        ``origin`` is its name in messages, ``name`` its file name without ``.part``.
         """
         try:
             source = path.open("rb")
@@ -83,17 +83,17 @@ class Unpacked:
     def _add_plain(self, source: IO[bytes], path: Path, origin: str, name: str) -> None:
         size = path.stat().st_size
         left = [f for f in self._corpus.files if f.name not in self._ready]
-        # A copy may have any name: guess by its size; the digest decides.
+        # A copy may have any name: select by size, then verify the digest.
         file = next((f for f in left if name in f.names), None) or next((f for f in left if f.size == size), None)
         if file is None:
             begins = source.read(24).decode("latin-1")
             raise ChecksumError(
-                f"{origin} is not {self._corpus.name} nor an archive of it: {size:,} bytes that begin {begins!r}"
+                f"{origin} is not {self._corpus.name} or an archive of it: {size:,} bytes that begin with {begins!r}"
             )
         self._take(source, file, origin)
 
     def _wanted(self, name: str, size: int) -> CorpusFile | None:
-        """The file of the corpus that an archive's member is, by its name and size, unless it is here already."""
+        """The file of the corpus that matches an archive member by name and size, unless it was already added."""
         base = PurePosixPath(name).name
         left = (f for f in self._corpus.files if f.name not in self._ready)
         return next((f for f in left if base in f.names and size == f.size), None)
@@ -104,7 +104,7 @@ class Unpacked:
         digest = hashlib.sha256()
         size = 0
         with temporary.open("wb") as target:
-            # Read at most one byte too many, so that a decompression bomb cannot fill the disk.
+            # Read at most one byte more than expected, so that a decompression bomb cannot fill the disk.
             while size <= file.size and (chunk := _read_source(source, origin)):
                 target.write(chunk)
                 digest.update(chunk)
@@ -116,12 +116,12 @@ class Unpacked:
             raise ChecksumError(f"{origin} has {length} bytes instead of {file.size:,}")
         if digest.hexdigest() != file.sha256:
             raise ChecksumError(
-                f"{origin} is damaged or another file: its SHA-256 is {digest.hexdigest()[:16]}... "
+                f"{origin} is damaged or a different file: its SHA-256 is {digest.hexdigest()[:16]}... "
                 f"instead of {file.sha256[:16]}..."
             )
 
     def commit(self, origin: str) -> None:
-        """Give the files their names.  Raises ``ChecksumError`` when one of them did not turn up in ``origin``."""
+        """Rename the files.  Raises ``ChecksumError`` if one of them was not found in ``origin``."""
         missing = [f"{f.name} ({f.size:,} bytes)" for f in self._corpus.files if f.name not in self._ready]
         if missing:
             raise ChecksumError(f"{origin} does not have {', '.join(missing)}")

@@ -1,1 +1,1 @@
-"""The study of the dynamics (paper, section 4.2): what networks remember, how fast it changes, where they err."""
+"""The study of the dynamics (paper, section 4.2): gradients over time, change of memory, errors inside words."""

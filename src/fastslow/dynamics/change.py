@@ -21,10 +21,10 @@ _CHUNK = 100
 
 @dataclass(frozen=True, eq=False)
 class MemoryChange:
-    """The change of each node's memory from one step to the same node's a step later, averaged over steps.
+    """The change of each node's memory from one step to the next, averaged over steps.
 
-    mean: (N,), of each node. error: (N,), its standard error over streams. steps: steps averaged over, all streams
-    together.
+    mean: (N,), one per node. error: (N,), its standard error over streams. steps: the number of steps averaged over, in
+    all streams together.
     """
 
     mean: Array
@@ -35,9 +35,9 @@ class MemoryChange:
 def memory_change(
     lm: CharLM, text: Buffer | Text, *, streams: int = 16, steps: int = 1000, warm: int = 200
 ) -> MemoryChange:
-    """The changes in `steps` steps of each of `streams` streams, after `warm` symbols read.
+    """The changes in `steps` steps of each of `streams` streams, after `warm` warm-up symbols.
 
-    A text too short for all has fewer streams; raises DataError if it is too short for one.
+    Uses fewer streams if the text is too short; raises DataError if it is too short for one.
     """
     read = sample(lm, text, warm + steps + 1, streams)
     state = warmed_state(lm, read.inputs[:warm])
@@ -60,7 +60,7 @@ def memory_change(
 def squared_changes(traced: Trace, before: list[Tensor] | None) -> Tensor:
     """(N, steps, B) float64: the mean over units of the squared change at each step of a trace.
 
-    before: each node's memory one step before the trace, or None: then the changes begin at its second step.
+    before: each node's memory one step before the trace; if None, the changes begin at the second step.
     """
     rows = []
     for node, memories in enumerate(traced.memory):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NAMES = ("gradient-norms", "memory-change", "word-positions")
-"""The figures' files, without their suffix, in the paper's order."""
+"""The file names of the figures, without suffix, in the paper's order."""
 
 _SLOW = "#c4253a"
 _RAMPS = {
@@ -30,11 +30,11 @@ _STYLES = ("-", "--", ":", "-.")
 
 
 class FiguresError(FastslowError):
-    """Figures cannot be drawn here."""
+    """Figures cannot be drawn, for example without matplotlib."""
 
 
 def check_matplotlib() -> None:
-    """Raises FiguresError, saying what to install, where matplotlib is missing."""
+    """Raise FiguresError, with what to install, if matplotlib is missing."""
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
@@ -50,7 +50,7 @@ def draw(groups: Sequence[Group]) -> dict[str, Figure]:
 
 
 def write_figures(out: Path, figures: dict[str, Figure]) -> dict[str, bytes]:
-    """Write each figure as PNG and SVG into `out`; the SVG's bytes by name. The same numbers make the same bytes."""
+    """Write each figure as PNG and SVG into `out`; returns the SVG's bytes by name. Equal data give equal bytes."""
     drawn: dict[str, bytes] = {}
     for name, figure in figures.items():
         drawn[name] = _bytes_of(figure, "svg", name)
@@ -76,7 +76,7 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def colours(g: Group) -> list[str]:
-    """One of each cell: the slow red, the others from light to dark in their order."""
+    """One colour per cell: red for the slow cell, light to dark for the others in order."""
     light, dark = _RAMPS[g.architecture]
     others = [cell for cell in g.cells if cell.slot != "slow"]
     made = []
@@ -102,7 +102,7 @@ def _plain(axes: Axes) -> None:
 
 
 def _plain_decades(axes: Axes) -> None:
-    """Ticks of a logarithmic x axis as plain numbers; 2 and 5 of a decade too where there are few decades."""
+    """Ticks of a logarithmic x axis as plain numbers; also at 2 and 5 of a decade if there are few decades."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
     low, high = axes.get_xlim()
@@ -112,7 +112,7 @@ def _plain_decades(axes: Axes) -> None:
 
 
 def gradient_figure(groups: Sequence[Group]) -> Figure:
-    """Figure 3: norm of d L_t / d c_{t-j} against j, log scale, a panel a network. What a slot carries on is thick."""
+    """Figure 3: norm of d L_t / d c_{t-j} against j, log scale, a panel per network; thick: what a slot carries on."""
     figure = _figure(4.2 * len(groups) + 0.6, 4.4)
     panels = figure.subplots(1, len(groups), sharey=True, squeeze=False)[0]
     for g, axes in zip(groups, panels, strict=True):
@@ -136,12 +136,12 @@ def gradient_figure(groups: Sequence[Group]) -> Figure:
 
 
 def _positive(values: Any) -> Any:
-    """Zeros have no place on a log scale."""
+    """Replace zeros, which cannot be shown on a log scale."""
     return np.where(values > 0, values, np.nan)
 
 
 def change_figure(groups: Sequence[Group]) -> Figure:
-    """Figure 4: mean squared change of each memory a step, log scale; with several models their range as a line."""
+    """Figure 4: mean squared change of each memory per step, log scale; a line shows the range over several models."""
     rows = [(g, row) for g in groups for row in range(len(g.cells))]
     figure = _figure(7.4, 0.5 + 0.27 * (len(rows) + len(groups)))
     axes = figure.subplots()
@@ -159,13 +159,13 @@ def change_figure(groups: Sequence[Group]) -> Figure:
     axes.invert_yaxis()
     axes.set_xscale("log")
     _plain_decades(axes)
-    axes.set_xlabel("mean squared change of c a step")
+    axes.set_xlabel("mean squared change of c per step")
     _plain(axes)
     return figure
 
 
 def word_figure(groups: Sequence[Group]) -> Figure:
-    """Figure 5: bits per character by position in the word, relative to the baseline; the models' range is shaded."""
+    """Figure 5: bits per character by position in the word, relative to the baseline; range over models shaded."""
     base = baseline_of(groups)
     figure = _figure(7.4, 4.2)
     axes = figure.subplots()

@@ -1,6 +1,7 @@
-"""What the measurements say, in words made from the numbers, and whether the paper's findings hold in them.
+"""Sentences that describe the measurements, and tests of the paper's findings on them.
 
-Nothing here is written in advance but the paper's claims and the tests they are put to; each `Finding` names its test.
+Only the paper's claims and their tests are fixed; all sentences are generated from the results. Each `Finding` names
+its test.
 """
 
 from __future__ import annotations
@@ -14,16 +15,16 @@ import numpy as np
 from fastslow.dynamics.study import Cell, Group, baseline_of
 
 POSITION_ONE_BAND = 0.02
-"""How near to each other two losses at position 1 are called equal, relatively."""
+"""The relative difference up to which two losses at position 1 count as equal."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One claim of the paper put to a test.
+    """One claim of the paper and the result of its test.
 
-    figure: "gradients", "change", "words" or "loss". claim: the paper's. test: what is asked of the numbers.
-    measured: the numbers. holds: whether the means pass. seeds: in how many of how many seeds it holds, where every
-    network has as many models.
+    figure: "gradients", "change", "words" or "loss". claim: the paper's. test: the condition on the results.
+    measured: the measured values. holds: whether the means pass. seeds: in how many of how many seeds it holds, if all
+    networks have equally many models.
     """
 
     figure: str
@@ -54,7 +55,7 @@ class _Claim(NamedTuple):
 
 
 class _Trio(NamedTuple):
-    """The groups by architecture, the first of each, and all of them."""
+    """The first group of each architecture, and all groups."""
 
     every: Sequence[Group]
     by: dict[str, Group]
@@ -87,7 +88,7 @@ _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def number(value: float) -> str:
-    """Three significant digits, as people write them."""
+    """The value with three significant digits, as text."""
     if value == 0 or not np.isfinite(value):
         return f"{value:g}"
     if 1e-3 <= abs(value) < 1e4:
@@ -101,7 +102,7 @@ def _last(place: _Place) -> float:
 
 
 def _fall(place: _Place) -> float:
-    """How many times smaller the norm is at the longest lag than at lag 1."""
+    """The ratio of the norm at lag 1 to that at the longest lag."""
     norms = place.group.gradients[place.row]
     return float(norms[1] / norms[-1]) if norms[-1] > 0 else float("inf")
 
@@ -145,12 +146,12 @@ def _bottom_vanishes(trio: _Trio) -> tuple[bool, str]:
 def _slow_changes_least(trio: _Trio) -> tuple[bool, str]:
     slow = _slow(trio)
     least = min((p for p in _places(trio.every) if p != slow), key=_change)
-    text = f"{number(_change(slow))} a step in {slow.name}, {number(_change(least))} in {least.name}, "
+    text = f"{number(_change(slow))} per step in {slow.name}, {number(_change(least))} in {least.name}, "
     return _change(slow) < _change(least), text + "the least of the others"
 
 
 def _kind_means(trio: _Trio) -> tuple[float, float, float]:
-    """Mean change of the fast cells, of the stack's layers, of the sequence's cells."""
+    """The mean change of the fast cells, of the stacked layers, and of the sequential cells."""
     fs = trio.by["fs-lstm"]
     fast = [_change(p) for p in _places([fs]) if p.cell.slot == "fast"]
     stack, sequence = (trio.by[kind].change for kind in ("stacked", "sequential"))
@@ -246,7 +247,7 @@ _CLAIMS = (
 
 
 def findings(groups: Sequence[Group]) -> list[Finding]:
-    """The paper's claims that can be tested on these networks; of several of one architecture the first is taken."""
+    """The paper's claims that can be tested on these networks; the first network of each architecture is used."""
     trio = _trio(groups)
     counts = {len(g.members) for g in groups}
     single: list[_Trio] = []
@@ -273,7 +274,7 @@ def _trio(groups: Sequence[Group]) -> _Trio:
 
 
 def gradient_sentences(groups: Sequence[Group]) -> list[str]:
-    """What figure 3 shows, from its numbers."""
+    """Sentences that describe figure 3, generated from its data."""
     said = []
     for g in groups:
         places = _places([g])
@@ -291,11 +292,11 @@ def gradient_sentences(groups: Sequence[Group]) -> list[str]:
 
 
 def change_sentences(groups: Sequence[Group]) -> list[str]:
-    """What figure 4 shows, from its numbers."""
+    """Sentences that describe figure 4, generated from its data."""
     places = sorted(_places(groups), key=_change)
     least, most = places[0], places[-1]
     said = [
-        f"Of all memories {least.name} changes least ({number(_change(least))} a step, mean over its units) and "
+        f"Of all memories {least.name} changes least ({number(_change(least))} per step, mean over its units) and "
         f"{most.name} most ({number(_change(most))})."
     ]
     return said + [
@@ -304,7 +305,7 @@ def change_sentences(groups: Sequence[Group]) -> list[str]:
 
 
 def word_sentences(groups: Sequence[Group]) -> list[str]:
-    """What figure 5 shows, from its numbers."""
+    """Sentences that describe figure 5, generated from its data."""
     base = baseline_of(groups)
     said = [
         f"{base.label}, to which the others are compared: {base.words[1]:.2f} bits at the first character of a word, "

@@ -1,12 +1,12 @@
 """How far back the loss reaches (paper, figure 3): the norm of d L_t / d c_{t-j} for every cell and lag j.
 
-L_t is the loss, in nats, of the symbol that follows step t; c_{t-j} is what a cell wrote to its slot at step t - j.
-The derivative is total: through everything that comes of that memory, the cell's own output at t - j included. With
-zoneout, c is the memory carried on, after zoneout, and the output of its own step, which comes from the memory before
-zoneout, has no part in it; the paper's study has none.
+L_t is the loss, in nats, of the symbol after step t; c_{t-j} is the memory that a cell wrote to its slot at step t - j.
+The derivative is total: through everything that depends on that memory, including the cell's own output at t - j. With
+zoneout, c is the memory after zoneout, which is carried over; the output of its own step is computed from the memory
+before zoneout and so is not included (the paper's study has no zoneout).
 
-For a target t one backward pass gives the gradients of all cells and lags, and of all streams at once, since streams
-do not touch each other.
+For a target t one backward pass gives the gradients of all cells and lags, and of all streams at once, because streams
+are independent.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ Array = NDArray[np.float64]
 class GradientNorms:
     """Norms averaged over targets t.
 
-    mean: (N, J + 1), of node n at lag j. error: of the same shape, the standard error of that mean over windows, which
-    are far apart, each counted as one. samples: targets averaged over, all streams together.
+    mean: (N, J + 1), of node n at lag j. error: same shape, the standard error of that mean over windows, which are far
+    apart and count as one sample each. samples: the number of targets averaged over, in all streams together.
     """
 
     mean: Array
@@ -58,11 +58,11 @@ def gradient_norms(
     warm: int = 200,
     on_target: Callable[[int, int], None] | None = None,
 ) -> GradientNorms:
-    """The norms of `lm` on `text`, over streams x windows x targets losses.
+    """The gradient norms of `lm` on `text`, averaged over streams x windows x targets losses.
 
-    Each stream reads `warm` symbols, and then `windows` windows of `lags` + `span` steps, with its state carried; in
-    each window, `targets` losses at even distances in its last `span` steps are differentiated.
-    on_target: called with the targets done and the targets there are; may raise to stop.
+    Each stream reads `warm` symbols, then `windows` windows of `lags` + `span` steps, with its state carried over; in
+    each window, `targets` evenly spaced losses in its last `span` steps are differentiated.
+    on_target: called with the number of targets done and in total; may raise to stop.
 
     Raises DataError for a text that is too short for one stream.
     """
@@ -90,10 +90,10 @@ def gradient_norms(
 
 
 def _norms(traced: Trace, t: int, lags: int) -> Tensor:
-    """(N, J + 1, B) float64: for one target."""
+    """(N, J + 1, B) float64: norms for one target."""
     sources = [steps[t - lag] for steps in traced.memory for lag in range(lags + 1)]
     found = torch.autograd.grad(traced.nats[t].sum(), sources, retain_graph=True, allow_unused=True)
-    # In float64: squares of vanishing gradients would be zero in float32.
+    # In float64, because squares of vanishing gradients underflow in float32.
     norms = [
         source.new_zeros(source.shape[0], dtype=torch.float64) if g is None else g.double().norm(dim=1)
         for source, g in zip(sources, found, strict=True)

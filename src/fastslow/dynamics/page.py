@@ -1,4 +1,4 @@
-"""One HTML page that loads nothing: the figures, what they show in words, and where the paper's findings hold."""
+"""One self-contained HTML page: the figures, sentences that describe them, and the tests of the paper's findings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def page(
     text: Text,
     settings: StudySettings,
 ) -> str:
-    """The page's HTML. svg: the figures by name, as `figures.write_figures` gives them."""
+    """The HTML of the page. svg: the figures by name, from `figures.write_figures`."""
 
     def of(kind: str) -> list[Finding]:
         return [finding for finding in found if finding.figure == kind]

@@ -1,4 +1,4 @@
-"""Where in a text the dynamics are looked at: streams that begin at even distances, read from there for a while."""
+"""Samples of a text for the study: streams of a given length that begin at even distances."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def bytes_of(text: Buffer | Text) -> tuple[UInt8Array, str]:
 
 
 def sample(lm: CharLM, text: Buffer | Text, steps: int, streams: int) -> Sample:
-    """`streams` stretches of `steps` steps, beginning at even distances; fewer where the text is too short for all.
+    """`streams` streams of `steps` steps, beginning at even distances; fewer if the text is too short for all.
 
-    Raises DataError for a text too short for a single one, AlphabetError for symbols the model does not know.
+    Raises DataError for a text too short for one stream, AlphabetError for symbols outside the model's alphabet.
     """
     data, name = bytes_of(text)
     symbols = lm.alphabet.encode(data, name=name)
     streams = min(streams, (len(symbols) - 1) // steps)
     if streams < 1:
-        raise DataError(f"{name} is too short: it has {len(symbols):,} symbols, and this needs {steps + 1:,} in a row")
+        raise DataError(f"{name} is too short: it has {len(symbols):,} symbols; at least {steps + 1:,} are needed")
     begins = np.arange(streams, dtype=np.int64) * ((len(symbols) - 1) // streams)
     at = begins + np.arange(steps + 1, dtype=np.int64)[:, None]  # (steps + 1, B)
     tokens = torch.from_numpy(symbols[at].astype(np.int64)).to(lm.device)

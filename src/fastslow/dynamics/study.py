@@ -1,4 +1,4 @@
-"""The three measurements on several models side by side; models of one network and several seeds make one group."""
+"""The three measurements on several models; models of one network with different seeds form a group."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from fastslow.storage import write_bytes, write_json
 Array = NDArray[np.float64]
 
 KINDS = {"fs-lstm": "FS-LSTM", "stacked": "stacked LSTM", "sequential": "sequential LSTM"}
-"""Architectures as they are called, in the order they are shown."""
+"""The display names of architectures, in display order."""
 
 
 @dataclass(frozen=True)
 class StudySettings:
-    """How much of the text is looked at.
+    """The sizes of the measurements.
 
-    lags: the longest lag of figure 3. streams, windows, targets: of `gradient_norms`. steps: of `memory_change`, a
-    stream. longest: the last position in a word told apart. test_streams: streams of the evaluation.
+    lags: the longest lag of figure 3. streams, windows, targets: for `gradient_norms`. steps: for `memory_change`, per
+    stream. longest: the last position in a word with its own result. test_streams: streams of the evaluation.
     """
 
     lags: int = 100
@@ -49,7 +49,7 @@ class StudySettings:
 
 @dataclass(frozen=True)
 class Cell:
-    """A node of a network: its name in figures, its slot, and whether it is the last to write it in a step."""
+    """A node of a network: its name in figures, its slot, and whether it is the last node to write it in a step."""
 
     name: str
     node: str
@@ -59,7 +59,7 @@ class Cell:
 
 @dataclass(frozen=True, eq=False)
 class Measures:
-    """What was measured on one model. Arrays have one row a cell."""
+    """The measurements of one model. Arrays have one row per cell."""
 
     name: str
     options: ModelOptions
@@ -117,15 +117,16 @@ def measure(
     *,
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> Measures:
-    """The three measurements of one model. on_progress: called with what is done, how much of it, and of how much.
+    """The three measurements of one model. on_progress: called with the name of the measurement, the amount done, and
+    the total.
 
-    Raises DataError for a text too short, AlphabetError for one with other symbols than the model's.
+    Raises DataError if the text is too short, AlphabetError if it has symbols outside the model's alphabet.
     """
 
     def report(what: str) -> Callable[[int, int], None] | None:
         return None if on_progress is None else lambda done, total: on_progress(what, done, total)
 
-    # First, so that a text that is too short fails before the longer work.
+    # First, so that a text that is too short fails before the long computation.
     gradients = gradient_norms(
         lm,
         text,
@@ -157,7 +158,7 @@ def measure(
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Models of one network, which differ by their seeds or training; figures show their means."""
+    """Models of one network, with different seeds or training; figures show their means."""
 
     label: str
     members: tuple[Measures, ...]
@@ -180,7 +181,7 @@ class Group:
 
     @property
     def bpc_deviation(self) -> float | None:
-        """The sample's standard deviation, or None of a single model."""
+        """The sample's standard deviation, or None for a single model."""
         return float(np.std([m.bpc for m in self.members], ddof=1)) if len(self.members) > 1 else None
 
     def _stack(self, of: Callable[[Measures], Array]) -> Array:
@@ -196,7 +197,7 @@ class Group:
 
     @property
     def gradients_range(self) -> tuple[Array, Array]:
-        """The least and the largest of the models."""
+        """The minimum and maximum over models."""
         each = self._stack(lambda m: m.gradients.mean)
         return each.min(axis=0), each.max(axis=0)
 
@@ -224,7 +225,7 @@ class Group:
 
 
 def group(measures: Sequence[Measures]) -> list[Group]:
-    """Models of equal options together; fast-slow networks first, then stacked, then sequential ones."""
+    """Group models with equal options; fast-slow networks first, then stacked, then sequential ones."""
     found: dict[ModelOptions, list[Measures]] = {}
     for one in measures:
         found.setdefault(one.options, []).append(one)
@@ -234,7 +235,7 @@ def group(measures: Sequence[Measures]) -> list[Group]:
     labels = [
         label if short.count(label) == 1 else f"{label} ({_sizes(o)})" for label, o in zip(short, options, strict=True)
     ]
-    # Networks that differ in something else than sizes, such as dropout, are told apart by number.
+    # Networks that differ in other options than sizes, such as dropout, are numbered.
     labels = [
         label if labels.count(label) == 1 else f"{label} no. {labels[: i + 1].count(label)}"
         for i, label in enumerate(labels)
@@ -248,7 +249,7 @@ def _sizes(options: ModelOptions) -> str:
 
 
 def baseline_of(groups: Sequence[Group]) -> Group:
-    """What losses inside words are relative to: the first stacked network, or the first there is."""
+    """The baseline of losses inside words: the first stacked network, or else the first network."""
     return next((g for g in groups if g.architecture == "stacked"), groups[0])
 
 
@@ -256,9 +257,10 @@ def baseline_of(groups: Sequence[Group]) -> Group:
 
 
 def write_data(out: Path, groups: Sequence[Group], text: Text, settings: StudySettings, findings: Any) -> list[Path]:
-    """Write `dynamics.json` and the three tables as CSV to the folder `out`, made if need be; their paths.
+    """Write `dynamics.json` and three CSV tables to the folder `out`, which is created if necessary; returns their
+    paths.
 
-    Raises StorageError where the system refuses.
+    Raises StorageError if they cannot be written.
     """
     make_folder(out)
     tables = {

@@ -1,4 +1,4 @@
-"""What every cell remembers at every step: the loop with its memories kept, and their history if asked for."""
+"""The memory of every cell at every step: the reference loop with stored memories, optionally with their graph."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from fastslow.wiring import FROM_INPUT, NO_INPUT
 
 
 class Trace(NamedTuple):
-    """One window of T steps, in evaluation mode: no noise, and zoneout's expectation.
+    """One window of T steps, in evaluation mode: no noise, zoneout in expectation.
 
-    memory: [node][step], each (B, H of the node): the c that the node wrote, which is what it carries on.
+    memory: [node][step], each (B, H of the node): the c that the node wrote.
     nats: (T, B), the loss of each target.
-    state: the slots after the window, without history.
+    state: the slots after the window, detached.
     """
 
     memory: list[list[Tensor]]
@@ -30,10 +30,10 @@ class Trace(NamedTuple):
 
 
 def trace(lm: CharLM, inputs: Tensor, targets: Tensor, state: States, *, history: bool = False) -> Trace:
-    """Run `lm` on inputs (T, B) int64 and keep every node's memory.
+    """Run `lm` on inputs (T, B) int64 and store every node's memory.
 
-    state: one LSTMState a slot, leaves (B, H). With `history` the memories and losses can be differentiated by the
-    memories before them; the weights have no part in it.
+    state: one LSTMState per slot, leaves (B, H). With `history`, memories and losses can be differentiated with respect
+    to earlier memories; weights are detached.
 
     Written with the reference cell, in the order of `backends.reference`.
     """
@@ -43,7 +43,7 @@ def trace(lm: CharLM, inputs: Tensor, targets: Tensor, state: States, *, history
     weights = [_detached(cell) for cell in layer.weights()]
     rates = layer.rates
     with torch.set_grad_enabled(history):
-        # One leaf with history is enough for all that follows from it to have one.
+        # One leaf that requires grad is enough for everything that depends on it.
         slots = [LSTMState(*(leaf.detach().requires_grad_(history) for leaf in pair)) for pair in state]
         x = F.embedding(inputs, lm.embedding.weight.detach())
         memory: list[list[Tensor]] = [[] for _ in wiring.nodes]

@@ -1,6 +1,6 @@
-"""Where in a word a model errs (paper, figure 5): bits per character by the position of the character in its word.
+"""Losses inside words (paper, figure 5): bits per character by the position of the character in its word.
 
-A word is a longest run of bytes that are no white space; its first byte has position 1. White space has position 0.
+A word is a maximal run of bytes other than white space; its first byte has position 1. White space has position 0.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ WHITE_SPACE = b" \t\n\r\v\f"
 
 @dataclass(frozen=True, eq=False)
 class PositionLosses:
-    """Loss by position; the last entry takes together its position and all after it.
+    """Loss by position; the last entry combines its position and all later ones.
 
-    nats: (P + 1,) float64, the total of each position, white space first. symbols: (P + 1,) int64, how many there are.
+    nats: (P + 1,) float64, the total of each position, white space first. symbols: (P + 1,) int64, the number of
+    symbols per position.
     """
 
     nats: NDArray[np.float64]
@@ -28,7 +29,7 @@ class PositionLosses:
 
     @property
     def bpc(self) -> NDArray[np.float64]:
-        """(P + 1,) bits per character; NaN where there is no symbol."""
+        """(P + 1,) bits per character; NaN where there are no symbols."""
         with np.errstate(invalid="ignore"):
             result: NDArray[np.float64] = self.nats / self.symbols / LN2
         return result
@@ -45,10 +46,10 @@ def word_positions(data: UInt8Array) -> NDArray[np.int64]:
 def position_losses(nats: ArrayLike, data: UInt8Array, *, longest: int = 10) -> PositionLosses:
     """The losses of a text by position.
 
-    nats: (N - 1,), of every symbol but the first, in order. data: (N,), the text. longest: P, the last position told
-    apart from those after it.
+    nats: (N - 1,), of every symbol but the first, in order. data: (N,), the text. longest: P, the last position with
+    its own result, which includes all later ones.
 
-    Raises ValueError if they do not fit each other.
+    Raises ValueError if their lengths do not match.
     """
     values = np.asarray(nats, dtype=np.float64)
     if len(values) != len(data) - 1:

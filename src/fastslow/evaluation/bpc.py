@@ -1,15 +1,16 @@
-"""Bits per character: sum the nats, count the symbols, divide.
+"""Evaluation in bits per character: total nats over all symbols, divided by their number.
 
-Every symbol of the text but the first, which has no predecessor, is scored exactly once. With one stream the state runs
-from the first symbol to the last. With more, the text is cut in as many contiguous pieces that run side by side, which
-is faster; each piece starts from a zero state, unless it first reads, unscored, some of the symbols before it (`warm`).
+Every symbol of the text except the first, which has no predecessor, is scored exactly once. With one stream, the state
+is carried from the first symbol to the last. With more, the text is split into as many contiguous pieces, which run in
+parallel and faster; each piece starts from a zero state, unless it first reads some preceding symbols unscored
+(`warm`).
 
-**Two protocols of Penn Treebank from one run.** The raw text begins and ends each line with a space, the char protocol
-leaves both out. A char text and its raw form are one to one, so by the chain rule its code length under a model of the
-raw text is that of the raw form: the two spaces a line are charged to the symbols beside them, none is free, and the
-total is divided by the number of char symbols. The end of a line, for instance, costs the space that ends its last word
-and then the line break. Only the very first char symbol goes unscored, as in any text: it is the raw text's second, so
-its nats are left out of the total.
+**Two protocols of Penn Treebank from one run.** In the raw text each line begins and ends with a space; the char
+protocol omits both. A char text and its raw form correspond one to one, so by the chain rule its code length under a
+model of the raw text is that of the raw form: the two spaces per line are charged to their neighbouring symbols, none
+is free, and the total is divided by the number of char symbols. For example, the end of a line costs the space after
+its last word plus the line break. As in any text, only the first char symbol is not scored: it is the second symbol of
+the raw text, so its nats are subtracted from the total.
 """
 
 from __future__ import annotations
@@ -37,12 +38,12 @@ from fastslow.state import reset_rows
 from fastslow.storage import ModelError
 
 CELLS_PER_WINDOW = 1 << 14
-"""Symbols scored at a time, over all streams, which bounds the memory for their logits."""
+"""The number of symbols scored at a time, over all streams; bounds the memory for logits."""
 
 
 @dataclass(frozen=True)
 class CharProtocol:
-    """The same run counted by the char protocol of Penn Treebank: see this module."""
+    """The result of the same run by the char protocol of Penn Treebank; see this module."""
 
     nats: float
     symbols: int
@@ -63,9 +64,9 @@ class Evaluation:
     streams, warm: number of streams, and of symbols that each stream read first without scoring.
     models: number of models whose probabilities were averaged.
     seconds: wall-clock time.
-    char: the result by PTB's char protocol if the text is of that kind, otherwise None.
-    documents: "files" or "lines", each of which began from a zero state; None: the text is one.
-    symbol_nats: (symbols,) float32, the loss of each in the order of the text, or None where it was not asked for.
+    char: the result by PTB's char protocol if the text is raw PTB, otherwise None.
+    documents: "files" or "lines", each of which starts from a zero state; None: the text is one document.
+    symbol_nats: (symbols,) float32, the loss of each symbol in the order of the text, or None if not requested.
     """
 
     nats: float
@@ -99,7 +100,7 @@ class Evaluation:
         return ", ".join(parts)
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object, without the losses of single symbols."""
+        """A JSON object, without the per-symbol losses."""
         return {
             "bpc": self.bpc,
             "nats": self.nats,
@@ -115,7 +116,7 @@ class Evaluation:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Evaluation:
-        """The evaluation that `to_json` wrote. Raises KeyError or TypeError for anything else."""
+        """The inverse of `to_json`. Raises KeyError or TypeError for anything else."""
         char = value["char_protocol"]
         return cls(
             nats=float(value["nats"]),
@@ -130,14 +131,14 @@ class Evaluation:
 
 
 class Sharing(Protocol):
-    """Processes that each score some of a text's streams; `training.distributed.Ranks` are such."""
+    """Processes that each score some of a text's streams, such as `training.distributed.Ranks`."""
 
     def columns(self, count: int) -> slice | None:
-        """The part of `count` streams that this one scores; None where it has none."""
+        """The part of `count` streams that this process scores; None if it has none."""
         ...
 
     def sum(self, *values: float) -> list[float]:
-        """The sums of all processes' values."""
+        """The sums of the values over all processes."""
         ...
 
 
@@ -145,8 +146,8 @@ class Scorer(Protocol):
     """Computes the losses of a window; `CharLM.token_nats` is one."""
 
     def __call__(self, inputs: Tensor, targets: Tensor, state: Any, *, resets: Tensor | None = None) -> TokenNats:
-        """inputs, targets: (T, B) int64 on the model's device; state of the window before, or None for zeros; resets:
-        (T, B) bool, where rows begin anew from a zero state."""
+        """inputs, targets: (T, B) int64 on the model's device; state after the previous window, or None for zeros;
+        resets: (T, B) bool, where rows restart from a zero state."""
         ...
 
 
@@ -166,20 +167,21 @@ def evaluate(
     """Evaluate one model, or an ensemble whose probabilities are averaged, on a text.
 
     Args:
-        models: with the same alphabet; each runs on its device and keeps its mode.
+        models: models with the same alphabet; each runs on its device, and its mode is restored.
         text: bytes.
         streams: number of contiguous pieces that run in parallel.
         window: steps per call; affects memory and speed only.
-        warm: preceding symbols that each stream but the first reads without scoring them.
-        per_symbol: whether to keep the loss of each symbol.
+        warm: number of preceding symbols that each stream except the first reads unscored.
+        per_symbol: whether to store the loss of each symbol.
         on_window: called after each window with the symbols done and their total; may raise to stop.
-        sharing: processes that all make this call with equal models and share out the streams: each gets the whole
-            result. They call `on_window` equally often. Not with `per_symbol`.
+        sharing: processes that all make this call with equal models and divide the streams among them; each gets the
+            whole result. They call `on_window` equally often. Not compatible with `per_symbol`.
         scorers: how the losses of each model are computed, by default by its `token_nats`.
-        documents: each file of the text, or each line, begins from a zero state. Its first symbol is predicted from the
-            symbol before it alone.
+        documents: each file of the text, or each line, starts from a zero state. Its first symbol is predicted only
+        from
+            the symbol before it.
 
-    Raises AlphabetError for a symbol the models do not know, with its offset; DataError for a text that is too short;
+    Raises AlphabetError for a symbol outside the alphabet, with its offset; DataError for a text that is too short;
     ModelError if the alphabets differ or the predictions are NaN.
     """
     started = time.perf_counter()
@@ -188,13 +190,9 @@ def evaluate(
     text = text if isinstance(text, Text) else Text.of(text, "the text")
     data, name = text.data, text.name
     if len(data) < 2:
-        raise DataError(
-            f"{name} is too short: it has {len(data)} bytes, and a score needs one to read and one to predict"
-        )
+        raise DataError(f"{name} is too short: it has {len(data)} bytes; at least 2 are needed")
     if per_symbol and sharing is not None:
-        raise ValueError(
-            "the losses of single symbols are not shared between processes: leave per_symbol or sharing out"
-        )
+        raise ValueError("per-symbol losses are not gathered from processes: use either per_symbol or sharing")
     scorers = [lm.token_nats for lm in members] if scorers is None else scorers
     symbols = members[0].alphabet.encode(data, name=name)
     window = window or max(1, min(512, CELLS_PER_WINDOW // streams))
@@ -230,7 +228,7 @@ def evaluate(
                     kept.append(nats.float().cpu())
                     masks.append(torch.ones_like(part.targets, dtype=torch.bool) if mask is None else mask)
             if on_window is not None:
-                # Streams are equally long, but for one symbol.
+                # The lengths of streams differ by at most one symbol.
                 on_window(min(cut.targets, (index + 1) * window * streams), cut.targets)
     nats_total, first_nats = float(total), 0.0 if first is None else float(first)
     if sharing is not None:
@@ -262,19 +260,19 @@ def check_members(members: Sequence[CharLM]) -> None:
         if lm.alphabet != first:
             raise ModelError(
                 f"models 1 and {i} have different alphabets, of {len(first)} and {len(lm.alphabet)} symbols "
-                f"({first.fingerprint} and {lm.alphabet.fingerprint}): an ensemble needs one"
+                f"({first.fingerprint} and {lm.alphabet.fingerprint}): an ensemble needs equal alphabets"
             )
 
 
 def averaged(losses: Sequence[Tensor]) -> Tensor:
-    """-ln of the mean of the probabilities whose -ln are given."""
+    """-ln of the mean probability, given -ln of each probability."""
     return math.log(len(losses)) - torch.stack([-nats for nats in losses]).logsumexp(0)
 
 
 def _warm_state(lm: CharLM, symbols: UInt8Array, streams: int, warm: int, columns: slice) -> Any:
     """The state of the `columns` of the streams after each has read the `warm` symbols before its first input.
 
-    The first stream has none before it.
+    The first stream has no preceding symbols.
     """
     if warm == 0:
         return None
@@ -293,7 +291,7 @@ def _warm_state(lm: CharLM, symbols: UInt8Array, streams: int, warm: int, column
 
 
 def _in_text_order(kept: Sequence[Tensor], masks: Sequence[Tensor]) -> NDArray[np.float32]:
-    # (steps, B) -> stream after stream, each in order, without the places that have no target.
+    # (steps, B) -> stream by stream, in order, without the masked targets.
     every, mask = torch.cat(list(kept)).T, torch.cat(list(masks)).T
     result: NDArray[np.float32] = every[mask].numpy()
     return result

@@ -1,4 +1,4 @@
-"""Losses of single symbols: save them to a file, and compare two models."""
+"""Per-symbol losses: save them to a file, and compare two models."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ SymbolNats = NDArray[np.float32]
 
 
 def save_nats(path: str | os.PathLike[str], evaluation: Evaluation) -> None:
-    """Write the losses of an evaluation made with `per_symbol=True`: a NumPy file of (symbols,) float32, in nats.
+    """Write the losses of an evaluation with `per_symbol=True` as a NumPy file: (symbols,) float32, in nats.
 
-    Raises StorageError if the system refuses; the previous file is then kept.
+    Raises StorageError if it cannot be written; an existing file is then unchanged.
     """
     nats = _nats_of(evaluation)
     write_atomic(Path(path), lambda file: np.save(file, nats, allow_pickle=False), what="the losses")
 
 
 def load_nats(path: str | os.PathLike[str]) -> SymbolNats:
-    """The losses that `save_nats` wrote, (symbols,) float32, in nats. Raises DataError for anything else."""
+    """The losses written by `save_nats`, (symbols,) float32, in nats. Raises DataError for anything else."""
     try:
         nats: Any = np.load(path, allow_pickle=False)
     except OSError as error:
@@ -50,13 +50,13 @@ def compare(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """How much worse, in bits per character, `first` is than `second` on one text, with its bootstrap interval.
+    """The difference in bits per character between `first` and `second` on one text, with its bootstrap interval.
 
     Negative: `first` is better. Both are compared symbol by symbol, so that common difficulty cancels; whole blocks
-    of neighbouring symbols are resampled (`metrics.bootstrap_difference`). The interval speaks of other text of the
-    same kind, not of other seeds.
+    of neighbouring symbols are resampled (`metrics.bootstrap_difference`). The interval covers other text of the same
+    kind, not other seeds.
 
-    Raises DataError for evaluations without losses of single symbols, or of different texts.
+    Raises DataError for evaluations without per-symbol losses, or of different texts.
     """
     return bootstrap_difference(
         _nats_of(first), _nats_of(second), block=block, samples=samples, confidence=confidence, seed=seed
@@ -67,5 +67,5 @@ def _nats_of(given: Evaluation | SymbolNats) -> SymbolNats:
     if not isinstance(given, Evaluation):
         return given
     if given.symbol_nats is None:
-        raise DataError("the evaluation has no losses of single symbols: evaluate with per_symbol=True")
+        raise DataError("the evaluation has no per-symbol losses: evaluate with per_symbol=True")
     return given.symbol_nats

@@ -1,18 +1,18 @@
 """Dynamic evaluation (Krause et al. 2018): the weights adapt to the text that is being scored.
 
 1. Over the training text, at the trained weights W0 and without noise: MS = sqrt(mean over windows of g^2) for each
-   weight, where g is the gradient of a window's mean loss. `gradient_statistics`, kept in the run's folder by
+   weight, where g is the gradient of a window's mean loss. `gradient_statistics`, stored in the run's folder by
    `cached_statistics`.
 2. r = MS / mean(MS), the mean over all weights of the model.
-3. The text in one stream, a segment at a time: score the segment, *then* learn from it
+3. The text is one stream, processed in segments: score the segment, *then* learn from it
 
        W += min(decay r, 1) (W0 - W) - rate g / (MS + epsilon)
 
-   with g the gradient of the segment's mean loss. The state is carried from segment to segment, detached.
+   with g the gradient of the segment's mean loss. The state is carried over between segments, detached.
 
-Every symbol is scored by weights that have learned from earlier segments only, so none sees itself or what follows it.
-`rate` belongs to the number of streams of the statistics: the more streams, the smaller MS and the larger each step.
-Settings are tuned on validation text (`tune`), never on the reported text.
+Every symbol is scored by weights that have learned from earlier segments only, so no symbol is scored with knowledge of
+itself or of later symbols. The best `rate` depends on the number of streams of the statistics: more streams give a
+smaller MS and larger updates. Settings are tuned on validation text (`tune`), never on the reported text.
 
 Several models adapt independently to the same segments; their probabilities are averaged.
 """
@@ -69,9 +69,10 @@ class SettingsError(FastslowError, ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class DynamicSettings:
-    """The letters of the update rule; see this module.
+    """The parameters of the update rule; see this module.
 
-    rate: eta. decay: lambda, the pull back to the trained weights. segment: symbols scored, then learned from.
+    rate: eta. decay: lambda, the pull back to the trained weights. segment: number of symbols scored before each
+    update.
     epsilon: added to MS.
     """
 
@@ -95,7 +96,7 @@ class DynamicSettings:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], where: str = "the settings") -> DynamicSettings:
-        """The settings that `to_json` wrote. Raises SettingsError for anything else."""
+        """The inverse of `to_json`. Raises SettingsError for anything else."""
         check_fields(value, (field.name for field in fields(cls)), where, SettingsError)
         return cls(**value)
 
@@ -104,7 +105,7 @@ class DynamicSettings:
 class DynamicEvaluation(Evaluation):
     """The result of dynamic evaluation.
 
-    settings: of each model. Compare it with other dynamic evaluations only, not with static ones.
+    settings: those of each model. Only compare it with other dynamic evaluations, not with static ones.
     """
 
     settings: tuple[DynamicSettings, ...] = ()
@@ -132,8 +133,8 @@ class DynamicEvaluation(Evaluation):
 class GradientStatistics:
     """Root mean square gradients of a model over its training text.
 
-    rms: by the name of the weight, float32 on the CPU, of the weight's shape.
-    identity: what they depend on: hashes of weights and text, streams, segment, windows.
+    rms: weight name -> float32 tensor on the CPU, of the weight's shape.
+    identity: what they depend on: hashes of the weights and the text, streams, segment, windows.
     """
 
     rms: Mapping[str, Tensor]
@@ -151,10 +152,10 @@ def gradient_statistics(
 ) -> GradientStatistics:
     """MS of the module's rule 1, over at most `max_windows` windows of `segment` steps of `streams` streams.
 
-    The streams begin at even distances in the text, so that a limited number of windows still samples all of it.
-    on_window: called with the windows done and their total; may raise to stop.
+    The streams are evenly spaced in the text, so that a limited number of windows still samples all of it.
+    on_window: called with the number of windows done and in total; may raise to stop.
 
-    Raises DataError for a text too short for one window, AlphabetError for symbols the model does not know.
+    Raises DataError for a text too short for one window, AlphabetError for symbols outside the model's alphabet.
     """
     data, name = _bytes_of(text)
     cut = Streams.training(lm.alphabet.encode(data, name=name), streams, segment)
@@ -187,12 +188,12 @@ def cached_statistics(
     max_windows: int = 2000,
     on_window: Callable[[int, int], None] | None = None,
 ) -> GradientStatistics:
-    """`gradient_statistics`, kept in `folder` under `STATISTICS_FILE` and taken from there if they are of these
-    weights, this text and these options. A folder that cannot be written to is left as it is.
+    """`gradient_statistics`, stored in `folder` under `STATISTICS_FILE`, and loaded from there if they match the
+    weights, the text and the options. A read-only folder is left unchanged.
     """
     identity = _identity(lm, text, streams, segment, max_windows)
     path = Path(folder) / STATISTICS_FILE
-    with suppress(ModelError):  # missing, damaged, or of other weights: compute them
+    with suppress(ModelError):  # missing, damaged, or for other weights: compute them
         return _read_statistics(path, lm, identity)
     made = gradient_statistics(lm, text, streams=streams, segment=segment, max_windows=max_windows, on_window=on_window)
     with suppress(StorageError):
@@ -205,7 +206,7 @@ def _read_statistics(path: Path, lm: CharLM, identity: Mapping[str, str]) -> Gra
 
     def expected(metadata: dict[str, str]) -> Mapping[str, TensorSpec]:
         if any(metadata.get(key) != value for key, value in identity.items()):
-            raise ModelError(f"{path} has the statistics of other weights, another text or other options")
+            raise ModelError(f"{path} contains statistics of other weights, another text or other options")
         return {name: TensorSpec(tuple(w.shape), FLOATS) for name, w in zip(names, weights, strict=True)}
 
     rms, _ = read_tensors(path, expected, what="the gradient statistics")
@@ -244,7 +245,7 @@ def _trained(lm: CharLM) -> tuple[list[str], list[Tensor]]:
     """The weights that adapt, by name: all trainable ones."""
     found = [(name, weight) for name, weight in lm.named_parameters() if weight.requires_grad]
     if not found:
-        raise SettingsError("all weights of the model are frozen: dynamic evaluation cannot adapt any")
+        raise SettingsError("all weights of the model are frozen; dynamic evaluation needs trainable weights")
     return [name for name, _ in found], [weight for _, weight in found]
 
 
@@ -274,7 +275,7 @@ class _Adapting:
         self.reach = [settings.rate / (value + settings.epsilon) for value in rms]
 
     def score(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """(T,) int64 both, on any device -> (T,) nats with their history, for `learn`."""
+        """(T,) int64 both, on any device -> (T,) nats with their graph, for `learn`."""
         device = self.lm.device
         scored = self.lm.token_nats(inputs.to(device).unsqueeze(1), targets.to(device).unsqueeze(1), self.state)
         self.state = detach_state(scored.state)
@@ -322,14 +323,14 @@ def evaluate_dynamic(
     """Dynamic evaluation of one model, or of an ensemble whose probabilities are averaged, on a text.
 
     Args:
-        models: with the same alphabet. Their weights change during the evaluation and are restored afterwards.
+        models: with the same alphabet. Their weights are changed during the evaluation and restored afterwards.
         text: bytes.
-        statistics: of each model, in their order.
-        settings: of each model, or one for all; segments must be of one length.
-        per_symbol: whether to keep the loss of each symbol.
+        statistics: those of each model, in the same order.
+        settings: those of each model, or one for all; segment lengths must be equal.
+        per_symbol: whether to store the loss of each symbol.
         on_segment: called after each segment with the symbols done and their total; may raise to stop.
 
-    Raises as `evaluate` does; SettingsError for settings or statistics that do not fit the models.
+    Raises as `evaluate` does; SettingsError for settings or statistics that do not match the models.
     """
     members = [models] if isinstance(models, CharLM) else list(models)
     check_members(members)
@@ -363,7 +364,7 @@ def _run(
         raise SettingsError("the models of an ensemble must have the same segment length")
     data, name = _bytes_of(text)
     if len(data) < 2:
-        raise DataError(f"{name} is too short: it has {len(data)} bytes; a score needs one to read and one to predict")
+        raise DataError(f"{name} is too short: it has {len(data)} bytes; at least 2 are needed")
     symbols = torch.from_numpy(members[0].alphabet.encode(data, name=name).astype(np.int64)).to(members[0].device)
     targets = len(symbols) - 1
     total = torch.zeros((), dtype=torch.float64, device=members[0].device)
@@ -402,7 +403,7 @@ def _run(
 
 @dataclass(frozen=True)
 class Trial:
-    """The result of settings on the validation text; bpc is infinite if the adaptation diverged."""
+    """The result of one choice of settings on the validation text; bpc is infinite if the adaptation diverged."""
 
     settings: DynamicSettings
     bpc: float
@@ -433,7 +434,7 @@ class Tuned:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], where: str = "the settings") -> Tuned:
-        """The result that `to_json` wrote. Raises SettingsError for anything else."""
+        """The inverse of `to_json`. Raises SettingsError for anything else."""
         check_fields(value, ("settings", "static_bpc", "symbols", "trials"), where, SettingsError)
         try:
             trials = tuple(
@@ -459,11 +460,12 @@ def tune(
 ) -> Tuned:
     """The rate and the decay that score best on the first `max_symbols` symbols of a validation text.
 
-    First every rate, in ascending order, at the middle decay; then the other decays at the best rate. Where the best
-    rate is the largest of `rates`, three times it is tried, and so on while that helps; likewise downwards.
+    First all rates are tried, in ascending order, at the middle decay; then the other decays at the best rate. If the
+    best rate is the largest of `rates`, three times that rate is tried, and so on as long as it helps; likewise
+    downwards.
 
-    An ensemble's models are tuned one by one. Raises as `evaluate_dynamic` does; settings under which the weights go
-    astray merely lose.
+    The models of an ensemble are tuned separately. Raises as `evaluate_dynamic` does; settings with which the weights
+    diverge get an infinite result.
     """
     if not rates or not decays:
         raise SettingsError("tuning needs at least one rate and one decay")
@@ -509,13 +511,13 @@ def cached_tuning(
     max_symbols: int = 100_000,
     on_trial: Callable[[Trial], None] | None = None,
 ) -> Tuned:
-    """`tune` with its usual grid, kept in `folder` under `SETTINGS_FILE` and taken from there if it is of this
-    validation text and these statistics. A folder that cannot be written to is left as it is.
+    """`tune` with the default grid, stored in `folder` under `SETTINGS_FILE`, and loaded from there if it matches the
+    validation text and the statistics. A read-only folder is left unchanged.
     """
     identity = {**statistics.identity, "valid": _text_hash(valid), "max_symbols": str(max_symbols)}
     identity |= {"tuned_segment": str(segment)}
     path = Path(folder) / SETTINGS_FILE
-    with suppress(FastslowError, KeyError):  # missing, damaged, or of something else: tune again
+    with suppress(FastslowError, KeyError):  # missing, damaged, or for another input: tune again
         stored = read_json(path, what="the settings of dynamic evaluation")
         if stored["identity"] == identity:
             return Tuned.from_json(stored["tuned"], f"the settings {path}")

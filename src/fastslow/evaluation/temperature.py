@@ -2,8 +2,8 @@
 
     p_T(symbol) = softmax(logits / T)[symbol]
 
-and an ensemble averages its models' probabilities at one common T. A model that is too sure of itself has its best T
-above 1. T is fitted on validation text, never on what is reported.
+and an ensemble averages its models' probabilities at one common T. The best T of an overconfident model is above 1. T
+is fitted on validation text, never on the reported text.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from fastslow.storage import ModelError
 
 RANGE = (0.25, 4.0)
 MAX_LOGITS = 1 << 26
-"""Logits kept for the fit, over all models: 256 MB."""
+"""The number of logits stored for the fit, over all models: 256 MB."""
 
 _ROWS = 1 << 16
 _GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
@@ -36,7 +36,7 @@ _GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
 
 @dataclass(frozen=True)
 class FittedTemperature:
-    """The temperature, and bits per character on the first `symbols` symbols of the text it was fitted on, at it and
+    """The temperature, and the bits per character on the first `symbols` symbols of its text, at this temperature and
     at 1."""
 
     temperature: float
@@ -55,13 +55,13 @@ def fit_temperature(
     streams: int = 64,
     on_window: Callable[[int, int], None] | None = None,
 ) -> FittedTemperature:
-    """The temperature from 1/4 to 4 that gives the text the fewest nats, to three digits and more.
+    """The temperature between 1/4 and 4 with the lowest loss on the text, to at least three digits.
 
-    The models run once over the text, or as much of it as `MAX_LOGITS` allows, in `streams` pieces side by side; then
-    a golden-section search on ln T goes over the logits they gave. (In 1/T one model's loss is convex, so its search
-    ends at the minimum.)
+    The models run once over the text, or as much of it as `MAX_LOGITS` allows, in `streams` parallel pieces; then ln T
+    is found by golden-section search on the stored logits. (The loss of one model is convex in 1/T, so its search ends
+    at the minimum.)
 
-    on_window: called with the symbols done and their total; may raise to stop.
+    on_window: called with the number of symbols done and in total; may raise to stop.
 
     Raises as `evaluate` does.
     """
@@ -70,7 +70,7 @@ def fit_temperature(
     text = text if isinstance(text, Text) else Text.of(text, "the text")
     most = max(1, MAX_LOGITS // (len(members) * len(members[0].alphabet)))
     if len(text) < 2:
-        raise DataError(f"{text.name} is too short: it has {len(text)} bytes, and a fit needs one to read and one more")
+        raise DataError(f"{text.name} is too short: it has {len(text)} bytes; at least 2 are needed")
     symbols = members[0].alphabet.encode(text.data[: most + 1], name=text.name)
     logits, targets = _predictions(members, symbols, min(streams, len(symbols) - 1), on_window)
     if not all(bool(part.isfinite().all()) for part in logits):
@@ -86,9 +86,9 @@ def fit_temperature(
 
 @contextmanager
 def at_temperature(models: CharLM | Sequence[CharLM], temperature: float) -> Iterator[None]:
-    """Inside, the models' logits are divided by `temperature`; afterwards their weights are restored."""
+    """Divide the models' logits by `temperature` in this context; their weights are restored afterwards."""
     if not 0.0 < temperature < math.inf:
-        raise ValueError(f"temperature must be above zero; got {temperature}")
+        raise ValueError(f"temperature must be greater than 0; got {temperature}")
     heads = [lm.head for lm in ([models] if isinstance(models, CharLM) else models)]
     weights = [weight for head in heads for weight in (head.weight, head.bias)]
     before = [weight.detach().clone() for weight in weights]

@@ -14,7 +14,7 @@ class StackedLSTM(Stacked):
     """`num_layers` cells with a state each; each reads the output of the one below at the same step.
 
     Arguments and shapes are `FSLSTM`'s, with `hidden_size` for every layer. Dropout acts on x, between layers and
-    on the output (`torch.nn.LSTM` drops between layers only). state: a tuple of `LSTMState`, one a layer.
+    on the output (`torch.nn.LSTM` drops between layers only). state: a tuple of `LSTMState`, one per layer.
     Parameters: `layers.0.weight_ih`, ...
     """
 

@@ -25,21 +25,21 @@ class FSRNN(nn.Module):
     """Fast-Slow RNN of any cells (Mujika, Meier, Steger 2017, eqs. 1-5).
 
     Args:
-        fast_cells: k >= 2 modules that share one state. Each is called `cell(x, hx) -> hx` as `torch.nn.GRUCell` and
-            `torch.nn.LSTMCell` are, with hx a tensor (B, H) or a pair (h, c).
+        fast_cells: k >= 2 modules that share one state. Each is called `cell(x, hx) -> hx` like `torch.nn.GRUCell`
+            and `torch.nn.LSTMCell`, with hx a tensor (B, H) or a pair (h, c).
         slow_cell: the module between the first and the second; it may be of another kind.
         batch_first: x and y are (B, T, .) instead of (T, B, .).
         dropout: probability of dropping a unit at the four sites x -> F1, F1 -> S, S -> F2 and the output.
 
-    Fast cells past the second have no input: they are called with zeros of their own `input_size`, or with None where
-    they have no such attribute. Sizes are checked where cells tell them (`input_size`, `hidden_size`).
+    Fast cells past the second have no input: they are called with zeros of their own `input_size`, or with None if
+    they have no such attribute. Sizes are checked if cells have them (`input_size`, `hidden_size`).
 
     `torch.nn.LSTMCell`, `GRUCell` and `RNNCell`, in any mixture, run on the engines of `FSLSTM`, as fast as its own
-    cells; others, subclasses of those, and cells with hooks or parametrizations run in a loop, one call a step.
+    cells; others, subclasses of those, and cells with hooks or parametrizations run in a loop, one call per step.
     `layer.backend_for(x)` says which.
 
     Shape: as `FSLSTM`; state `FSState(fast=hx, slow=hx)`, each as its cells return it. Where state is None, cells whose
-    `hx` has a default start from their own; others from zeros (B, hidden_size).
+    `hx` has a default start from that default; others from zeros (B, hidden_size).
     """
 
     def __init__(
@@ -90,10 +90,10 @@ class FSRNN(nn.Module):
         resets: Tensor | None = None,
     ) -> tuple[Tensor | PackedSequence, FSState]:
         steps, ends, layout = to_steps(x, self.input_size, self.batch_first, lengths)
-        anew = check_resets(resets, x, steps, layout)
+        reset_mask = check_resets(resets, x, steps, layout)
         if not layout.batched and state is not None:
             state = map_state(lambda leaf: leaf.unsqueeze(0), FSState(*state))
-        y, new = self._window(steps, state, None if ends is None else ends.to(steps.device), anew)
+        y, new = self._window(steps, state, None if ends is None else ends.to(steps.device), reset_mask)
         return layout.restore(y, ends), new if layout.batched else map_state(lambda leaf: leaf.squeeze(0), new)
 
     def step(
@@ -103,16 +103,16 @@ class FSRNN(nn.Module):
         if x_t.dim() not in (1, 2):
             raise ValueError(f"x_t must be (B, X) or (X,); got {tuple(x_t.shape)}")
         check_input_size(x_t, self.input_size)
-        anew = None if reset is None else check_reset(reset, x_t).unsqueeze(0)
+        reset_mask = None if reset is None else check_reset(reset, x_t).unsqueeze(0)
         if x_t.dim() == 2:
-            y, new = self._window(x_t.unsqueeze(0), state, None, anew)
+            y, new = self._window(x_t.unsqueeze(0), state, None, reset_mask)
             return y.squeeze(0), new
         single = None if state is None else map_state(lambda leaf: leaf.unsqueeze(0), FSState(*state))
-        y, new = self._window(x_t.view(1, 1, -1), single, None, anew)
+        y, new = self._window(x_t.view(1, 1, -1), single, None, reset_mask)
         return y.view(-1), map_state(lambda leaf: leaf.squeeze(0), new)
 
     def backend_for(self, x: Tensor | PackedSequence) -> Choice:
-        """The engine that would run `x` now, and why no faster one would; "reference" is the loop over the cells."""
+        """The engine that would run `x`, and why no faster one can; "reference" is the loop over the cells."""
         steps, _, _ = to_steps(x, self.input_size, self.batch_first, None)
         return self._choice(steps, self._cells())
 
@@ -150,7 +150,7 @@ class FSRNN(nn.Module):
     def _loop(
         self, x: Tensor, state: Any, noise: Noise | None, lengths: Tensor | None, resets: Tensor | None
     ) -> tuple[Tensor, FSState]:
-        """The cells themselves, step after step."""
+        """Call the cells, step by step."""
         rows = x.shape[1]
         fast, slow = self._initial(x) if state is None else state
         factors: dict[int, Tensor] = {}
@@ -158,7 +158,7 @@ class FSRNN(nn.Module):
         def dropped(value: Tensor, site: int, t: int) -> Tensor:
             if noise is None:
                 return value
-            if site not in factors:  # a site's size is known when its first value comes
+            if site not in factors:  # the size of a site is known from its first value
                 keep = dropout_keep(noise, x.shape[0], site, rows, value.shape[-1], self.dropout)
                 factors[site] = keep.to(value.dtype) * (0.0 if self.dropout == 1 else 1 / (1 - self.dropout))
             return value * factors[site][t]
@@ -167,8 +167,8 @@ class FSRNN(nn.Module):
         outputs = []
         for t in range(x.shape[0]):
             if resets is not None:
-                anew = resets[t] if lengths is None else resets[t] & (lengths > t)
-                fast, slow = (None if part is None else reset_rows(part, anew) for part in (fast, slow))
+                reset_mask = resets[t] if lengths is None else resets[t] & (lengths > t)
+                fast, slow = (None if part is None else reset_rows(part, reset_mask) for part in (fast, slow))
             old = FSState(fast, slow)
             fast = self._call(0, self.fast[0], dropped(x[t], site(0), t), fast)
             slow = self._call(-1, self.slow, dropped(_output(fast), site(1), t), slow)
@@ -199,7 +199,7 @@ class FSRNN(nn.Module):
         return fast, slow
 
     def _call(self, index: int, cell: nn.Module, x: Tensor | None, hx: Any) -> Any:
-        new = cell(x, tuple(hx) if isinstance(hx, LSTMState) else hx)  # a pair as cells know it, with indices
+        new = cell(x, tuple(hx) if isinstance(hx, LSTMState) else hx)  # a plain tuple, which can be indexed
         if isinstance(new, tuple | list) and len(new) == 2 and all(isinstance(part, Tensor) for part in new):
             return LSTMState(*new)
         if isinstance(new, Tensor):
@@ -229,18 +229,18 @@ def _output(hx: Any) -> Tensor:
 
 
 def _nothing(cell: nn.Module, like: Tensor) -> Tensor | None:
-    """What a cell without input is given: zeros of its own input size, or None where it has none."""
+    """The input of a cell that reads nothing: zeros of its input size, or None if it has none."""
     size = _size(cell, "input_size")
     return None if size is None else like.new_zeros(like.shape[0], size)
 
 
 def _stopped(old: Any, new: Any, running: Tensor) -> Any:
-    """`new` where rows run on; a row that ended before its first step keeps zeros, for want of a state."""
+    """`new` in running rows; a row that ended before its first step has zeros, because there is no state yet."""
     return stopped_rows(map_state(torch.zeros_like, new) if old is None else old, new, running)
 
 
 def _initial_state(cell: nn.Module, x: Tensor) -> Any:
-    """None for a cell that can start by itself, zeros (B, hidden_size) for one that cannot."""
+    """None for a cell with a default state, else zeros (B, hidden_size)."""
     parameters = list(inspect.signature(cell.forward).parameters.values())
     own_start = len(parameters) > 1 and parameters[1].default is not inspect.Parameter.empty
     if own_start:

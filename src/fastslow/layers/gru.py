@@ -37,7 +37,7 @@ class FSGRU(FastSlow):
 
 
 class StackedGRU(Stacked):
-    """`StackedLSTM` with gated recurrent units (`LayerNormGRUCell`); state: a tuple of h (B, H), one a layer."""
+    """`StackedLSTM` with gated recurrent units (`LayerNormGRUCell`); state: a tuple of h (B, H), one per layer."""
 
     kind = GRU
 

@@ -19,7 +19,7 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 
 def refusal(cells: Sequence[nn.Module], wiring: Wiring) -> str | None:
-    """Why engines cannot run these cells, one a node, in words; None if they can."""
+    """Why engines cannot run these cells, one per node, in words; None if they can."""
     if any(getattr(torch_module, f"_global{hooks}") for hooks in _HOOKS):
         return "a hook listens to all modules, and an engine would not call it"
     first = None
@@ -45,7 +45,7 @@ def refusal(cells: Sequence[nn.Module], wiring: Wiring) -> str | None:
 
 
 def weights(cells: Sequence[nn.Module]) -> list[Any]:
-    """The parameters of torch's cells, one named tuple a node."""
+    """The parameters of torch's cells, one named tuple per node."""
     found: list[Any] = []
     for cell in cells:
         given = cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh

@@ -86,7 +86,8 @@ def check_reset(reset: Tensor | bool, x_t: Tensor) -> Tensor:
     given = torch.as_tensor(reset, device=x_t.device)
     if given.dtype != torch.bool or given.shape != x_t.shape[:-1]:
         raise ValueError(
-            f"reset must be bool of shape {tuple(x_t.shape[:-1])}, one a row; got {given.dtype} of {tuple(given.shape)}"
+            f"reset must be bool of shape {tuple(x_t.shape[:-1])}, one per row; "
+            f"got {given.dtype} of {tuple(given.shape)}"
         )
     return given.reshape(-1)
 
@@ -101,7 +102,7 @@ def check_lengths(lengths: Tensor | Sequence[int], steps: int, rows: int) -> Ten
     """(rows,) int64 on the CPU, each between 0 and `steps`."""
     given = torch.as_tensor(lengths)
     if given.dtype.is_floating_point or given.dtype == torch.bool or given.shape != (rows,):
-        raise ValueError(f"lengths must be {rows} ints, one a row; got {given.dtype} of shape {tuple(given.shape)}")
+        raise ValueError(f"lengths must be {rows} ints, one per row; got {given.dtype} of shape {tuple(given.shape)}")
     given = given.to("cpu", torch.int64)
     if torch.compiler.is_compiling():  # values are not known there; rows with lengths past the window run all of it
         return given

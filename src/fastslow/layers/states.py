@@ -32,7 +32,7 @@ def zeros(slots: Sequence[Slot], rows: tuple[int, ...], like: Tensor, dtype: tor
 def checked(
     layer: str, slots: Sequence[Slot], given: Sequence[Any], x: Tensor, batched: bool, dtype: torch.dtype
 ) -> States:
-    """`given`, one state a slot, with leaves (B, H), for x (T, B, X); unbatched ones, (H,), get their B = 1 here.
+    """`given`, one state per slot, with leaves (B, H), for x (T, B, X); unbatched ones, (H,), get their B = 1 here.
 
     Raises TypeError for another structure, RuntimeError for another shape, ValueError for another type or device.
     """

@@ -26,7 +26,7 @@ def run(
     lengths: Tensor | None,
     resets: Tensor | None,
 ) -> tuple[Tensor, States]:
-    """x (T, B, X), state one a slot -> y (T, B, H), state."""
+    """x (T, B, X), state one per slot -> y (T, B, H), state."""
     dtype, device = weights[0].w_h.dtype, x.device.type
     autocast = autocast_dtype(x.device)
     if x.dtype != dtype:

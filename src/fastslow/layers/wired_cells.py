@@ -107,7 +107,7 @@ class WiredCells(Pretrained):
         return [cast(CellModule, self.get_submodule(node.cell_name)) for node in self.wiring.nodes]
 
     def weights(self) -> tuple[Any, ...]:
-        """The parameters as engines take them, one entry a node."""
+        """The parameters as engines take them, one entry per node."""
         return tuple(cell.weights() for cell in self.node_cells())
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -137,7 +137,7 @@ class WiredCells(Pretrained):
 
     @torch.no_grad()
     def round_to_int8_(self) -> None:
-        """Round every weight matrix to 8 bits, one scale a row, in place; `step` then reads a quarter of the memory.
+        """Round every weight matrix to 8 bits, one scale per row, in place; `step` then reads a quarter of the memory.
 
         Every engine computes with the rounded matrices, so an evaluation shows what the rounding costs. Steps read
         copies, which are made at the first one: round again after changing a matrix.

@@ -1,7 +1,7 @@
 """Weights in fixed point on the disk: integers and a power of two, w = n / 2^bits, one for a tensor or for each row.
 
 In a safetensors file the integers have 16 bits, 32 where that is not enough (biases), or 8 with a power of two for each
-row; the metadata has `fixed_point`, a JSON object with the bits of each tensor by name, or a list of them, one a row.
+row; the metadata has `fixed_point`, a JSON object with the bits of each tensor by name, or a list of them, one per row.
 float32 holds every such weight exactly, so that the same file is the same model on every machine, and rounding the
 weights again gives the same integers.
 """
@@ -21,7 +21,7 @@ BITS = "fixed_point"
 """The entry of the metadata that makes a file one of fixed point."""
 INTEGERS = ("I16", "I32")
 ROW_INTEGERS = ("I8",)
-"""The type of a tensor whose rows have bits of their own."""
+"""The type of a tensor with a separate scale per row."""
 MIN_BITS, MAX_BITS = -8, 30
 _LARGEST = 1 << 24
 """float32 holds every integer up to this."""

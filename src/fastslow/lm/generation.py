@@ -142,7 +142,7 @@ def _stream(
 ) -> Iterator[bytes]:
     values = lm.alphabet.symbols
     logits, drawn = None, 0
-    # Modes are set anew for each step: between two of them the caller's code runs.
+    # Set the modes for each step, because the caller's code runs in between.
     for window in torch.split(tokens, PROMPT_WINDOW):
         with torch.inference_mode(), lm.evaluating():
             every, state = lm(window.to(lm.device), state)
@@ -174,7 +174,7 @@ def array(logits: torch.Tensor) -> NDArray[Any]:
 
 
 def _uniforms(seed: int | None, generator: torch.Generator | None) -> Iterator[float]:
-    """Uniform numbers one after another. Many at a time, which is quicker, only where nobody else draws from them."""
+    """A stream of uniform numbers. Drawn in batches, which is faster, only if nothing else uses the generator."""
     if seed is None:
         while True:
             yield float(torch.rand((), generator=generator, dtype=torch.float64))

@@ -170,7 +170,7 @@ class CharLM(nn.Module, hub.Uploadable):
         generator: torch.Generator | None = None,
         state: Any = None,
     ) -> Iterator[bytes]:
-        """The same, a byte at a time as they are drawn; without end if `length` is None.
+        """The same, one byte at a time; endless if `length` is None.
 
         prompt: bytes, or text that is encoded in UTF-8. An empty one starts after a line break (a blank, or the first
             symbol, where the alphabet has none).

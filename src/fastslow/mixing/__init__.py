@@ -1,4 +1,4 @@
-"""Context mixing in integers: what the codec codes by, and an honest surprisal of a text that learns as it goes.
+"""Context mixing in integer arithmetic: the codec's predictor, and adaptive code lengths of a text.
 
 from fastslow.mixing import Mixer
 

@@ -1,4 +1,4 @@
-"""Code lengths of a text by context mixing, with a network's predictions or without: the honest surprisal of a byte."""
+"""Code lengths of a text by context mixing, with or without a network's predictions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _COST = -np.log2(np.arange(1, 65536) / 65536)
 
 
 class Mixer:
-    """Reads a text of at most `length` bytes and says how likely each byte was, before it learns from it.
+    """Predicts each byte of a text of at most `length` bytes, then learns from it.
 
         mixer = Mixer(len(text))
         bits = mixer.bits(text)                                     # (n,): the code length of each byte
@@ -22,11 +22,11 @@ class Mixer:
         mixer = Mixer(len(text), network=True)
         bits = mixer.bits(text, frequencies, symbols)               # frequencies (n, V) of the bytes `symbols`
 
-    A text may be given in pieces. The probabilities are those of the archives of `fastslow.codec`, in integers, the
-    same on every machine. Compiled code does some hundreds of kilobytes a second, the reference in Python about one.
+    A text may be passed in pieces. The probabilities are the integers used in the archives of `fastslow.codec`, the
+    same on every machine. Compiled code processes a few hundred kilobytes per second, the Python reference about one.
 
-    length: bytes of text in all, at least 1. lanes: read side by side, as in `ReferenceMixer`; bytes are then given in
-    order of steps, then of lanes. network: whether frequencies come with every byte.
+    length: total bytes of text, at least 1. lanes: streams in parallel, as in `ReferenceMixer`; bytes are then passed
+    in order of steps, then of lanes. network: whether every byte comes with a network's frequencies.
     """
 
     def __init__(self, length: int, lanes: int = 1, *, network: bool = False) -> None:
@@ -46,37 +46,40 @@ class Mixer:
     def probabilities(
         self, data: bytes | NDArray[np.uint8], frequencies: Ints | None = None, symbols: bytes = bytes(range(256))
     ) -> NDArray[np.uint16]:
-        """The next n bytes -> (n, 8): of each bit, the high one first, how likely it was, in 2^-16; never 0 nor 1.
+        """The next n bytes -> (n, 8): the probability of each bit that occurred, the high bit first, in units of 2^-16;
+        never 0 or 1.
 
-        frequencies: (n, V) positive integers, each row summing to 2^24; symbols: the V bytes they are of, in any
-        order. A byte that is not among them has a share of 2^-18.
+        frequencies: (n, V) positive integers, each row summing to 2^24; symbols: the V bytes that the columns stand
+        for, in any order. Any other byte gets a probability of 2^-18.
         """
         text = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else np.ascontiguousarray(data, np.uint8)
         if text.ndim != 1 or self._given + len(text) > self.length:
-            raise ValueError(f"{self.length - self._given:,} bytes are left of the length; got {text.shape}")
+            raise ValueError(
+                f"text must be (n,), n <= {self.length - self._given:,} (left of length); got {text.shape}"
+            )
         if (frequencies is not None) != self.network:
-            raise ValueError("frequencies come with every byte of a mixer with network=True, and with no other's")
+            raise ValueError("frequencies must be given if and only if the mixer has network=True")
         if frequencies is not None:
             if frequencies.shape != (len(text), len(symbols)) or len(set(symbols)) != len(symbols):
                 raise ValueError(
-                    f"frequencies must be ({len(text)}, {len(symbols)}), a column a symbol; got {frequencies.shape}"
+                    f"frequencies must be ({len(text)}, {len(symbols)}), one column per symbol; got {frequencies.shape}"
                 )
             if frequencies.size and (frequencies.min() < 1 or (frequencies.sum(axis=1) != TOTAL).any()):
-                raise ValueError(f"frequencies must be at least 1, and each row sum to {TOTAL:,}")
+                raise ValueError(f"frequencies must be at least 1, and each row must sum to {TOTAL:,}")
         self._given += len(text)
         return (self._native or self._reference).code(text, frequencies, symbols)  # type: ignore[union-attr]
 
     def bits(
         self, data: bytes | NDArray[np.uint8], frequencies: Ints | None = None, symbols: bytes = bytes(range(256))
     ) -> NDArray[np.float64]:
-        """The next n bytes -> (n,): the code length of each in bits. Arguments as those of `probabilities`."""
+        """The next n bytes -> (n,): the code length of each in bits. Arguments as for `probabilities`."""
         probabilities = self.probabilities(data, frequencies, symbols)
         costs: NDArray[np.float64] = _COST[probabilities.astype(np.int64) - 1].sum(axis=1)
         return costs
 
 
 class _Reference:
-    """`NativeMixer` in Python."""
+    """The Python counterpart of `NativeMixer`."""
 
     def __init__(self, length: int, lanes: int, network: bool) -> None:
         self._mixer = ReferenceMixer(length, lanes, network)

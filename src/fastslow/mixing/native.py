@@ -1,4 +1,4 @@
-"""The mixer in compiled C++: built at first use, the same bits as `reference`."""
+"""The mixer in compiled C++: built at first use, with results identical to `reference`."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _arrays() -> tuple[NDArray[Any], ...]:
 
 
 def tables_args() -> TablesArgs:
-    """The mixer's tables as C++ takes them; their memory lives as long as the process."""
+    """The mixer's tables for C++; their memory is never freed."""
     return TablesArgs(*(array.ctypes.data for array in _arrays()))
 
 
@@ -71,21 +71,21 @@ def _load() -> ctypes.CDLL | str:
 
 
 def library() -> ctypes.CDLL | str:
-    """The library, compiled at the first call of all; or why there is none, in words."""
+    """The library, compiled on the first call; or the reason why it is not available."""
     if os.environ.get("FASTSLOW_NATIVE", "") == "0":
         return "it is switched off by FASTSLOW_NATIVE=0"
     return _load()
 
 
 class NativeMixer:
-    """What `Mixer` asks of compiled code; the caller checks the arguments."""
+    """The compiled part of `Mixer`; the caller checks the arguments."""
 
     def __init__(self, length: int, lanes: int, network: bool) -> None:
         found = library()
         assert not isinstance(found, str)
         made = found.fs_mixer_make(ctypes.byref(tables_args()), length, lanes, network)
         if not made:
-            raise MemoryError(f"there is no memory to mix {length:,} bytes")
+            raise MemoryError(f"not enough memory for a mixer of {length:,} bytes")
         self._library, self._address = found, made
         finalize(self, found.fs_mixer_free, made)
 

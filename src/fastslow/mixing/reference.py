@@ -1,17 +1,17 @@
-"""The context mixer in Python: the specification that csrc/mixer.h repeats bit for bit, at about one kilobyte a second.
+"""The context mixer in Python: the specification of csrc/mixer.h, bit for bit; about one kilobyte per second.
 
-Each byte is eight decisions, the high bit first. What predicts a decision:
+Each byte is eight binary decisions, the high bit first. The predictors of a decision:
 
-    13 hashed contexts    a bit history (one byte a node) and an adaptive estimate of what follows such a history
-    3 direct contexts     orders 0, 1 and 2: an estimate of each node itself
-    2 matches             the longest earlier text, in any lane, that ends as this one does
-    a network             its distribution over the next byte, where it has one
+    13 hashed contexts    a bit history (one byte per node) and an adaptive probability for that history
+    3 direct contexts     orders 0, 1 and 2: an adaptive probability per node
+    2 matches             the longest earlier match of the preceding text, in any lane
+    a network             its distribution over the next byte, if there is one
 
-Each gives its logit and its distance from 1/2. Six sets of weights, chosen by six contexts, mix these inputs; their
-outputs are mixed once more, and five adaptive maps refine the result. Everything learns from each bit at once. Lanes
-share all tables. docs/format.md says the same in prose.
+Each provides its logit and its distance from 1/2. Six weight sets, selected by six contexts, mix these inputs; their
+outputs are mixed once more, and five adaptive maps refine the result. Everything is updated after each bit. Lanes share
+all tables. docs/format.md gives the same specification in prose.
 
-Units: probabilities are those of a 1, in 2^-16; logits in 2^-10; weights in 2^-16; estimates hold a probability in
+Units: probabilities are those of a 1 bit, in 2^-16; logits in 2^-10; weights in 2^-16; estimates hold a probability in
 2^-22 above a count of ten bits.
 """
 
@@ -28,7 +28,7 @@ HASHED, DIRECT, MATCHES, NETWORK, SETS, MAPS = 13, 3, 2, 3, 6, 5
 INPUTS = 2 * HASHED + 2 * DIRECT + 2 * MATCHES + NETWORK + 1
 WEIGHT_LIMIT = (1 << 17) - 1
 ESCAPE_MASS = 64
-"""What a network that does not know a byte gives it, beside 2^24 for all that it knows."""
+"""The mass of each byte that is not in the network's alphabet; the bytes in it have 2^24 in total."""
 HALF = 1 << 31
 _CELLS, _SPACING = 33, 768
 _SHORTEST = (5, 12)
@@ -51,8 +51,8 @@ def table_size(length: int, least: int, most: int) -> int:
 
 @dataclass(frozen=True)
 class Masses:
-    """A network's distribution over the next byte. sums (257): of the masses below each byte; top: the likeliest;
-    surprise: half bits of it, at most 7."""
+    """A network's distribution over the next byte. sums (257): cumulative masses of the bytes below each byte; top: the
+    likeliest byte; surprise: its code length in half bits, at most 7."""
 
     sums: list[int]
     top: int
@@ -60,7 +60,7 @@ class Masses:
 
 
 def masses_of(frequencies: Ints, symbols: bytes) -> Masses:
-    """From frequencies (V,) that sum to 2^24, of the bytes `symbols`."""
+    """Masses from frequencies (V,) of the bytes `symbols`, which sum to 2^24."""
     mass = np.full(256, ESCAPE_MASS, dtype=np.int64)
     mass[np.frombuffer(symbols, np.uint8)] = frequencies
     top = int(mass.argmax())
@@ -89,9 +89,10 @@ class _Lane:
 
 
 class ReferenceMixer:
-    """For a text of `length` bytes in `lanes` contiguous lanes, the first length mod lanes of them a byte longer.
+    """A mixer for a text of `length` bytes in `lanes` contiguous lanes; the first (length mod lanes) are one byte
+    longer.
 
-    For each byte, in order of steps, then of lanes: `begin`, eight times `predict` and `update`, `end`.
+    For each byte, in order of steps, then of lanes, call `begin`, eight times `predict` and `update`, then `end`.
     """
 
     def __init__(self, length: int, lanes: int = 1, network: bool = False) -> None:
@@ -132,13 +133,13 @@ class ReferenceMixer:
         self._coded = 0
 
     def active(self, t: int) -> int:
-        """How many lanes, from the first, have a byte at step t."""
+        """The number of lanes, counted from the first, that have a byte at step t."""
         return self.lanes if t < self._full else self._longer
 
     # ------------------------------------------------------------------ a byte
 
     def begin(self, lane: int, t: int, masses: Masses | None = None) -> None:
-        """The byte of `lane` at step t comes next. masses: the network's, or None where there is none."""
+        """Start the byte of `lane` at step t. masses: from the network, or None without one."""
         z = self._lanes[lane]
         self._z, self._number, self._step, self._masses = z, lane, t, masses
         self._node, self._bit = 1, 0
@@ -166,7 +167,7 @@ class ReferenceMixer:
         self._base = (0, c1 << 8, hash_of(77, z.last & 0xFFFF) & ~255)
 
     def predict(self) -> int:
-        """The probability that the next bit is 1, from 1 to 65535."""
+        """The probability that the next bit is 1, an integer from 1 to 65535."""
         z, node, bit, masses, stretch = self._z, self._node, self._bit, self._masses, self._stretch
         if bit == 4:
             self._slot = [self._find(hash_of(h, node)) for h in z.context]
@@ -243,7 +244,7 @@ class ReferenceMixer:
         return max(1, min(65535, p >> 3))
 
     def update(self, y: int) -> None:
-        """The bit that was predicted."""
+        """Learn from the predicted bit."""
         goal = y << 16
         for w, k, logit in zip(self._weights, self._choice, self._logits, strict=True):
             error = ((goal - self._squash[logit + 12288]) * self._speed) >> 8
@@ -254,7 +255,7 @@ class ReferenceMixer:
             last[s] = max(-WEIGHT_LIMIT, min(WEIGHT_LIMIT, last[s] + ((logit * error + 32768) >> 16)))
         for table, row in zip(self._maps, self._rows, strict=True):
             table[row][self._cell] += ((65535 if y else 0) - table[row][self._cell]) >> 6
-        # Two contexts may share a slot: each moves it on in turn.
+        # Two contexts may share a slot: each updates it in turn.
         for estimates, slot, history in zip(self._estimates, self._slot, self._histories, strict=True):
             if history:
                 self._learn(estimates, history, y, 1000)
@@ -269,7 +270,7 @@ class ReferenceMixer:
         self._node, self._bit = self._node * 2 + y, self._bit + 1
 
     def end(self) -> int:
-        """After eight bits: the byte they make."""
+        """Finish the byte after eight bits, and return it."""
         z, c = self._z, self._node & 255
         self.text[z.at] = c
         z.at += 1
@@ -334,8 +335,8 @@ class ReferenceMixer:
         ]
 
     def _find(self, h: int) -> bytearray:
-        """A context's slot: a check byte, then the histories of 15 nodes, in one of three places; else the one of them
-        whose first node has seen least is taken over."""
+        """A context's slot: a check byte, then the histories of 15 nodes, at one of three places. If the context is at
+        none of them, the place whose first node has the fewest counts is replaced."""
         first, check = (h * 0x9E3779B1 & _WORD) >> 7 & self._slot_mask, h >> 24
         places = [first, first ^ 1, first ^ 2]
         for place in places:
@@ -360,7 +361,7 @@ class ReferenceMixer:
         return h
 
     def _look_up(self, m: int, at: int) -> None:
-        """Follow the text after `at` if it is preceded by what this lane has just read."""
+        """Start a match at `at` if the text before it equals what this lane has just read."""
         z = self._z
         if at == 0 or (z.length[m] and z.match[m] == at):
             return

@@ -1,4 +1,4 @@
-"""The mixer's tables, made by integer arithmetic: the same on every machine.
+"""The mixer's tables, computed in integer arithmetic: the same on every machine.
 
     logarithm[i] = 2^16 ln(1 + i / 4096)                                   0 <= i < 4096
     stretch[p]   = 2^10 ln(p / (65536 - p)), within +-12287                0 <= p < 65536
@@ -6,8 +6,8 @@
     rate[n]      = floor(2^17 / (2n + 3))                                  0 <= n < 1024
 
 `stretch` comes from `logarithm` and `squash` from two short tables of exp, whose entries `decimal` rounds correctly.
-A bit history (n0, n1, last) counts the zeros and ones that a context has seen, recent ones best; `next_history` is what
-each of them becomes after a bit.
+A bit history (n0, n1, last) counts the zeros and ones seen in a context, with more weight on recent ones;
+`next_history` is the successor of each history after a bit.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from numpy.typing import NDArray
 Ints: TypeAlias = NDArray[np.int64]
 
 LIMIT = 12287
-"""Logits, in units of 2^-10, lie within plus and minus this."""
+"""The range of logits, in units of 2^-10: plus and minus this."""
 LOGIT_BITS = 10
 LN2 = 45426
 """2^16 ln 2."""
 _EXP_BITS = 40
 _MOST = (41, 38, 13, 8, 6, 5)
-"""How far one count goes while the other is 0, 1, ... 5."""
+"""The largest value of one count while the other is 0, 1, ... 5."""
 _ORDERED = 12
-"""Up to this many bits a history also knows which came last, where both have come."""
+"""Up to this many bits, a history also stores the last bit, if both bits have occurred."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def ln(n: Ints | int, logarithm: Ints) -> Ints:
 
 @lru_cache(maxsize=1)
 def tables() -> Tables:
-    """The tables, made once; nobody may write to them."""
+    """The tables, computed once; they must not be modified."""
     context = Context(prec=40, rounding=ROUND_HALF_EVEN)
 
     def rounded(value: Decimal) -> int:
@@ -90,7 +90,7 @@ def tables() -> Tables:
     for i, (zeros, ones, _) in enumerate(histories):
         for bit in (0, 1):
             following[i, bit] = number[_after(zeros, ones, bit)]
-        # (ones + 0.4) / (all + 0.8) in 2^-22, as if two bits had been seen
+        # (ones + 0.4) / (all + 0.8) in 2^-22, with a prior of two bits
         initial[i] = ((5 * ones + 2) * 4194303 // (5 * (zeros + ones) + 4)) << 10 | 2
     made = Tables(stretch, squash, (1 << 17) // (2 * np.arange(1024) + 3), following, initial, logarithm)
     for table in vars(made).values():
@@ -104,12 +104,12 @@ def _allowed(zeros: int, ones: int) -> bool:
 
 
 def _last(zeros: int, ones: int, bit: int) -> int:
-    """The last bit, where a history keeps it; else 0."""
+    """The last bit if the history stores it, else 0."""
     return bit if zeros and ones and zeros + ones <= _ORDERED else 0
 
 
 def _histories() -> list[tuple[int, int, int]]:
-    """All of them, those of few bits first; number 0 has seen nothing."""
+    """All histories, those with few bits first; history 0 is empty."""
     found = []
     for total in range(2 * max(_MOST)):
         for zeros in range(total, -1, -1):
@@ -120,7 +120,7 @@ def _histories() -> list[tuple[int, int, int]]:
 
 
 def _after(zeros: int, ones: int, bit: int) -> tuple[int, int, int]:
-    """The history after one more bit: its own count grows, the other, if above 2, falls to its length in binary."""
+    """The history after one more bit: the bit's count grows; the other count, if above 2, drops to its bit length."""
     same, other = (ones, zeros) if bit else (zeros, ones)
     same += 1
     if other > 2:

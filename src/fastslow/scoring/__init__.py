@@ -1,14 +1,14 @@
-"""Surprisal: how many bits a model needs for each character of a text, and what it expected instead.
+"""Surprisal: how many bits a model needs for each character of a text, and what it predicted instead.
 
 - :mod:`~fastslow.scoring.surprisal`: the bytes of a text, or of a stream that is still growing
-- :mod:`~fastslow.scoring.items`: items that are each scored from the same beginning
+- :mod:`~fastslow.scoring.items`: items scored independently, each after the same context
 - :mod:`~fastslow.scoring.lines`: characters of lines
-- :mod:`~fastslow.scoring.words`, :mod:`~fastslow.scoring.regions`: words, and spans of one's own
-- :mod:`~fastslow.scoring.statistics`: what stands out
+- :mod:`~fastslow.scoring.words`, :mod:`~fastslow.scoring.regions`: words, and user-defined regions
+- :mod:`~fastslow.scoring.statistics`: totals and the most surprising places and lines
 - :mod:`~fastslow.scoring.following`: lines of a log as they are written
-- :mod:`~fastslow.scoring.terminal`, :mod:`~fastslow.scoring.records`, :mod:`~fastslow.scoring.page`: how it is shown
+- :mod:`~fastslow.scoring.terminal`, :mod:`~fastslow.scoring.records`, :mod:`~fastslow.scoring.page`: output formats
 
-All but the page need the same memory whatever the length of the text.
+Except for the page, memory does not grow with the length of the text.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Lines of a log scored as they are written, in constant memory: a growing file, or a pipe.
 
-`GrowingFile` and `piped` deliver bytes, `follow` turns them into lines with their means, and `Threshold` says which of
-them stand out.
+`GrowingFile` and `piped` deliver bytes, `follow` turns them into lines with their means, and `Threshold` selects the
+lines that stand out.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ _READ = 1 << 16
 class Threshold:
     """Whether a line is above a threshold; call it with each line, in order.
 
-    above: threshold for the mean of a line, in bits per byte.
-    deviations: a line is above if its mean is more than this many standard deviations above the mean of all lines
-        before it, each line counting once; none of the first `WARM_UP` does.
+    above: the threshold for the mean of a line, in bits per byte.
+    deviations: a line is above the threshold if its mean is more than this many standard deviations above the mean of
+        all previous lines, each with the same weight; the first `WARM_UP` lines never are.
 
-    Give exactly one of the two, or ValueError is raised.  Lines without a mean do not count.
+    ValueError unless exactly one of the two is given.  Lines without a mean are ignored.
     """
 
     def __init__(self, *, above: float | None = None, deviations: float | None = None) -> None:
         if (above is None) == (deviations is None):
-            raise ValueError(f"give either above or deviations; got {above} and {deviations}")
+            raise ValueError(f"give exactly one of above and deviations; got {above} and {deviations}")
         self._above, self._deviations = above, deviations
         self._count, self._mean, self._squares = 0, 0.0, 0.0
 
@@ -51,7 +51,7 @@ class Threshold:
         if math.isnan(value):
             return False
         found = value > self.value
-        # Welford's method: exact enough for any number of lines.
+        # Welford's method: numerically stable for any number of lines.
         self._count += 1
         change = value - self._mean
         self._mean += change / self._count
@@ -60,7 +60,7 @@ class Threshold:
 
     @property
     def value(self) -> float:
-        """The mean, in bits per byte, that the next line must exceed; infinity while too few lines are known."""
+        """The mean, in bits per byte, that the next line must exceed; infinity until there are enough lines."""
         if self._above is not None:
             return self._above
         assert self._deviations is not None
@@ -77,17 +77,18 @@ def follow(
     mixer: BitMixer | None = None,
     stretch: int | None = None,
 ) -> Iterator[LineMean]:
-    """The lines of a stream with their mean surprisals, each as soon as it has ended.
+    """The lines of a stream with their mean surprisals, each yielded as soon as it ends.
 
     Args:
-        model: evaluated; its state runs through all sessions.
-        sessions: of pieces of bytes. A session is a file from its beginning; the next one begins where the file was
-            truncated or replaced, and its lines are counted anew.
+        model: in evaluation mode; its state carries over between sessions.
+        sessions: iterators of pieces of bytes. A session is a file from its beginning; the next one starts when the
+        file
+            was truncated or replaced, and its lines are counted from 1 again.
         raw: keep CRs, byte-order marks and UTF-16.
-        mixer: makes bits of the model's predictions, such as a `mixed.EndlessMixer`; None: they are the model's own.
-        stretch: score each line by its most surprising bytes, so many: see `LineMeans`.
+        mixer: computes bits from the model's predictions, such as a `mixed.EndlessMixer`; None uses the model alone.
+        stretch: score each line by its `stretch` most surprising consecutive bytes: see `LineMeans`.
 
-    Raises AlphabetError for a byte that the model does not know.
+    Raises AlphabetError for a byte outside the model's alphabet.
     """
     scorer = Scorer(model, likeliest=0, mixer=mixer)
     for pieces in sessions:
@@ -109,18 +110,18 @@ def _blocks(scorer: Scorer, pieces: Iterable[bytes], raw: bool) -> Iterator[Surp
 
 def piped(file: BinaryIO) -> Iterator[bytes]:
     """The bytes of a pipe as they arrive, to its end."""
-    # read1 and the read of an unbuffered file return what is there; a buffered read would wait for more.
+    # read1 and the read of an unbuffered file return the available bytes; a buffered read would wait for more.
     read = getattr(file, "read1", file.read)
     while piece := read(_READ):
         yield piece
 
 
 class GrowingFile:
-    """A file that grows: `sessions` delivers what is in it, then what is added, without end.
+    """A file that grows: `sessions` yields its content, then what is appended, without end.
 
-    A file that is truncated, or replaced by another of its name (rotated), begins a new session; what was written to
-    the old one before that is read first.  While there is no file of that name, the old one is watched.  `wait` is
-    called whenever nothing new is there; it ends everything by returning False, and sleeps by default.
+    If the file is truncated, or replaced by another file of its name (rotated), a new session begins after what was
+    written to the old file before that has been read.  While no file of that name exists, the old one is watched.
+    `wait` is called whenever there is nothing new. It sleeps by default; returning False ends the sessions.
 
     Raises DataError if the file cannot be opened.
     """
@@ -132,7 +133,7 @@ class GrowingFile:
         self._ended = False
 
     def sessions(self) -> Iterator[Iterator[bytes]]:
-        """One iterator of pieces a session; each must be used up before the next."""
+        """One iterator of pieces per session; each must be exhausted before the next."""
         while not self._ended:
             yield self._session()
         self._file.close()
@@ -150,7 +151,7 @@ class GrowingFile:
                 yield piece
                 continue
             here = os.fstat(self._file.fileno())
-            if not stat.S_ISREG(here.st_mode):  # a pipe with a name ends with its writer
+            if not stat.S_ISREG(here.st_mode):  # a named pipe ends when its writer closes it
                 self._ended = True
                 return
             if here.st_size < self._file.tell():
@@ -167,7 +168,7 @@ class GrowingFile:
                 return
 
     def _replaced(self, here: os.stat_result) -> BinaryIO | None:
-        """The file of that name if it was replaced; None while there is none."""
+        """The new file if it was replaced, else None."""
         try:
             there = os.stat(self._path)
         except OSError:

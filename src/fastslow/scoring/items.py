@@ -1,7 +1,6 @@
-"""Items that are each scored from the same beginning: sentences of an experiment, lines that have nothing to do with
-each other.
+"""Items that are scored independently, each after the same context: sentences of an experiment, unrelated lines.
 
-They run side by side, a few dozen at a time, which a single stream cannot.
+They are batched, a few dozen at a time, which is not possible for a single stream.
 """
 
 from __future__ import annotations
@@ -21,18 +20,18 @@ from fastslow.scoring.surprisal import Surprisal, entropy_bits
 from fastslow.state import index_rows
 
 TOGETHER = 32
-"""Items scored at a time."""
+"""The batch size in items."""
 
 CELLS = 1 << 14
-"""Symbols scored at a time, including padding, which bounds the memory for their logits."""
+"""The batch size in symbols, including padding; bounds the memory for logits."""
 
 
 @dataclass(frozen=True)
 class Item:
     """An item: the scored text and the context that the model reads before it.
 
-    offsets: (n + 1,) of its n bytes and their end in the file; None counts from 0.
-    line, column: where it begins in the file, from 1.
+    offsets: (n + 1,), positions of its n bytes and of their end in the file; None counts from 0.
+    line, column: where it begins in the file, counted from 1.
     """
 
     number: int
@@ -45,7 +44,7 @@ class Item:
 
 @dataclass(frozen=True, eq=False)
 class ScoredItem:
-    """An item, the scores of its bytes, and the bits of a space that was read between its context and it."""
+    """An item, the scores of its bytes, and the bits of the space read between its context and the item."""
 
     item: Item
     surprisal: Surprisal
@@ -53,10 +52,11 @@ class ScoredItem:
 
 
 def item_blocks(model: CharLM, items: Iterable[Item], *, start: bytes, has_start: bool) -> Iterator[ScoredItem]:
-    """Each item scored after `start` and its own context, both unscored; items without text are left out.
+    """Each item scored after `start` and its own context, both unscored; empty items are skipped.
 
-    start: at least one byte.  has_start: whether it is a context, which an item is set off from by a space, or only
-    marks the beginning of a text.  Raises AlphabetError for a byte that the model does not know, with the item.
+    start: at least one byte.  has_start: whether it is a context, so that an item is separated from it by a space, or
+    it only marks the beginning of a text.  Raises AlphabetError, naming the item, for a byte outside the model's
+    alphabet.
     """
     encode = model.alphabet.encode
     first = encode(start, name="the context")
@@ -94,7 +94,7 @@ def _together(model: CharLM, ready: Sequence[tuple[Item, UInt8Array, int]], stat
     entropy = np.empty((steps, len(ready)), dtype=np.float32)
     block = max(1, CELLS // len(ready))
     with torch.inference_mode(), model.evaluating():
-        # What comes after the end of a short one changes nothing before it.
+        # Padding after the end of a short item does not affect it.
         state = index_rows(state, torch.zeros(len(ready), dtype=torch.int64))
         for at in range(0, steps, block):
             logits, state = model(tokens[at : min(at + block, steps)], state)

@@ -1,7 +1,7 @@
 """From scored bytes to the characters of lines.
 
-A character's surprisal is the sum of those of its bytes.  A byte that is not part of valid UTF-8 is a character of its
-own.  A line longer than a limit comes in pieces, so that a file without line ends needs no more memory than others.
+A character's surprisal is the sum over its bytes.  A byte that is not part of valid UTF-8 is treated as a character.  A
+line longer than a limit is returned in pieces, so that memory is bounded for a file without line ends.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from fastslow.printable import character_starts, complete_length
 from fastslow.scoring.surprisal import Surprisal
 
 LONGEST = 4096
-"""Bytes of a line that are held at once; a longer line comes in pieces of about this length."""
+"""The largest number of bytes in a piece; longer lines are split into pieces of about this length."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,9 +24,9 @@ class Line:
     """A line, or a piece of a long one.
 
     ``number`` counts lines, and ``column`` the characters of a line, both from 1; ``column`` is that of the first
-    character here.  ``text`` has n code points: the characters, ``\\n`` included where the line ends here, and a
-    surrogate (``surrogateescape``) for each byte that is not UTF-8.  ``starts`` (n + 1,) says where each begins in
-    ``scored``, the bytes; ``bits`` (n,) is each one's surprisal, NaN if it was not scored.
+    character of this piece.  ``text`` has n code points: the characters, including ``\\n`` if the line ends here, and a
+    surrogate (``surrogateescape``) for each byte that is not UTF-8.  ``starts`` (n + 1,) are the character positions in
+    ``scored``, the bytes; ``bits`` (n,) are the surprisals, NaN if not scored.
     """
 
     number: int
@@ -47,23 +47,23 @@ class Line:
 
     @property
     def symbols(self) -> int:
-        """The bytes of the file that were scored here."""
+        """The number of scored bytes of the file."""
         return self.scored.file_bytes
 
     @property
     def mean_bits(self) -> float:
-        """Bits per byte of the file; NaN if nothing was scored here."""
+        """Bits per byte of the file; NaN if nothing was scored."""
         return self.total_bits / self.symbols if self.symbols else float("nan")
 
     def offset(self, index: int) -> int:
-        """Where character ``index``, from 0 to n, begins in the file, in bytes."""
+        """The byte offset in the file of character ``index``, from 0 to n."""
         return int(self.scored.offsets[self.starts[index]])
 
 
 def scored_lines(blocks: Iterable[Surprisal], longest: int = LONGEST) -> Iterator[Line]:
-    """The lines of a text whose bytes are ``blocks``, one after the other; pieces of at most ``longest`` bytes."""
+    """The lines of a text from its scored ``blocks``, in pieces of at most ``longest`` bytes."""
     if longest < 4:
-        raise ValueError(f"longest must be at least 4, the bytes of a character; got {longest}")
+        raise ValueError(f"longest must be at least 4, the length of the longest character; got {longest}")
     number = column = 1
     held: Surprisal | None = None
     for block in blocks:
@@ -80,7 +80,7 @@ def scored_lines(blocks: Iterable[Surprisal], longest: int = LONGEST) -> Iterato
 
 
 def _cuts(values: NDArray[np.uint8], longest: int) -> Iterator[tuple[int, bool]]:
-    """Where the lines of these bytes stop, and whether at a line end; what may still go on is left over."""
+    """Where the lines in these bytes end, and whether at a line end; an incomplete last line is left over."""
     done = 0
     for stop in [*(np.flatnonzero(values == 0x0A) + 1).tolist(), None]:
         limit = len(values) if stop is None else stop

@@ -1,9 +1,9 @@
-"""Surprisal by the mixed predictor: the network and contexts of the text itself, weighed as the text is read.
+"""Surprisal by the mixed predictor: the network mixed with contexts that learn from the text itself.
 
-A network alone is surprised by every line of a kind of text it was not trained on, however often the line has come
-before.  `fastslow.mixing` mixes its predictions with those of contexts that learn from the text: the first line of a
-kind is a surprise, the hundredth is not.  It is as honest a surprisal as the network's: each byte is predicted from
-what came before it, by the predictor that `fastslow compress` codes with.
+A network alone is surprised by every line of a kind that it was not trained on, however often such lines occur.
+`fastslow.mixing` mixes its predictions with those of contexts that learn from the text, so that repeated kinds of lines
+become unsurprising.  It is still a valid surprisal: each byte is predicted only from what came before it, by the
+predictor that `fastslow compress` uses.
 """
 
 from __future__ import annotations
@@ -25,36 +25,36 @@ from fastslow.scoring.options import Predictor
 from fastslow.scoring.surprisal import Surprisal, surprisals
 
 SAMPLE = 1 << 13
-"""Bytes at the beginning of a text by which the predictor is chosen."""
+"""The number of bytes at the beginning of a text used to choose the predictor."""
 
 
 class NetworkMixer:
-    """What `Scorer` asks for bits in place of the network: a mixer for a text of at most `length` bytes."""
+    """A mixer for `Scorer`, for a text of at most `length` bytes."""
 
     def __init__(self, length: int, symbols: bytes) -> None:
         self._mixer, self._symbols = Mixer(max(1, length), network=True), symbols
 
     def bits(self, log_p: NDArray[np.floating[Any]], values: UInt8Array) -> NDArray[np.float64]:
-        """The next n bytes and the network's predictions of them, log_p (n, V) -> (n,) bits."""
+        """The next n bytes and the network's predictions for them, log_p (n, V) -> (n,) bits."""
         return self._mixer.bits(values, frequencies(log_p), self._symbols)
 
     def read(self, values: UInt8Array) -> None:
-        """Bytes that the network does not predict: every symbol is as likely."""
+        """Read bytes without predictions of the network: all symbols are equally likely."""
         self.bits(np.zeros((len(values), len(self._symbols))), values)
 
 
 class EndlessMixer:
     """A mixer for a stream without end, in constant memory (about 100 MB).
 
-    After `length` bytes it begins anew, having read the last `kept` of them again, as if by the contexts alone.
+    After `length` bytes it restarts and rereads the last `kept` bytes, without the network's predictions.
     """
 
     def __init__(self, symbols: bytes, length: int = 1 << 22, kept: int = 1 << 17) -> None:
         if not 0 <= kept < length:
-            raise ValueError(f"kept must be below length, and not below 0; got {kept:,} and {length:,}")
+            raise ValueError(f"kept must be at least 0 and less than length; got {kept:,} and {length:,}")
         self._symbols, self._length, self._kept = symbols, length, kept
         self._last = np.zeros(0, dtype=np.uint8)
-        """The bytes read, as many as are kept."""
+        """The last `kept` bytes."""
         self._mixer, self._room = NetworkMixer(length, symbols), length
 
     def bits(self, log_p: NDArray[np.floating[Any]], values: UInt8Array) -> NDArray[np.float64]:
@@ -80,34 +80,34 @@ class EndlessMixer:
 
 
 def frequencies(log_p: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
-    """log_p (n, V) natural logarithms, up to a constant a row -> (n, V) integers of at least 1, each row 2^24."""
+    """log_p (n, V) natural logarithms, up to a constant per row -> (n, V) positive integers with row sums 2^24."""
     p = np.exp(log_p.astype(np.float64) - log_p.max(axis=1, keepdims=True, initial=-np.inf))
     p /= p.sum(axis=1, keepdims=True)
     found: NDArray[np.int64] = np.floor(p * (TOTAL - p.shape[1])).astype(np.int64) + 1
-    # What rounding down has left goes to the likeliest symbol.
+    # The remainder from rounding down goes to the likeliest symbol.
     found[np.arange(len(found)), p.argmax(axis=1)] += TOTAL - found.sum(axis=1)
     return found
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """A predictor, "network" or "mixed", and a text's scores by it."""
+    """The chosen predictor, "network" or "mixed", and its scores of a text."""
 
     predictor: Predictor
     blocks: Iterator[Surprisal]
 
     def __str__(self) -> str:
-        """For the head of a page."""
+        """A description for the head of a page."""
         if self.predictor == "network":
             return "the network alone"
         return "the network mixed with contexts that learn from the text as it is read"
 
 
 def choose(model: CharLM, text: UInt8Array, predictor: Predictor = "auto", **options: Any) -> Chosen:
-    """The scores of `text` by the predictor that is named; with "auto", by the network alone unless it is worse than
-    the contexts alone on the first `SAMPLE` bytes.  Where the mixer is not compiled, "auto" is the network.
+    """The scores of `text` by the given predictor. "auto" chooses the network alone unless it is worse than the
+    contexts alone on the first `SAMPLE` bytes, or always if the mixer is not compiled.
 
-    options: of `surprisals`.  The mixed predictor has no likeliest symbols, and its entropy is the network's.
+    options: those of `surprisals`.  The mixed predictor has no likeliest symbols, and its entropy is the network's.
     """
     if predictor != "mixed":
         blocks = surprisals(model, text, **options)
@@ -125,7 +125,7 @@ def choose(model: CharLM, text: UInt8Array, predictor: Predictor = "auto", **opt
 
 
 def worse_than_contexts(scored: list[Surprisal]) -> bool:
-    """Whether the contexts alone, which begin with nothing, need fewer bits for these bytes than the network did."""
+    """Whether the untrained contexts alone need fewer bits for these bytes than the network did."""
     values = np.concatenate([block.values for block in scored])
     if not len(values):
         return False

@@ -1,4 +1,4 @@
-"""The HTML page: one file that loads nothing, with every character's bits and the likeliest symbols in its place."""
+"""The HTML page: one self-contained file with every character's bits and the likeliest symbols at its place."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 NOT_SCORED = 65535
-"""In the page's table of bits, which are kept in thousandths in 16 bits."""
+"""The value for NaN in the page's table of bits, which stores thousandths in 16 bits."""
 
 LISTED = 10
-"""How many places and lines the page lists at its head."""
+"""The number of places and lines listed at the top of the page."""
 
 _LONGEST_ROW = 1 << 20
 
@@ -41,7 +41,7 @@ _LONGEST_ROW = 1 << 20
 def write_page(out: TextIO, blocks: Iterable[Surprisal], *, name: str, model: str, remark: str = "") -> Totals:
     """Write the page for the text scored in ``blocks`` to ``out``; returns its totals.
 
-    ``name`` is what the page calls the text, ``model`` what it calls the model, ``remark`` a sentence for its head.
+    ``name`` and ``model`` are the names of the text and the model on the page, ``remark`` a sentence at its top.
     The scores are held in memory: about 50 bytes for each byte of text.
     """
     totals, places, means, lines = Totals(), SurprisingPlaces(LISTED), LineMeans(), SurprisingLines(LISTED)
@@ -81,7 +81,7 @@ def write_page(out: TextIO, blocks: Iterable[Surprisal], *, name: str, model: st
 
 
 def _data(scored: list[Surprisal]) -> str:
-    """The tables the page's script reads, as JSON with base64: nothing in it can end the script element."""
+    """The tables for the page's script, as JSON with base64, so that no content can end the script element."""
 
     def packed(arrays: Iterator[np.ndarray]) -> str:
         return base64.b64encode(b"".join(a.tobytes() for a in arrays)).decode("ascii")
@@ -111,9 +111,9 @@ _SPECIAL = re.compile("[^ -~]")
 
 
 def _runs(line: Line) -> Iterator[tuple[str, int, str]]:
-    """Classes, bytes (1 if that is as many as characters) and text of each stretch of one level.
+    """The classes, the bytes per character (or 1) and the text of each run of characters with one level.
 
-    Tabs, line ends and what cannot be shown are a stretch each.
+    Tabs, line ends and unprintable characters are separate runs.
     """
     text, grades = line.text, levels(line.bits)
     edges = set((np.flatnonzero(np.diff(grades)) + 1).tolist())

@@ -1,6 +1,6 @@
-"""Scores for other programs: JSON and tab-separated values, a character or a line at a time.
+"""Scores for other programs: JSON and tab-separated values, one record per character or line.
 
-Texts in records are in Python's ``surrogateescape``; in the output a byte that is not UTF-8 is ``\\xe9``.
+Texts in records use Python's ``surrogateescape``; a byte that is not UTF-8 is written as ``\\xe9``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fastslow.scoring.words import WordSurprisal
 
 BLANK = "\\x20"
 DIGITS = 4
-"""Of bits; probabilities have two more."""
+"""The decimals of bits; probabilities have two more."""
 
 Pairs = tuple[tuple[bytes, float], ...]
 
@@ -34,16 +34,16 @@ def character_records(line: Line) -> Iterator[dict[str, Any]]:
 
 
 def place_record(place: Place) -> dict[str, Any]:
-    """A place as a JSON object.
+    """A place as a JSON object:
 
     offset (bytes, from 0), line, column (characters, from 1), text, bits (null where nothing was scored), and expected:
-    the likeliest symbols with their probabilities, best first.
+    the likeliest symbols with their probabilities, most likely first.
     """
     return _record(place.offset, place.line, place.column, _bytes(place.raw), place.bits, place.expected)
 
 
 def line_record(line: LineMean) -> dict[str, Any]:
-    """A line as a JSON object: line, mean (bits per byte), bits, bytes, and the beginning of its text."""
+    """A line as a JSON object: line, mean (bits per byte), bits, bytes, and the beginning of the text."""
     return {
         "line": line.number,
         "mean": _number(line.mean_bits),
@@ -54,7 +54,7 @@ def line_record(line: LineMean) -> dict[str, Any]:
 
 
 def word_record(word: WordSurprisal | RegionSurprisal) -> dict[str, Any]:
-    """A word, or a region, as a JSON object: its fields, bits rounded."""
+    """A word, or a region, as a JSON object: its fields, with bits rounded."""
     record = asdict(word)
     return record | {name: _number(record[name]) for name in ("surprisal", "entropy")}
 
@@ -74,7 +74,7 @@ def totals_record(totals: Totals) -> dict[str, Any]:
 def json_document(
     head: dict[str, Any], key: str, records: Iterable[dict[str, Any]], totals: Callable[[], dict[str, Any]]
 ) -> Iterator[str]:
-    """One JSON object, in pieces: `head`, `key` with the records one a line, then `totals`, taken when they are out."""
+    """One JSON object, in pieces: `head`, `key` with one record per line, then `totals`, evaluated last."""
     yield json_line(head)[:-1] + f', "{key}": ['
     separator = "\n"
     for record in records:
@@ -84,9 +84,9 @@ def json_document(
 
 
 def tsv(records: Iterable[dict[str, Any]], fields: Sequence[str] | None = None, keep: str = "") -> Iterator[str]:
-    """A header with the fields' names, then a row a record; backslash, tab and controls in text are escaped.
+    """A header with the fields' names, then one row per record; backslashes, tabs and control characters are escaped.
 
-    fields: their names, so that there is a header even if there are no records.  keep: characters not to be escaped.
+    fields: the field names, so that there is a header even without records.  keep: characters that are not escaped.
     """
     if fields is not None:
         yield "\t".join(fields) + "\n"
@@ -118,7 +118,7 @@ def _bytes(raw: bytes) -> str:
 
 def json_line(record: dict[str, Any]) -> str:
     """A record as JSON, on one line."""
-    # JSON takes every character but a lone surrogate, which stands for a byte that is not UTF-8. `dumps` leaves
+    # JSON allows every character except a lone surrogate, which represents a byte that is not UTF-8. `dumps` leaves
     # surrogates as they are, so they can be escaped in its result.
     text = json.dumps(record, ensure_ascii=False)
     return _NOT_UTF8.sub(lambda match: f"\\\\x{ord(match.group()) - 0xDC00:02x}", text)
@@ -131,7 +131,7 @@ def _field(value: Any, keep: str = "") -> str:
     if value is None:
         return ""
     if isinstance(value, list):
-        # A space separates the pairs, so a space in one is escaped.
+        # Pairs are separated by spaces, so a space within one is escaped.
         return " ".join(f"{_field(text).replace(' ', BLANK)}:{chance:g}" for text, chance in value)
     return visible_text(_escaped(value), keep) if isinstance(value, str) else str(value)
 

@@ -1,6 +1,6 @@
-"""Surprisal of regions: spans of a text, or of items, that the reader of the figures has marked.
+"""Surprisal of regions: spans of a text, or of items, that the user has marked.
 
-A region's bits are those of its own characters and of nothing else: where it begins with a space, the space counts.
+A region's bits are exactly those of its characters; a leading space counts if it is inside the region.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from fastslow.scoring.words import context_bytes, encoded
 
 @dataclass(frozen=True)
 class Region:
-    """A span: code points `start` to `stop` of the text, or of the item `sentence_id`; `name` is for the reader."""
+    """A span: code points `start` to `stop` of the text, or of the item `sentence_id`; `name` is only a label."""
 
     start: int
     stop: int
@@ -33,9 +33,9 @@ class Region:
 
 @dataclass(frozen=True)
 class RegionSurprisal:
-    """A region and what it costs: bits of its characters, and the entropy in bits of the prediction of its first byte.
+    """A region, the bits of its characters, and the entropy in bits of the prediction of its first byte.
 
-    The other fields are those of `WordSurprisal`; sentence_id is None in a text that is not of items.
+    The other fields are those of `WordSurprisal`; sentence_id is None for a text without items.
     """
 
     sentence_id: int | None
@@ -56,8 +56,8 @@ def region_surprisals(
 ) -> list[RegionSurprisal]:
     """The surprisals of regions of a text, in the order given; they may overlap.
 
-    context: as in `word_surprisals`.  Raises DataError for a region that is empty or not inside the text, AlphabetError
-    for a character that the model does not know.
+    context: as in `word_surprisals`.  Raises DataError for a region that is empty or outside the text, AlphabetError
+    for a character outside the model's alphabet.
     """
     data = np.frombuffer(encoded(text), dtype=np.uint8)
     return regions_of(surprisals(model, data, context=context_bytes(model, context), likeliest=1), regions)
@@ -68,7 +68,7 @@ def regions_of_items(
 ) -> Iterator[RegionSurprisal]:
     """The surprisals of regions of items, item by item.  Items without regions are not scored.
 
-    Raises DataError for a region of an item that is not there.
+    Raises DataError for a region of an item that does not exist.
     """
     of_item: dict[int | None, list[Region]] = {}
     for region in regions:
@@ -77,17 +77,17 @@ def regions_of_items(
     for scored in item_blocks(model, wanted, start=context_bytes(model, context), has_start=bool(context)):
         yield from regions_of([scored.surprisal], of_item.pop(scored.item.number), scored.item)
     if of_item:
-        raise DataError(f"{_named(next(iter(of_item.values()))[0])} is of an item that is not there, or is empty")
+        raise DataError(f"{_named(next(iter(of_item.values()))[0])} belongs to an item that does not exist or is empty")
 
 
 def regions_of(
     blocks: Iterable[Surprisal], regions: Sequence[Region], item: Item | None = None
 ) -> list[RegionSurprisal]:
-    """The surprisals of regions of the text, or of the item, whose scored bytes are `blocks`."""
+    """The surprisals of regions of a text or an item, from its scored `blocks`."""
     waiting = [_Sum(order, region) for order, region in enumerate(regions)]
     for each in waiting:
         if not 0 <= each.region.start < each.region.stop:
-            raise DataError(f"{_named(each.region)} is empty or begins before the text: start must be below stop")
+            raise DataError(f"{_named(each.region)} is empty or begins before the text: expected 0 <= start < stop")
     waiting.sort(key=lambda each: each.region.start, reverse=True)
     active: list[_Sum] = []
     done: list[_Sum] = []
@@ -111,7 +111,7 @@ def regions_of(
         start = stop
     for one in (*active, *waiting):
         what = "the text" if one.region.sentence_id is None else "its item"
-        raise DataError(f"{_named(one.region)} goes past the end of {what}, which has {start:,} characters")
+        raise DataError(f"{_named(one.region)} ends after the end of {what}, which has {start:,} characters")
     return [one.result() for one in sorted(done, key=attrgetter("order"))]
 
 

@@ -1,7 +1,7 @@
-"""Words, sentences and characters as readers see them: Unicode's text segmentation (UAX 29).
+"""Words, sentences and characters as readers see them, by Unicode text segmentation (UAX 29).
 
-Word boundaries and grapheme clusters are those of the `regex` package.  It has no sentence boundaries, but the property
-they are made of, so `SENTENCE_END` is rules SB6 to SB11 of UAX 29 as a pattern.
+Word boundaries and grapheme clusters are those of the `regex` package.  It does not provide sentence boundaries, but it
+has the property that defines them, so `SENTENCE_END` implements rules SB6 to SB11 of UAX 29 as a pattern.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _BOUNDARY = regex.compile(r"(?V1w)\b")
 _SPACED = re.compile(r"\s+|\S+")
 _CLUSTER = regex.compile(r"\X")
 
-_MARKS = r"[\p{SB=EX}\p{SB=FO}]"  # SB5: they belong to what they follow
+_MARKS = r"[\p{SB=EX}\p{SB=FO}]"  # SB5: they belong to the preceding character
 _EXTEND = rf"{_MARKS}*+"
 _AFTER = rf"(?:\p{{SB=CL}}{_EXTEND})*+(?:\p{{SB=SP}}{_EXTEND})*+"
 SENTENCE_END = regex.compile(
@@ -40,7 +40,7 @@ text is often wrapped."""
 
 
 def words(text: str, split: Split = "unicode") -> Iterator[str]:
-    """The words of a text and what stands between them, in order: all of it, each white space apart from words."""
+    """The words of a text and everything between them, in order; white space is separate from words."""
     if split == "space":
         yield from _SPACED.findall(text)
         return
@@ -54,12 +54,12 @@ def words(text: str, split: Split = "unicode") -> Iterator[str]:
 
 
 def sentence_starts(text: str) -> list[int]:
-    """Where the sentences of a paragraph begin; 0 is the first.  A line end within it is a space: text is wrapped."""
+    """Where the sentences of a paragraph begin; the first is 0.  Line ends count as spaces, because text is wrapped."""
     flat = text.replace("\n", " ")
     ends = [match.end() for match in SENTENCE_END.finditer(flat)]
     return [0, *(end for end in ends if end < len(text))]
 
 
 def length(text: str) -> int:
-    """How many characters a reader sees (extended grapheme clusters)."""
+    """The number of characters as seen by a reader (extended grapheme clusters)."""
     return len(text) if text.isascii() else sum(1 for _ in _CLUSTER.finditer(text))

@@ -1,4 +1,4 @@
-"""What stands out in a scored text: its mean, its most surprising places, its most surprising lines."""
+"""Statistics of a scored text: its mean, its most surprising places and its most surprising lines."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ CONTEXT = 20
 
 @dataclass
 class Totals:
-    """Sums over a text: add every line of it."""
+    """Sums over the lines of a text."""
 
     mean: Mean = field(default_factory=Mean)
-    """Over the bytes of the file that were scored; ``.bpc`` is bits per byte."""
+    """Over the scored bytes of the file; ``.bpc`` is bits per byte."""
     size: int = 0
-    """Bytes of the file."""
+    """The number of bytes of the file."""
     characters: int = 0
     lines: int = 0
     not_utf8: int = 0
-    """Bytes that are not part of valid UTF-8."""
+    """The number of bytes that are not part of valid UTF-8."""
     _open: bool = False
 
     def add(self, line: Line) -> None:
@@ -42,25 +42,25 @@ class Totals:
 
 @dataclass(frozen=True, order=True)
 class Place:
-    """A surprising character and its neighbourhood; ordered by surprisal, earlier places first among equals."""
+    """A surprising character and its surroundings, ordered by surprisal; ties are ordered by position."""
 
     bits: float
     back: int
-    """Minus the offset in the file, so that the greater place is the earlier one."""
+    """Minus the offset in the file, so that earlier places are greater."""
     line: int
     column: int
     raw: bytes
     """The bytes of the character."""
     expected: tuple[tuple[bytes, float], ...]
-    """(byte, probability) of the likeliest symbols, at the character's most surprising byte."""
+    """(byte, probability) of the likeliest symbols at the character's most surprising byte."""
     before: str
     after: str
     position: int
-    """Of its first byte in the text as it was read."""
+    """The position of its first byte in the text as it was read."""
 
     @property
     def offset(self) -> int:
-        """Of its first byte in the file."""
+        """The offset of its first byte in the file."""
         return -self.back
 
 
@@ -81,9 +81,9 @@ def place(line: Line, index: int) -> Place:
 
 
 def expected(line: Line, index: int) -> tuple[tuple[bytes, float], ...]:
-    """The symbols that were most probable at character ``index``: (byte, probability), best first.
+    """The most probable symbols at character ``index``: (byte, probability), most probable first.
 
-    For a character of several bytes, at its most surprising byte.  Nothing for a character that was not scored.
+    For a character of several bytes, at its most surprising byte.  Empty for a character that was not scored.
     """
     start, stop = int(line.starts[index]), int(line.starts[index + 1])
     bits = line.scored.bits[start:stop]
@@ -105,7 +105,7 @@ class SurprisingPlaces:
         if self.limit < 1:
             return
         least = self._heap[0].bits if len(self._heap) == self.limit else -math.inf
-        # NaN compares false: a character that was not scored is never a place.
+        # NaN compares false: so unscored characters are never selected.
         for index in np.flatnonzero(line.bits > least).tolist():
             found = place(line, index)
             if len(self._heap) < self.limit:
@@ -120,18 +120,18 @@ class SurprisingPlaces:
 
 @dataclass(frozen=True, order=True)
 class LineMean:
-    """A whole line and its mean surprisal in bits per byte, or that of its most surprising stretch.
+    """A whole line and its mean surprisal in bits per byte, or that of its most surprising part.
 
-    NaN if nothing in it was scored.
+    The mean is NaN if nothing was scored.
     """
 
     mean_bits: float
     back: int
-    """Minus its number, so that the greater of two equals is the earlier one."""
+    """Minus its number, so that of two equal lines the earlier one is greater."""
     bits: float
     symbols: int
     text: str
-    """Its beginning, without the line end."""
+    """The beginning of the line, without the line end."""
 
     @property
     def number(self) -> int:
@@ -139,10 +139,10 @@ class LineMean:
 
 
 class LineMeans:
-    """Puts the pieces of long lines together: ``add`` returns a line's mean when it has ended.
+    """Combines the pieces of long lines: ``add`` returns a line's mean when the line has ended.
 
     stretch: take the mean of the ``stretch`` consecutive bytes (as they were read) with the highest mean, instead of
-    that of the whole line; a shorter line is taken whole.
+    that of the whole line; shorter lines use the mean of the whole line.
     """
 
     def __init__(self, shown: int = 400, stretch: int | None = None) -> None:
@@ -151,7 +151,7 @@ class LineMeans:
         self._shown, self._stretch = shown, stretch
         self._peak = -math.inf
         self._tail = np.zeros(0)
-        """Bits of the last bytes, fewer than a stretch."""
+        """The bits of the last ``stretch - 1`` bytes."""
         self._number = 1
         self._bits = 0.0
         self._symbols = 0
@@ -168,7 +168,7 @@ class LineMeans:
         return self._finish() if line.ends else None
 
     def last(self) -> LineMean | None:
-        """The last line of a text that does not end in a line end, if there is one."""
+        """The last line of a text if it has no line end."""
         return self._finish() if self._text else None
 
     def _look_for_peak(self, line: Line, stretch: int) -> None:
@@ -189,7 +189,7 @@ class LineMeans:
 
 
 def line_means(lines: Iterable[Line], stretch: int | None = None) -> Iterator[LineMean]:
-    """The mean of each line, or of its most surprising stretch: see `LineMeans`."""
+    """The mean of each line, or of its most surprising part: see `LineMeans`."""
     means = LineMeans(stretch=stretch)
     for line in lines:
         mean = means.add(line)
@@ -201,7 +201,7 @@ def line_means(lines: Iterable[Line], stretch: int | None = None) -> Iterator[Li
 
 
 class SurprisingLines:
-    """The ``limit`` lines with the highest mean surprisal; empty lines are left out."""
+    """The ``limit`` lines with the highest mean surprisal; empty lines are skipped."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -221,12 +221,12 @@ class SurprisingLines:
 
 
 def describe_expected(pairs: tuple[tuple[bytes, float], ...]) -> str:
-    """``'e' 61%, 'o' 20%``: what was expected, for a line of text."""
+    """``'e' 61%, 'o' 20%``: the predicted symbols as text."""
     return ", ".join(f"{quoted(byte)} {percent(chance)}" for byte, chance in pairs)
 
 
 def percent(chance: float) -> str:
-    """A probability in per cent, with digits enough to tell small ones apart."""
+    """A probability in per cent, with enough digits to distinguish small ones."""
     value = 100 * chance
     if value >= 9.95:
         return f"{value:.0f}%"

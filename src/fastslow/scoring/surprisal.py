@@ -1,10 +1,11 @@
-"""The surprisal of every byte of a text under a model, a block at a time.
+"""The surprisal of every byte of a text under a model, in blocks.
 
     bits_t    = -log2 p(x_t | x_1 ... x_{t-1})
     entropy_t = -sum_v p(v | x_1 ... x_{t-1}) log2 p(v | x_1 ... x_{t-1})
 
-One stream from the first byte to the last, the state carried: each byte is predicted from everything before it.  The
-first byte has nothing before it and is not scored, as in evaluation, unless the model reads a context first.
+The text is one stream from its first byte to its last, with the state carried over: each byte is predicted from
+everything before it.  As in evaluation, the first byte has no context and is not scored, unless the model reads a
+context first.
 """
 
 from __future__ import annotations
@@ -22,24 +23,24 @@ from fastslow.data.alphabet import Buffer, UInt8Array, as_bytes_array
 from fastslow.lm import CharLM
 
 BLOCK = 512
-"""Bytes scored by one call of the model."""
+"""The number of bytes scored in one call of the model."""
 
 LIKELIEST = 5
-"""How many of the likeliest symbols are kept for each byte."""
+"""The number of likeliest symbols stored for each byte."""
 
 Offsets = Callable[[int, int], NDArray[np.int64]]
-"""`offsets(start, stop)`: where the bytes from start to stop begin in the file; (stop - start,), the end included."""
+"""`offsets(start, stop)`: the file offsets of the bytes from start to stop; (stop - start,), including the end."""
 
 
 class BitMixer(Protocol):
-    """What may stand between the network's predictions and the bits: `mixed.NetworkMixer`."""
+    """Computes bits from the network's predictions, such as `mixed.NetworkMixer`."""
 
     def bits(self, log_p: NDArray[Any], values: UInt8Array) -> NDArray[np.float64]:
-        """The next n bytes, and the network's predictions of them, log_p (n, V) -> (n,) bits."""
+        """The next n bytes, and the network's predictions for them, log_p (n, V) -> (n,) bits."""
         ...
 
     def read(self, values: UInt8Array) -> None:
-        """Bytes that the network does not predict."""
+        """Read bytes without predictions of the network."""
         ...
 
 
@@ -47,10 +48,10 @@ class BitMixer(Protocol):
 class Surprisal:
     """Consecutive scored bytes of a text.
 
-    ``start`` is the position of the first, ``values`` (N,) are the bytes, ``bits`` (N,) their surprisals, NaN for a
-    first byte that was not scored.  ``likeliest`` (N, K) are the bytes that were most probable in that place, best
-    first, and ``chances`` (N, K) their probabilities.  ``entropy`` (N,) is that of the whole prediction, in bits, NaN
-    where there was none.  ``offsets`` (N + 1,) are where each byte, and the end, lie in the file.
+    ``start`` is the position of the first byte, ``values`` (N,) are the bytes, ``bits`` (N,) their surprisals, NaN for
+    an unscored first byte.  ``likeliest`` (N, K) are the most probable bytes at each place, most probable first, and
+    ``chances`` (N, K) their probabilities.  ``entropy`` (N,) is that of the whole prediction, in bits, NaN where there
+    was none.  ``offsets`` (N + 1,) are the file offsets of each byte and of the end.
     """
 
     start: int
@@ -66,12 +67,12 @@ class Surprisal:
 
     @property
     def unscored(self) -> int:
-        """How many bytes at its beginning were not scored; no other byte is unscored."""
+        """The number of unscored bytes at the beginning; all others are scored."""
         return int(np.count_nonzero(np.isnan(self.bits)))
 
     @property
     def file_bytes(self) -> int:
-        """The bytes of the file that its scored bytes stand for."""
+        """The number of bytes of the file that the scored bytes represent."""
         return int(self.offsets[-1] - self.offsets[self.unscored])
 
     def part(self, start: int, stop: int) -> Surprisal:
@@ -88,7 +89,7 @@ class Surprisal:
         )
 
     def then(self, other: Surprisal) -> Surprisal:
-        """This block and the one that follows it, as one."""
+        """This block and the following one, joined."""
         if not len(self):
             return other
         return Surprisal(
@@ -113,18 +114,18 @@ def surprisals(
     offsets: Offsets | None = None,
     mixer: BitMixer | None = None,
 ) -> Iterator[Surprisal]:
-    """The surprisal of every byte of ``text`` (N,), in blocks of at most ``block`` bytes that follow each other.
+    """The surprisal of every byte of ``text`` (N,), in consecutive blocks of at most ``block`` bytes.
 
-    ``text`` may be memory-mapped; memory does not grow with its length.  ``likeliest`` is K, cut to the size of the
+    ``text`` may be memory-mapped; memory does not grow with its length.  ``likeliest`` is K, limited to the size of the
     alphabet.  ``context`` is read first and not scored; without it the first byte of the text is not scored.
-    ``offsets`` maps positions to the file's, by default to themselves.  ``mixer`` makes bits of the network's
-    predictions; without it they are the network's own.  The model is used in evaluation mode and left
-    in the mode it was in.  Raises :class:`~fastslow.errors.AlphabetError` for a byte that is not in the model's
-    alphabet, before anything is scored.
+    ``offsets`` maps positions to file offsets, by default to themselves.  ``mixer`` computes bits from the network's
+    predictions; by default they are the network's own.  The model is used in evaluation mode, and its mode is restored
+    afterwards.  Raises :class:`~fastslow.errors.AlphabetError` for a byte outside the model's alphabet, before anything
+    is scored.
     """
     model.alphabet.check(text, name=name)
     scorer = Scorer(model, likeliest=likeliest, block=block, context=context, mixer=mixer)
-    # The first byte comes in a block of its own where it is not scored.
+    # An unscored first byte forms a separate block.
     starts = range(0, len(text), block) if context else [0, *range(1, len(text), block)]
     for start in starts:
         span = text[start : start + block if context or start else 1]
@@ -133,7 +134,7 @@ def surprisals(
 
 
 class Scorer:
-    """One stream of bytes, scored as they come: ``feed`` any pieces, each is scored at once and the state carried.
+    """One stream of bytes, scored as they arrive: ``feed`` scores a piece immediately and carries the state over.
 
     ``context`` is read first and not scored; without it the first byte is not scored.  ``likeliest``, ``block`` and
     ``mixer`` as in :func:`surprisals`.
@@ -151,7 +152,7 @@ class Scorer:
         if block < 1:
             raise ValueError(f"block must be at least 1; got {block}")
         if mixer is not None and context:
-            raise ValueError("a mixer reads a text from its beginning: give no context")
+            raise ValueError("a mixer needs the text from its beginning: use either mixer or context")
         self._model, self._block = model, block
         self._k = min(likeliest, model.alphabet.size)
         self._symbols = np.frombuffer(model.alphabet.symbols, dtype=np.uint8)  # (V,) index -> byte
@@ -164,9 +165,9 @@ class Scorer:
             self._read(model.alphabet.encode(context, name="the context"))
 
     def feed(self, values: Buffer, offsets: NDArray[np.int64] | None = None) -> Iterator[Surprisal]:
-        """The scores of ``values`` (N,), in blocks; ``offsets`` (N + 1,) are where they lie in the file.
+        """The scores of ``values`` (N,), in blocks; ``offsets`` (N + 1,) are their file offsets.
 
-        Raises AlphabetError for a byte that is not in the model's alphabet, with its place in ``values``.
+        Raises AlphabetError for a byte outside the model's alphabet, with its position in ``values``.
         """
         values = as_bytes_array(values)
         if offsets is None:
@@ -210,7 +211,7 @@ class Scorer:
         device = self._model.device
         targets = _tokens(symbols).to(device)  # (T, 1)
         inputs = torch.cat((torch.tensor([[self._last]], device=device), targets[:-1]))
-        # Set anew for each block: between two of them the caller's code runs.
+        # Set for each block, because the caller's code runs in between.
         with torch.inference_mode(), self._model.evaluating():
             logits, self._state = self._model(inputs, self._state)
             log_p = torch.log_softmax(logits[:, 0].float() if logits.dtype != torch.float64 else logits[:, 0], -1)
@@ -235,7 +236,7 @@ class Scorer:
 
 def entropy_bits(log_p: torch.Tensor) -> torch.Tensor:
     """The entropy of distributions in bits: log_p (..., V) natural logarithms -> (...)."""
-    # A symbol without any probability adds nothing: 0 times minus infinity.
+    # A symbol of probability 0 contributes nothing (0 times minus infinity).
     return -(log_p.exp() * log_p).nan_to_num(0.0).sum(-1) / math.log(2.0)
 
 

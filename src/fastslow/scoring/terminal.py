@@ -1,7 +1,7 @@
-"""The terminal view: every line of the text with its surprising characters marked, a line at a time.
+"""The terminal view: every line of the text with its surprising characters marked.
 
-In colour the characters themselves are coloured.  Without colour (a pipe, ``NO_COLOR``) a second row under a line
-with anything surprising in it has the bits of each such character, rounded down, ``#`` for 10 and more::
+In colour the characters themselves are coloured.  Without colour (a pipe, ``NO_COLOR``), a second row below each line
+with surprising characters shows the bits of each such character, rounded down, with ``#`` for 10 and more::
 
        12  2.41 │ the quikc brown fox
                 │         79 4
@@ -29,7 +29,7 @@ STYLES = (
     "color(231) on color(160)",
     "bold color(231) on color(90)",
 )
-"""One a level: the lower ones tint the character, the higher ones its ground, so that blanks show as well."""
+"""One per level: the lower ones colour the character, the higher ones its background, so that blanks are visible."""
 
 TAB = 4
 _BAR = " │ "
@@ -51,11 +51,11 @@ class TerminalView:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._colour = in_colour(console)
-        # A pipe has no width: lines stay whole there.
+        # A pipe has no width, so lines are not wrapped.
         self._width = max(20, console.width - _MARGIN - len(_BAR)) if console.is_terminal else None
 
     def legend(self) -> None:
-        """What the marks mean."""
+        """Print the meaning of the marks."""
         if not self._colour:
             print_line(
                 self._console,
@@ -69,8 +69,8 @@ class TerminalView:
         print_line(self._console, text)
 
     def line(self, line: Line) -> None:
-        """One line of the text, or a piece of a long one."""
-        # Numbered where it begins only: a piece of a long line, and a row that was wrapped, have a blank margin.
+        """Print one line of the text, or a piece of a long one."""
+        # Only the beginning of a line is numbered: later pieces and wrapped rows have a blank margin.
         margin = f"{line.number:5d} {mean_text(line.mean_bits)}" if line.column == 1 else " " * _MARGIN
         for row in _rows(_cells(line), self._width):
             self._row(margin, row)
@@ -92,12 +92,12 @@ _BAR = " │ "
 
 
 def in_colour(console: Console) -> bool:
-    """Whether colours reach the reader."""
+    """Whether the console shows colours."""
     return console.color_system is not None and not console.no_color
 
 
 def print_line(console: Console, text: Text) -> None:
-    """`text` and a line end, neither wrapped nor cut."""
+    """Print `text` and a line end, without wrapping or cutting."""
     console.print(text, soft_wrap=True)
 
 
@@ -106,7 +106,7 @@ def _cells(line: Line) -> Iterator[_Cell]:
     for char, bits, grade in zip(line.text, line.bits.tolist(), levels(line.bits).tolist(), strict=True):
         escaped = False
         if char == "\n":
-            # An expected line end is the end of the row; a surprising one needs a mark to carry its colour.
+            # An expected line end is the end of the row; a surprising one needs a visible mark for its colour.
             if not grade:
                 continue
             shown = "↵"
@@ -149,7 +149,7 @@ def summary_text(totals: Totals) -> str:
 
 
 def print_places(console: Console, places: list[Place]) -> None:
-    """The most surprising places, two rows each: where, how many bits and in what text; what was expected."""
+    """The most surprising places, two rows each: position, bits and surrounding text; the predicted symbols."""
     width = max((len(f"{p.line}:{p.column}") for p in places), default=1)
     for p in places:
         text = Text()

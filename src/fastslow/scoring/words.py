@@ -1,11 +1,12 @@
-"""Surprisal by word: a word's bits are the sum of its characters' and of the white space before it.
+"""Surprisal by word: a word's bits are the sum over its characters and the white space before it.
 
-By the chain rule the bits of consecutive characters add up, so a character model gives the surprisal of any stretch of
-text exactly: no tokenizer decides what a word is, and the words of a text sum to the text.  That needs every character
-to be counted once.  A word takes the white space before it (or, on request, the white space after it).  White space
-that has no such word, at the end of the text (or at its beginning), makes a row of its own whose word is empty.
+By the chain rule the bits of consecutive characters add up, so a character model gives the exact surprisal of any part
+of a
+text: no tokenizer determines what a word is, and the words add up to the text.  For that, every character must be
+counted exactly once.  A word includes the white space before it (or, as an option, after it).  White space without such
+a word, at the end of the text (or at its beginning), is a separate row with an empty word.
 
-The first character is scored as well: the model has read a line break before it, and a context if there is one.
+The first character is scored too: the model reads a line break before it, and the context if there is one.
 """
 
 from __future__ import annotations
@@ -27,19 +28,20 @@ from fastslow.scoring.segments import length, sentence_starts, words
 from fastslow.scoring.surprisal import Surprisal, surprisals
 
 PARAGRAPH = 1 << 16
-"""Characters in which words and sentences are looked for at once; a longer paragraph is cut between two lines."""
+"""The maximum length in characters of a paragraph that is segmented at once; longer ones are split between lines."""
 
 
 @dataclass(frozen=True)
 class WordSurprisal:
-    """A word and what it costs.
+    """A word and its surprisal.
 
     sentence_id: the number of the sentence, or of the item, from 1.  word_id: the word's number in it, from 1.
     word: the word itself; empty for white space that belongs to no word.
     surprisal: bits of its characters and of its white space.
-    entropy: bits, of the prediction of its first byte: how uncertain the model was where the word begins.
-    length: the characters a reader sees in it (grapheme clusters).
-    start, stop: its code points in the text, or in the item: ``text[start:stop] == word``, line ends counted as one.
+    entropy: bits, of the prediction of its first byte: the model's uncertainty at the beginning of the word.
+    length: the number of characters as seen by a reader (grapheme clusters).
+    start, stop: its code points in the text, or in the item: ``text[start:stop] == word``, with each line end counted
+    as one.
     offset: its first byte in the file.  line, column: in the file, from 1; column counts code points.
     """
 
@@ -67,14 +69,14 @@ def word_surprisals(
     """The words of a text with their surprisals, in order.
 
     Args:
-        model: evaluated, and left in the mode it was in.
+        model: used in evaluation mode; its mode is restored afterwards.
         text: a str is scored as UTF-8.
-        context: what the model reads first, unscored, exactly as it is written, behind the line break it begins with.
+        context: text that the model reads first, unscored and unchanged, after an initial line break.
         space: whether a word's bits include the white space before or after it.
-        split: "unicode": words by UAX 29, where punctuation marks are words of their own; "space": whatever stands
-            between white space, with its punctuation, as in most corpora of reading times.
+        split: "unicode": words by UAX 29, where punctuation marks are separate words; "space": everything
+            between white space, including punctuation, as in most corpora of reading times.
 
-    Raises AlphabetError for a character that the model does not know.
+    Raises AlphabetError for a character outside the model's alphabet.
     """
     data = np.frombuffer(encoded(text), dtype=np.uint8)
     blocks = surprisals(model, data, context=context_bytes(model, context), likeliest=1)
@@ -90,21 +92,21 @@ def item_surprisals(
     space: Space = "before",
     split: Split = "unicode",
 ) -> list[WordSurprisal]:
-    """The words of items that are each scored from the same beginning, not after each other; `sentence_id` is the item.
+    """The words of items that are scored independently after the same context; `sentence_id` is the item's number.
 
     Args:
-        items: one sentence, or one text, each.
-        contexts: what the model reads before each item, unscored.
-        context: what it reads before every item, ahead of the item's own context.
+        items: one sentence or text each.
+        contexts: text that the model reads before each item, unscored.
+        context: text that it reads before every item, in front of the item's own context.
         space, split: as in `word_surprisals`.
 
-    Between a context and an item that have no white space there, the model reads a space.  It counts as part of the
-    item's first word with ``space="before"``, and not at all with "after".
+    If there is no white space between a context and an item, the model reads a space there.  It counts as part of the
+    item's first word with ``space="before"``, and is not counted with "after".
 
-    Raises ValueError unless there are as many contexts as items, AlphabetError as `word_surprisals`.
+    Raises ValueError unless there are as many contexts as items, and AlphabetError like `word_surprisals`.
     """
     if contexts is not None and len(contexts) != len(items):
-        raise ValueError(f"contexts must be as many as items; got {len(contexts)} contexts for {len(items)} items")
+        raise ValueError(f"there must be one context per item; got {len(contexts)} contexts for {len(items)} items")
     own = [None] * len(items) if contexts is None else list(contexts)
     made = (
         Item(number, encoded(item), None if before is None else encoded(before))
@@ -114,8 +116,8 @@ def item_surprisals(
 
 
 def context_bytes(model: CharLM, context: str | bytes | None) -> bytes:
-    """What the model reads first: a line break (a space, or the first symbol, for an alphabet without), where a text
-    begins; then the context, if there is one."""
+    """The bytes that the model reads first: a line break (or a space, or the first symbol, if the alphabet has none),
+    then the context, if there is one."""
     return start_of_text(model.alphabet) + encoded(context or b"")
 
 
@@ -127,7 +129,7 @@ def words_of_items(
     space: Space = "before",
     split: Split = "unicode",
 ) -> Iterator[WordSurprisal]:
-    """The words of items as they are scored, a few dozen items at a time."""
+    """The words of items, scored in batches of a few dozen items."""
     for scored in item_blocks(model, items, start=context_bytes(model, context), has_start=bool(context)):
         lead = scored.space_bits if space == "before" else 0.0
         yield from words_of([scored.surprisal], space=space, split=split, lead=lead, item=scored.item)
@@ -141,17 +143,17 @@ def words_of(
     lead: float = 0.0,
     item: Item | None = None,
 ) -> Iterator[WordSurprisal]:
-    """The words of a text whose scored bytes are `blocks`; memory does not grow with the text.
+    """The words of a text from its scored `blocks`; memory does not grow with the text.
 
-    lead: bits of a space before the text, for the first word.  item: the item that the text is, whose number every word
-    gets as its sentence; without it, sentences are counted.
+    lead: bits of a space before the text, added to the first word.  item: the item that the text belongs to, whose
+    number is every word's sentence_id; without it, sentences are counted.
     """
     numbers = _Numbers(item)
     blank: _Token | None = None
-    """White space that no word has taken so far."""
+    """White space that does not belong to a word yet."""
     before = [lead]
     last: WordSurprisal | None = None
-    """With space "after", a word that may still get some."""
+    """With space "after", a word that may still get white space."""
     for token in _tokens(paragraphs(blocks, item), split, item is None):
         if token.text.isspace():
             if last is not None:
@@ -177,13 +179,13 @@ def words_of(
 
 @dataclass(frozen=True, eq=False)
 class Paragraph:
-    """Lines up to a blank one.  Each array has one entry a code point of `text`."""
+    """Lines up to a blank line.  Each array has one entry per code point of `text`."""
 
     text: str
     start: int
-    """Code points before it."""
+    """The number of code points before it."""
     bits: NDArray[np.float64]
-    """0 where nothing was scored."""
+    """0 where not scored."""
     entropy: NDArray[np.float32]
     offsets: NDArray[np.int64]
     lines: NDArray[np.int64]
@@ -191,7 +193,7 @@ class Paragraph:
 
 
 def paragraphs(blocks: Iterable[Surprisal], item: Item | None = None) -> Iterator[Paragraph]:
-    """The paragraphs of a scored text, or of an item: a blank line ends one and belongs to it."""
+    """The paragraphs of a scored text, or of an item: each ends with a blank line."""
     held: list[Line] = []
     start = size = 0
     for one in scored_lines(blocks):
@@ -224,7 +226,7 @@ class _Token(NamedTuple):
     bits: float
     paragraph: Paragraph
     at: int
-    """Where it begins in the paragraph."""
+    """Its start in the paragraph."""
     sentence: int
     """The number of its sentence, from 1."""
 
@@ -246,7 +248,7 @@ class _Token(NamedTuple):
 
 
 def _tokens(parts: Iterable[Paragraph], split: Split, by_sentence: bool) -> Iterator[_Token]:
-    """The words and white space of paragraphs. A sentence counts from its first word on."""
+    """The words and white space of paragraphs. A sentence starts with its first word."""
     sentence, at_word = 0, -1
     for part in parts:
         starts = sentence_starts(part.text) if by_sentence else [0]
@@ -261,13 +263,13 @@ def _tokens(parts: Iterable[Paragraph], split: Split, by_sentence: bool) -> Iter
 
 
 class _Numbers:
-    """Numbers the words of each sentence, or of one item."""
+    """Counts the words of each sentence, or of one item."""
 
     def __init__(self, item: Item | None) -> None:
         self._item, self._sentence, self._word = None if item is None else item.number, 1, 0
 
     def next(self, sentence: int) -> tuple[int, int]:
-        """Of a word in this sentence."""
+        """The numbers of the next word in this sentence."""
         sentence = self._item or sentence
         if sentence != self._sentence:
             self._sentence, self._word = sentence, 0
@@ -275,10 +277,10 @@ class _Numbers:
         return sentence, self._word
 
     def rest(self) -> tuple[int, int]:
-        """Of white space that belongs to no word: the next word's, or 0 before the first."""
+        """The numbers of white space without a word: the sentence and the next word_id, or 0 before the first."""
         return self._item or self._sentence, self._word + 1 if self._word else 0
 
 
 def encoded(text: str | bytes) -> bytes:
-    """A text in UTF-8; surrogates are bytes that are not."""
+    """The text as UTF-8; surrogates become the bytes that they escape."""
     return text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text

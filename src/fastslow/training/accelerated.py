@@ -1,4 +1,4 @@
-"""Training and evaluation of a `CharLM` on a CUDA device, recorded as graphs (`training.graphed`)."""
+"""Training and evaluation of a `CharLM` on a CUDA device, captured as CUDA graphs (`training.graphed`)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fastslow.training.updater import Step, Updater, Updating
 
 
 class GraphedUpdater(Updater):
-    """`Updater`'s training step, recorded: the same loss, clipping and Adam.
+    """`Updater`'s training step as a CUDA graph: the same loss, clipping and Adam.
 
     The state it returns is a buffer that the next step overwrites; copy it to keep it.
     """
@@ -48,7 +48,7 @@ class GraphedUpdater(Updater):
     def step(self, inputs: Tensor, targets: Tensor, state: Any, rate: float, resets: Tensor | None = None) -> Step:
         if state is None:
             state = self.lm.initial_state(inputs.shape[1])
-        given = (inputs, targets) if resets is None else (inputs, targets, resets)  # a recording of its own
+        given = (inputs, targets) if resets is None else (inputs, targets, resets)  # captured separately
         return Step(*self.recorded.step(*given, state=state, rate=rate))
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
@@ -64,15 +64,15 @@ def make_updater(lm: CharLM, config: TrainConfig, ranks: Ranks | None = None) ->
 
 
 class RecordedScorer:
-    """`lm.token_nats`, recorded and replayed, for `evaluate`, which runs in evaluation mode and inference mode.
+    """`lm.token_nats` as a CUDA graph, for `evaluate`, which runs in evaluation mode and inference mode.
 
-    Weights and autocast are those at the time of each call.
+    Uses the weights and the autocast mode at the time of each call.
     """
 
     def __init__(self, lm: CharLM, *, recorder: Recorder | None = None) -> None:
         self._lm, self._recorder = lm, recorder
         self._recorded: dict[torch.dtype | None, Recorded] = {}
-        """A recording for each type that autocast was on with, None for off."""
+        """One recording per autocast dtype; None if autocast is off."""
 
     def __call__(self, inputs: Tensor, targets: Tensor, state: Any, *, resets: Tensor | None = None) -> TokenNats:
         device = self._lm.device.type
@@ -86,7 +86,7 @@ class RecordedScorer:
 
     def _record(self, kind: torch.dtype | None) -> Recorded:
         def score(inputs: Tensor, targets: Tensor, state: Any, resets: Tensor | None = None) -> tuple[Tensor, Any]:
-            # A weight that autocast had cast and kept before the recording would be replayed when it is long gone.
+            # A weight that autocast cached before the recording would be freed before the replay.
             with torch.autocast(self._lm.device.type, kind, enabled=kind is not None, cache_enabled=False):
                 nats, new, *_ = self._lm.token_nats(inputs, targets, state, resets=resets)
             return nats, new

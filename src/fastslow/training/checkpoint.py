@@ -228,7 +228,7 @@ def random_state(device: torch.device) -> dict[str, Tensor]:
 
 
 def set_random_state(states: Mapping[str, Tensor], device: torch.device, where: str) -> None:
-    """Go on drawing from where `random_state` was taken. Raises ModelError for a state that is none."""
+    """Restore the states from `random_state`. Raises ModelError for an invalid state."""
     try:
         if "cpu" in states:
             torch.set_rng_state(states["cpu"])

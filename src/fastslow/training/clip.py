@@ -9,12 +9,12 @@ from torch import Tensor
 
 
 def clip_gradients(parameters: Iterable[Tensor], limit: float) -> Tensor:
-    """Scale the gradients down to a global norm of `limit` where it is longer (0: never); the norm before.
+    """Scale the gradients down to a global norm of `limit` if it is larger (0: never); returns the norm before.
 
-    As `torch.nn.utils.clip_grad_norm_`, but the norm is taken in float64, (), and nothing waits for a GPU. An untrained
-    deep transition is chaotic: with five cells in sequence and 100 steps its gradient has a norm of 1e31, finite in
-    float32 while its square is not. Scaled down it is an update like others, and after a hundred of them norms are
-    ordinary.
+    Like `torch.nn.utils.clip_grad_norm_`, but the norm is computed in float64, (), without synchronising with a GPU. An
+    untrained deep transition is chaotic: with five sequential cells and 100 steps its gradient has a norm of 1e31,
+    which is finite in float32 while its square is not. Scaled down, it is a normal update, and after a hundred updates
+    the norms are normal.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if not gradients:

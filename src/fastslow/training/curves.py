@@ -1,7 +1,7 @@
-"""Curves for TensorBoard, where it is installed.
+"""Curves for TensorBoard, if it is installed.
 
-Its records are written in this thread: the library's own writer has one of its own, whose failure on a full disk would
-be a traceback and not an error.
+Records are written in this thread: the library's own writer uses a separate thread, which would print a traceback on a
+full disk instead of raising an error.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ FOLDER = "tensorboard"
 
 
 class Curves:
-    """Scalars in `tensorboard/` of a run folder; does nothing where TensorBoard is not wanted or not installed.
+    """Scalars in `tensorboard/` of a run folder; does nothing if TensorBoard is disabled or not installed.
 
-    Every method but `close` raises StorageError where the system refuses.
+    All methods except `close` raise StorageError if the files cannot be written.
     """
 
     def __init__(self, folder: Path, update: int, wanted: bool) -> None:
@@ -36,7 +36,7 @@ class Curves:
             return
         self._event, self._summary = Event, Summary
         self._folder = folder / FOLDER
-        seconds, rest = divmod(time.time_ns(), 10**9)  # the viewer reads files in the order of their names
+        seconds, rest = divmod(time.time_ns(), 10**9)  # the viewer reads files sorted by name
         try:
             self._folder.mkdir(exist_ok=True)
             name = self._folder / f"events.out.tfevents.{seconds:010d}.{rest:09d}"
@@ -44,13 +44,13 @@ class Curves:
         except OSError as error:
             raise self._refused(error) from error
         self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
-        # Points of a lost future, after the checkpoint a run goes on from, are purged by the viewer.
+        # The viewer discards points after the checkpoint from which the run is resumed.
         start = SessionLog(status=SessionLog.START)
         self._write(Event(wall_time=time.time(), step=update + 1, session_log=start))
         self.flush()
 
     def add(self, update: int, values: Mapping[str, float]) -> None:
-        """One point of each curve."""
+        """Add one point to each curve."""
         if self._records is not None:
             points = [self._summary.Value(tag=name, simple_value=value) for name, value in values.items()]
             self._write(self._event(wall_time=time.time(), step=update, summary=self._summary(value=points)))
@@ -64,7 +64,7 @@ class Curves:
 
     def close(self) -> None:
         if self._records is not None:
-            # A point that could not be written fails again here, and has been reported.
+            # A point that could not be written fails here again; the error was already reported.
             with contextlib.suppress(OSError):
                 self._records.close()
 

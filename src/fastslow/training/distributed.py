@@ -1,11 +1,11 @@
 """The processes of a job that train one model together, started by torchrun.
 
-Each *rank* owns some columns of the batch, the same ones throughout, since their states are carried from window to
-window. What the ranks must agree on - when to stop, what the best validation was, what is in the checkpoint - they
-exchange here, through gloo, in numbers, JSON and bytes; gradients go through gloo on CPUs and NCCL on GPUs. Rank 0
-writes files and logs; its failures are raised on all ranks, so that none waits for it.
+Each *rank* owns some columns of the batch, always the same ones, because their states are carried from window to
+window. Everything that the ranks must agree on (when to stop, the best validation, the content of the checkpoint) is
+exchanged here through gloo, as numbers, JSON and bytes; gradients are exchanged through gloo on CPUs and NCCL on GPUs.
+Rank 0 writes files and logs; its errors are raised on all ranks, so that none waits for it.
 
-One process alone is a `Ranks` too, and exchanges nothing.
+A single process uses `Ranks` as well, and exchanges nothing.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ from fastslow.training.launch import Launch, LaunchError, find_launch
 T = TypeVar("T")
 
 TIMEOUT = timedelta(minutes=10)
-"""How long a rank waits for another, at the start and at every exchange, before it gives the job up."""
+"""The time that a rank waits for another, at the start and in every exchange, before the job fails."""
 
 
 class LostError(FastslowError):
-    """The other processes do not answer."""
+    """The other processes do not respond."""
 
 
 class ElsewhereError(FastslowError):
-    """Another rank has failed, and its job with it."""
+    """The job has failed on another rank."""
 
 
 class Ranks:
-    """One process alone; `Group` is several."""
+    """A single process; for several see `Group`."""
 
     def __init__(self, launch: Launch) -> None:
         self.launch = launch
@@ -60,40 +60,40 @@ class Ranks:
         return self.rank == 0
 
     def columns(self, count: int) -> slice | None:
-        """The part of `count` streams that is this rank's; None where there are too few for it to have one."""
+        """This rank's part of `count` streams; None if there are fewer streams than ranks and it has none."""
         return rank_columns(count, self.rank, min(self.size, count)) if self.rank < count else None
 
     def device(self, name: str) -> torch.device:
-        """The device `name` of this rank: several share out the GPUs of their machine. Raises ConfigError."""
+        """The device `name` for this rank: several ranks use one GPU of their machine each. Raises ConfigError."""
         return torch.device(name)
 
     def lead(self, fn: Callable[[], T]) -> T:
-        """What `fn` returns on rank 0, a JSON value where there are several; its FastslowError is everybody's."""
+        """The result of `fn` on rank 0 (JSON if there are several ranks); a FastslowError is raised on all ranks."""
         return fn()
 
     def together(self, fn: Callable[[], T]) -> T:
-        """What `fn` returns here; a FastslowError of any rank is everybody's."""
+        """The result of `fn` on this rank; a FastslowError of any rank is raised on all ranks."""
         return fn()
 
     def largest(self, *values: float) -> list[float]:
-        """The largest of all ranks' first values, of their second ones, ..."""
+        """The elementwise maximum of the values over all ranks."""
         return list(values)
 
     def sum(self, *values: float) -> list[float]:
-        """The sums of all ranks' values."""
+        """The elementwise sum of the values over all ranks."""
         return list(values)
 
     def tensors(self, mine: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Rank 0's tensors, bit for bit; several ranks get them on the CPU."""
+        """The tensors of rank 0, bit for bit; on the CPU if there are several ranks."""
         return dict(mine)
 
     def whole(self, state: Any, batch: int) -> Any:
-        """The state of all `batch` streams from that of each rank's columns."""
+        """The state of all `batch` streams, gathered from the columns of each rank."""
         return state
 
 
 class Group(Ranks):
-    """Several processes. All of them call its methods, but for `columns` and `device`, in the same order."""
+    """Several processes. All of them must call its methods, except `columns` and `device`, in the same order."""
 
     def __init__(self, launch: Launch, control: dist.ProcessGroup) -> None:
         super().__init__(launch)
@@ -104,22 +104,22 @@ class Group(Ranks):
         if device.type != "cuda":
             return device
         if ":" in name:
-            raise ConfigError(f"several processes take one GPU each: use device cuda, not {name}")
+            raise ConfigError(f"several processes use one GPU each: use device cuda, not {name}")
         local, there = self.launch.local_rank, torch.cuda.device_count()
         if local >= there:
             raise ConfigError(
-                f"this process needs GPU {local}, and the machine has {there}: start fewer processes per machine"
+                f"this process needs GPU {local}, but the machine has {there}: start fewer processes per machine"
             )
         return torch.device("cuda", local)
 
     def connect(self, device: torch.device) -> None:
-        """Make the way for gradients on that device."""
+        """Create the process group for gradients on this device."""
         if device.type == "cuda":
             torch.cuda.set_device(device)
             self._gradients = self._call(dist.new_group, backend="nccl", timeout=TIMEOUT)
 
     def add_up(self, tensor: Tensor) -> dist.Work:
-        """Begin to replace a tensor on the device of `connect` by the sum of all ranks'; `done` ends it."""
+        """Start to replace a tensor on the device of `connect` by its sum over all ranks; `done` waits for it."""
         work: dist.Work = self._call(dist.all_reduce, tensor, group=self._gradients, async_op=True)
         return work
 
@@ -127,19 +127,19 @@ class Group(Ranks):
         self._call(work.wait)
 
     def lead(self, fn: Callable[[], T]) -> T:
-        told: dict[str, Any] = {}
+        reply: dict[str, Any] = {}
         failure: FastslowError | None = None
         if self.leads:
             try:
-                told = {"value": fn()}
+                reply = {"value": fn()}
             except FastslowError as error:
-                failure, told = error, {"error": str(error)}
-        told = self._json(told, 0)
+                failure, reply = error, {"error": str(error)}
+        reply = self._json(reply, 0)
         if failure is not None:
             raise failure
-        if "error" in told:
-            raise ElsewhereError(told["error"])
-        value: T = told["value"]
+        if "error" in reply:
+            raise ElsewhereError(reply["error"])
+        value: T = reply["value"]
         return value
 
     def together(self, fn: Callable[[], T]) -> T:
@@ -151,10 +151,10 @@ class Group(Ranks):
         first = self.size - int(self.largest(0 if failure is None else self.size - self.rank)[0])
         if first == self.size:
             return result
-        told = self._json(f"on rank {first} ({socket.gethostname()}): {failure}", first)
+        reply = self._json(f"on rank {first} ({socket.gethostname()}): {failure}", first)
         if failure is not None and first == self.rank:
-            raise failure if self.leads else ElsewhereError(told)
-        raise ElsewhereError(told)
+            raise failure if self.leads else ElsewhereError(reply)
+        raise ElsewhereError(reply)
 
     def largest(self, *values: float) -> list[float]:
         return self._reduced(values, dist.ReduceOp.MAX)
@@ -167,7 +167,7 @@ class Group(Ranks):
         result = {}
         for name, (kind, *shape) in self._json(kinds, 0).items():
             like = mine[name].detach().cpu() if self.leads else torch.empty(shape, dtype=getattr(torch, kind))
-            # As bytes, which every type is sent as.
+            # As bytes, which works for every dtype.
             flat = like.contiguous().reshape(-1).view(torch.uint8)
             self._broadcast(flat, 0)
             result[name] = flat.view(like.dtype).reshape(shape)
@@ -179,13 +179,13 @@ class Group(Ranks):
         def gathered(leaf: Tensor) -> Tensor:
             rows = torch.zeros(batch, *leaf.shape[1:], dtype=leaf.dtype)
             rows[columns] = leaf.detach().cpu()
-            # Every row is one rank's: the sum adds zeros to it.
+            # Each row belongs to one rank; the others add zeros.
             self._call(dist.all_reduce, rows, group=self._control)
             return rows
 
         return None if state is None else map_state(gathered, state)
 
-    # ------------------------------------------------------------------ the wire
+    # ------------------------------------------------------------------ communication
 
     def _reduced(self, values: Sequence[float], operation: Any) -> list[float]:
         exchanged = torch.tensor(values, dtype=torch.float64)
@@ -193,7 +193,7 @@ class Group(Ranks):
         return [float(value) for value in exchanged]
 
     def _json(self, value: Any, source: int) -> Any:
-        """Rank `source`'s value."""
+        """The value of rank `source`."""
         data = json.dumps(value).encode() if self.rank == source else b""
         length = torch.tensor([len(data)], dtype=torch.int64)
         self._broadcast(length, source)
@@ -212,10 +212,10 @@ class Group(Ranks):
             return fn(*arguments, **options)
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError as error:  # that of the wire, or of a time that is over
+        except RuntimeError as error:  # a failed connection or a timeout
             raise LostError(
-                f"rank {self.rank} has lost contact with the other {self.size - 1}: one of them has ended, or has not "
-                f"answered for {TIMEOUT.total_seconds() / 60:g} minutes"
+                f"rank {self.rank} has lost contact with the other {self.size - 1}: one of them has exited, or has not "
+                f"responded for {TIMEOUT.total_seconds() / 60:g} minutes"
             ) from error
 
 
@@ -224,23 +224,23 @@ _meetings = itertools.count()
 
 @functools.cache
 def _meeting_place(launch: Launch) -> Any:
-    """What the address of the environment leads to: connected to once a process."""
+    """The store at the address in the environment; a process connects to it once."""
     return next(rendezvous("env://", launch.rank, launch.size, timeout=TIMEOUT))[0]
 
 
 @contextmanager
 def joined() -> Iterator[Ranks]:
-    """The processes of this job, connected inside. Raises LaunchError where they cannot be."""
+    """Connect the processes of this job for this context. Raises LaunchError if that fails."""
     launch = find_launch()
     if launch.size == 1:
         yield Ranks(launch)
         return
     if not dist.is_available():
-        raise LaunchError("this build of torch does not support several processes: start one")
+        raise LaunchError("this build of torch does not support distributed training: start a single process")
     ours = not dist.is_initialized()
     try:
         if ours:
-            # Names of its own for every meeting: those of the last would lead to its closed doors.
+            # Use new names for every connection; the old names refer to closed connections.
             store = PrefixStore(f"fastslow/{launch.restarts}/{next(_meetings)}", _meeting_place(launch))
             dist.init_process_group("gloo", store=store, rank=launch.rank, world_size=launch.size, timeout=TIMEOUT)
         control = dist.group.WORLD if ours else dist.new_group(backend="gloo", timeout=TIMEOUT)
@@ -252,12 +252,12 @@ def joined() -> Iterator[Ranks]:
         yield Group(launch, control)
     finally:
         if ours:
-            with contextlib.suppress(RuntimeError):  # the others may be gone
+            with contextlib.suppress(RuntimeError):  # the others may have exited
                 dist.destroy_process_group()
 
 
 def rows_at_once(batch: int, accumulate: int, ranks: int) -> int:
-    """The most streams that go through the network together. Raises FastslowError where some part would have none."""
+    """The largest number of streams in one forward pass. Raises FastslowError if a part would have none."""
     rank_columns(batch, 0, ranks)
     if batch // ranks < accumulate:
         raise ConfigError(

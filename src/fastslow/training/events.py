@@ -1,4 +1,4 @@
-"""What a run tells while it goes on. Views (progress bars, plain lines, curves) are made of these."""
+"""Events of a running training, which progress bars, log lines and curves are based on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fastslow.evaluation import Evaluation
 
 @dataclass(frozen=True)
 class Started:
-    """Once, before the first update. `update` is 0, or where a resumed run goes on; `engine` says what runs and why."""
+    """Sent once, before the first update. `update`: 0, or that of a resumed run; `engine` includes the reason."""
 
     out: Path
     parameters: int
@@ -27,10 +27,10 @@ class Started:
 
 @dataclass(frozen=True)
 class Updated:
-    """After an update (on a GPU after every few).
+    """After an update (on a GPU, after every few updates).
 
-    epoch: epochs done, with the part of the one begun. bpc: mean of the updates since the last line of metrics.
-    characters_per_second: of training alone. seconds_left: estimate to the end of training, or None.
+    epoch: epochs done, including the fraction of the current one. bpc: mean of the updates since the last line of
+    metrics. characters_per_second: of training alone. seconds_left: estimate until the end of training, or None.
     """
 
     update: int
@@ -45,7 +45,7 @@ class Updated:
 
 @dataclass(frozen=True)
 class Evaluating:
-    """During a validation or the test: symbols done, of how many."""
+    """During a validation or the test: the number of symbols done and in total."""
 
     part: Literal["valid", "test"]
     done: int
@@ -54,7 +54,7 @@ class Evaluating:
 
 @dataclass(frozen=True)
 class Validated:
-    """After a validation. best_bpc: the best so far, this one included."""
+    """After a validation. best_bpc: the best so far, including this one."""
 
     update: int
     epoch: float
@@ -80,7 +80,7 @@ class Tested:
 
 @dataclass(frozen=True)
 class Notice:
-    """Something a person should know, in a sentence."""
+    """A message for the user."""
 
     text: str
 

@@ -1,4 +1,4 @@
-"""Functions recorded once as a CUDA graph and replayed: a training step, a window of evaluation.
+"""Functions captured once as a CUDA graph and replayed: a training step, a window of evaluation.
 
 A window of 150 steps is about a thousand kernels, each shorter than its launch from Python; a replayed graph launches
 them all at once. Values that change between replays are in memory, not in Python: inputs and the carried state have

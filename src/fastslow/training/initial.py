@@ -1,4 +1,4 @@
-"""A run that begins with the weights of a trained model, instead of random ones."""
+"""Runs that start from the weights of a trained model instead of random ones."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from fastslow.training.checkpoint import Checkpoint, Position, random_state
 from fastslow.training.config import TrainConfig
 
 REGULARISATION = ("dropout", "zoneout_h", "zoneout_c")
-"""Options of the network that have no part in its weights: a run may choose its own."""
+"""Options of the network that do not affect its weights and may be changed by a run."""
 
 
 def read_initial(name: str, model: ModelOptions, splits: Splits) -> CharLM:
-    """The trained model called `name`, to be trained further as `model` says.
+    """The trained model called `name`, for further training with the options `model`.
 
-    Raises ModelError where there is none, ConfigError for a network of other sizes, AlphabetError for a text with a
-    symbol that the model does not know.
+    Raises ModelError if there is no such model, ConfigError for a network of different sizes, AlphabetError for a text
+    with a symbol outside the model's alphabet.
     """
     found = CharLM.from_pretrained(name, device="cpu")
     options = found.config.options
     for field in fields(ModelOptions):
-        has, asked = getattr(options, field.name), getattr(model, field.name)
-        if field.name not in REGULARISATION and has != asked:
+        has, wanted = getattr(options, field.name), getattr(model, field.name)
+        if field.name not in REGULARISATION and has != wanted:
             raise ConfigError(
-                f"{name} has {field.name} {has}, not {asked}: a run that starts from it keeps its network"
+                f"{name} has {field.name} {has}, not {wanted}: a run that starts from it must use the same network"
             )
     for part in (splits.train, splits.valid, splits.test):
         if part is not None:

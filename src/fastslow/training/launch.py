@@ -1,4 +1,4 @@
-"""What the environment says of the other processes of a job, as torchrun sets it."""
+"""The other processes of a job, from the environment variables set by torchrun."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from dataclasses import dataclass
 from fastslow.errors import FastslowError
 
 NEEDED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-"""Variables that every process of a job has."""
+"""Variables that are set in every process of a job."""
 
 HOW = "start several processes with torchrun, or unset RANK and WORLD_SIZE to train with one process"
 
 
 class LaunchError(FastslowError):
-    """Processes that were not started, or cannot be reached, as they should."""
+    """The processes of the job were not started correctly, or cannot be reached."""
 
 
 @dataclass(frozen=True)
 class Launch:
-    """This process among those of its job.
+    """This process and its place in the job.
 
-    rank: 0 to size - 1. local_rank: among those of this machine.
-    job: names the job that goes on from one restart of its processes to the next; None outside of torchrun.
-    restarts: how often torchrun has started the processes again after a failure.
-    address: where they meet.
+    rank: 0 to size - 1. local_rank: the rank on this machine.
+    job: identifies the job across restarts of its processes; None without torchrun.
+    restarts: how often torchrun has restarted the processes after a failure.
+    address: where the processes connect.
     """
 
     rank: int = 0
@@ -43,21 +43,21 @@ class Launch:
 
 
 def find_launch(environment: Mapping[str, str] | None = None) -> Launch:
-    """This process's place, one process alone where the environment names no others. Raises LaunchError."""
+    """The place of this process; a single process if the environment has no others. Raises LaunchError."""
     env = os.environ if environment is None else environment
     if "RANK" not in env and "WORLD_SIZE" not in env:
         return Launch()
     missing = [name for name in NEEDED if not env.get(name)]
     if missing:
         there = "RANK" if "RANK" in env else "WORLD_SIZE"
-        raise LaunchError(f"the environment has {there} but no {' and no '.join(missing)}: {HOW}")
+        raise LaunchError(f"the environment contains {there} but no {' and no '.join(missing)}: {HOW}")
     size = _number(env, "WORLD_SIZE", 1, 10**6)
     rank = _number(env, "RANK", 0, size - 1)
     local_rank = _number(env, "LOCAL_RANK", 0, rank)
     port = _number(env, "MASTER_PORT", 0, 65535)
     job = None
     if "TORCHELASTIC_RUN_ID" in env:
-        # Its agent outlives its processes, and is the parent of them all.
+        # torchrun's agent is the parent of all processes and outlives them.
         job = f"{env['TORCHELASTIC_RUN_ID']} {socket.gethostname()} {os.getppid()}"
     restarts = _number(env, "TORCHELASTIC_RESTART_COUNT", 0, 10**9)
     return Launch(rank, size, local_rank, job, restarts, f"{env['MASTER_ADDR']}:{port}")

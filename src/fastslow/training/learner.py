@@ -1,4 +1,4 @@
-"""What is trained: the model, its optimizer and weight average, the carried state, and the position."""
+"""The trained objects: the model, its optimizer and weight average, the carried state, and the position."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from fastslow.training.updater import Step, TailAverage, Updating, WeightAverage
 
 
 class Learner:
-    """All that an update changes, and a checkpoint keeps.
+    """Everything that an update changes and a checkpoint stores.
 
-    `state` is that of this rank's `columns` of the batch after the last window, or None at the start of an epoch;
-    `average` the average of the weights, or None. Making one sets torch's seed to the recipe's.
+    `state` is the state of this rank's `columns` of the batch after the last window, or None at the start of an epoch;
+    `average` is the average of the weights, or None. Creating a learner sets torch's seed to that of the recipe.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Learner:
         assert columns is not None  # a batch has a stream for every rank
         self.columns = columns
         torch.manual_seed(config.seed)
-        # Made on the CPU, so that a seed means the same weights everywhere.
+        # Created on the CPU, so that a seed gives the same weights on all devices.
         self.lm = CharLM(lm_config, backend=backend).to(device)
         self.updater: Updating = make_updater(self.lm, config, ranks)
         self.average = _average(self.lm, config)
@@ -46,7 +46,7 @@ class Learner:
         self.state: Any = None
 
     def restore(self, stored: Checkpoint, out: Path) -> None:
-        """Be what the checkpoint of the run in `out` says. Raises ModelError where it is damaged."""
+        """Restore the checkpoint of the run in `out`. Raises ModelError if it is damaged."""
         self.position = stored.position
         self.state = None if stored.state is None else map_state(itemgetter(self.columns), stored.state)
         self.lm.load_state_dict(stored.model)
@@ -61,7 +61,7 @@ class Learner:
         self.plateau = Plateau(self.config.patience, decays=p.decays, waited=p.waited)
 
     def checkpoint(self, whole_state: Any) -> Checkpoint:
-        """All of it now; whole_state: that of all columns."""
+        """The checkpoint of the current position; whole_state: the state of all columns."""
         return Checkpoint(
             position=self.position,
             model=self.lm.state_dict(),
@@ -72,11 +72,11 @@ class Learner:
         )
 
     def best_weights(self) -> dict[str, Tensor]:
-        """The weights that are validated and kept: their average, if there is one."""
+        """The weights that are validated and saved: their average, if there is one."""
         return self.lm.state_dict() if self.average is None else self.average.tensors()
 
     def update(self, window: Window, rate: float, done: float) -> Step:
-        """One update on a window, at a learning rate, with the part `done` of the run behind it."""
+        """One update on a window; `done` is the completed fraction of the run."""
         p, config = self.position, self.config
         if config.reset and self.state is not None:
             rows = random_resets(config.seed, p.update, config.batch, config.reset)
@@ -92,7 +92,7 @@ class Learner:
         return step
 
     def _sent(self, tokens: Tensor) -> Tensor:
-        """Tokens on the device, without waiting for the update before."""
+        """Tokens on the device, without waiting for the previous update."""
         if self.device.type != "cuda":
             return tokens.to(self.device)
         return tokens.pin_memory().to(self.device, non_blocking=True)

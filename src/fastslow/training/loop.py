@@ -75,7 +75,7 @@ class Loop:
         try:
             return self._run()
         except StorageError as error:
-            raise StorageError(f"{error}; {self.saver.kept('make room, then resume')}") from error
+            raise StorageError(f"{error}; {self.saver.kept('free some space, then resume')}") from error
         except LostError as error:
             raise LostError(f"{error}; {self.saver.kept('resume it, with any number of processes')}") from error
 

@@ -26,8 +26,8 @@ from fastslow.training.sources import DataSource, make_alphabet
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A prepared run; `folder` on the rank that writes to it. The session is this process's entry in the record."""
+class PreparedRun:
+    """A prepared run; `folder` is set on the rank that writes. The session is this process's entry in the record."""
 
     out: Path
     folder: RunFolder | None
@@ -37,18 +37,18 @@ class Asked:
     session: Mapping[str, Any]
 
     def to_json(self) -> dict[str, Any]:
-        """What the other ranks need to know."""
+        """The information for the other ranks."""
         return {"out": str(self.out), "record": self.record.to_json(), "model": self.lm_config.to_json()}
 
     @classmethod
-    def from_json(cls, told: Mapping[str, Any], data: Splits | None) -> Asked:
+    def from_json(cls, value: Mapping[str, Any], data: Splits | None) -> PreparedRun:
         """The run that rank 0 prepared, with this rank's text, which must be the same."""
-        record = RunRecord.from_json(told["record"], "the record of rank 0")
+        record = RunRecord.from_json(value["record"], "the record of rank 0")
         if data is None and record.source is None:
-            raise RunError("rank 0 got its text in Python: pass it on every rank")
+            raise RunError("rank 0 received its text in Python: pass it on every rank")
         splits = data if data is not None else cast(DataSource, record.source).open()
         _check_texts(record, splits.describe(), "that of rank 0")
-        return cls(Path(told["out"]), None, record, LMConfig.from_json(told["model"]), splits, {})
+        return cls(Path(value["out"]), None, record, LMConfig.from_json(value["model"]), splits, {})
 
 
 def prepare(
@@ -64,7 +64,7 @@ def prepare(
     command: str | None,
     ranks: Ranks,
     stack: ExitStack,
-) -> Asked:
+) -> PreparedRun:
     """Check all arguments, then create or open the run folder, which `stack` closes."""
     source = data if isinstance(data, DataSource) else None
     kind = alphabet or ("bytes" if source is None else source.alphabet)
@@ -96,15 +96,15 @@ def prepare(
         if stored.options != model:
             raise ModelError(f"{out} is damaged: its configuration differs from its record")
         session["engine"] = _engine(stored, config, rows, backend, on)
-        return Asked(folder.path, folder, record, stored, splits, session)
+        return PreparedRun(folder.path, folder, record, stored, splits, session)
     if init_from is not None and alphabet is not None:
-        raise ConfigError(f"a run that starts from {init_from} has its alphabet: leave out the alphabet")
+        raise ConfigError(f"a run that starts from {init_from} uses its alphabet: omit the alphabet")
     lm_config, initial = _model(record, kind, splits)
     session["engine"] = _engine(lm_config, config, rows, backend, on)
     folder = stack.enter_context(RunFolder.create(out))
     folder.write_record(record)  # first: from here on the run can be resumed
     _write_model(folder.path, lm_config, initial, config, on)
-    return Asked(folder.path, folder, record, lm_config, splits, session)
+    return PreparedRun(folder.path, folder, record, lm_config, splits, session)
 
 
 def _model(record: RunRecord, kind: str, splits: Splits) -> tuple[LMConfig, CharLM | None]:
@@ -118,7 +118,7 @@ def _model(record: RunRecord, kind: str, splits: Splits) -> tuple[LMConfig, Char
 def _write_model(
     folder: Path, lm_config: LMConfig, initial: CharLM | None, config: TrainConfig, device: torch.device
 ) -> None:
-    """The configuration last: where it is missing, a resumed run writes both again."""
+    """Write the configuration last: if it is missing, a resumed run writes both again."""
     if initial is not None:
         write_initial(folder, initial, config, device)
     files.write_config(folder, lm_config)
@@ -149,7 +149,7 @@ def _check_recipe(config: TrainConfig, splits: Splits, device: str) -> None:
     last_offset = config.window - 1 if config.random_offset else 0
     Streams.training(splits.train.data, config.batch, config.window, offset=last_offset)
     if splits.valid is None and config.schedule == "plateau":
-        raise ConfigError("schedule plateau needs a validation text: give one, or choose another schedule")
+        raise ConfigError("schedule plateau needs a validation text: pass one, or choose another schedule")
     if config.jitter and torch.device(device).type == "cuda":
         raise ConfigError(
             "jitter needs windows of different lengths, but on a GPU training steps are recorded for one: set it to 0"
@@ -177,17 +177,17 @@ def _continued(old: RunRecord, new: RunRecord, out: Path) -> tuple[RunRecord, di
     Raises ConfigError for changes that are not allowed, RunError for another text.
     """
     if old.model != new.model:
-        raise ConfigError(f"{out} was started with another network: leave out the network's options to resume it")
+        raise ConfigError(f"{out} was started with another network: omit the network's options to resume it")
     if new.init_from not in (None, old.init_from):
         began = "random weights" if old.init_from is None else old.init_from
-        raise ConfigError(f"{out} was started from {began}, not from {new.init_from}: leave it out to resume the run")
+        raise ConfigError(f"{out} was started from {began}, not from {new.init_from}: omit it to resume the run")
     changed = check_changes(old.train, new.train, CHANGEABLE, out)
     _check_texts(old, new.data, f"the one {out} was started with")
     return replace(old, train=new.train, backend=new.backend, device=new.device), changed
 
 
 def _check_texts(record: RunRecord, data: Mapping[str, Any], whose: str) -> None:
-    for part, told in data.items():
+    for part, entry in data.items():
         was = record.data.get(part)
-        if (was or {}).get("sha256") != (told or {}).get("sha256"):
+        if (was or {}).get("sha256") != (entry or {}).get("sha256"):
             raise RunError(f"the {part} text is not {whose}: restore it to resume the run")

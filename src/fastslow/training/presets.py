@@ -1,12 +1,12 @@
-"""The presets: a network, how it is trained, and the text it is for.
+"""The presets: each a network, its training recipe, and its corpus.
 
-Adding a preset is adding an entry to `PRESETS`.
+To add a preset, add an entry to `PRESETS`.
 
 The networks are the paper's (its table of hyper-parameters), those of its study of the dynamics, those for Penn
 Treebank on a CPU, and the demo's. A baseline has the embedding and the regularization of its FS-LSTM-2 and the hidden
-size whose number of weights is nearest; only the network differs.
+size with the closest number of weights; only the network differs.
 
-The paper's recipes are as its authors ran them: Adam, the gradient of the time-summed loss clipped at 1, the rate
+The paper's recipes are those of the authors' program: Adam, the gradient of the time-summed loss clipped at 1, the rate
 multiplied by 0.1 after epoch 181 of 200 (PTB) or after two validations in a row without improvement (enwik8).
 """
 
@@ -21,9 +21,9 @@ from fastslow.training.config import TrainConfig
 
 @dataclass(frozen=True)
 class Preset:
-    """A network, its recipe, and the corpus it is for: a name of `data.corpora`, or "stdlib".
+    """A network, its recipe, and its corpus: a name of `data.corpora`, or "stdlib".
 
-    alphabet: "text" for the symbols of the training text, as the paper; "bytes" for all 256.
+    alphabet: "text" for the symbols of the training text, as in the paper; "bytes" for all 256.
     """
 
     name: str
@@ -284,7 +284,7 @@ PRESETS: dict[str, Preset] = {
 
 
 def find_preset(name: str) -> Preset:
-    """The preset of that name. Raises UnknownNameError, with the nearest names, where there is none."""
+    """The preset with this name. Raises UnknownNameError, with the nearest names, if there is none."""
     if name not in PRESETS:
         raise unknown_name("preset", name, PRESETS)
     return PRESETS[name]

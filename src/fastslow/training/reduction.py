@@ -1,14 +1,14 @@
-"""The gradients of all ranks, added up.
+"""Summation of the gradients over all ranks.
 
-What `DistributedDataParallel` does, for this package's updates: gradients are copied into flat *buckets*, in the order
-in which a backward pass makes them, and a bucket's sum is on its way while the pass makes the next. Three things are
-different. Sums are taken where it takes means, so that ranks may own different numbers of streams. The window's loss
-travels with the first bucket. And an update that is recorded as a graph can make its gradients, exchange them and apply
-them in three steps (`take`, `exchange`), where hooks inside a recording would not run.
+Like `DistributedDataParallel`, for this package's updates: gradients are copied into flat *buckets*, in the order in
+which the backward pass produces them, and each bucket is sent while the pass computes the next. There are three
+differences. Gradients are summed instead of averaged, so that ranks may own different numbers of streams. The loss of
+the window is sent with the first bucket. And an update that is captured as a graph can compute its gradients, exchange
+them and apply them in three steps (`take`, `exchange`), because hooks inside a capture would not run.
 
-In backpropagation through time the gradient of a recurrent weight is a sum over all steps, complete only when the pass
-has reached the first: what overlaps with it is the output layer's exchange; the recurrent weights' overlaps with that
-of the other buckets and with the embedding's gradient.
+In backpropagation through time the gradient of a recurrent weight is a sum over all steps, which is complete only when
+the pass has reached the first step. So only the exchange of the output layer overlaps with the pass itself; that of the
+recurrent weights overlaps with the other buckets and with the gradient of the embedding.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from torch import Tensor
 from fastslow.training.distributed import Group
 
 BUCKET_BYTES = 8 << 20
-"""A bucket is closed when it is larger: small enough to be on its way early, large enough to be worth a message."""
+"""A bucket is closed above this size: small enough to be sent early, large enough for efficient messages."""
 
 ALIGNMENT = 16
-"""Elements to a multiple of which every gradient starts in its bucket."""
+"""Every gradient starts at a multiple of this number of elements in its bucket."""
 
 
 class _Bucket:
-    """Some parameters, the flat sum of their gradients, and each one's part of it."""
+    """Some parameters, the flat sum of their gradients, and a view of it for each parameter."""
 
     def __init__(self, parameters: Sequence[Tensor], extra: int) -> None:
         self.parameters = list(parameters)
@@ -44,21 +44,21 @@ class _Bucket:
 
 
 class GradientSum:
-    """The sum over ranks of the gradients of `parameters` (of one type and device), in place of each rank's own.
+    """Replaces the gradients of `parameters` (of one dtype and device) by their sum over ranks.
 
-    For one update either
+    For one update, call either
 
-        begin(loss); the backward pass, the last where there are several; finish() -> the sum of the losses
+        begin(loss); the backward pass (the last one if there are several); finish() -> the sum of the losses
 
-    or, where the pass is recorded, `take(loss)` after it and `exchange()` -> the sum of the losses. Afterwards each
-    parameter's `grad` is a part of a bucket: until the next update, which must set it to None first.
+    or, if the pass is captured, `take(loss)` after it and `exchange()` -> the sum of the losses. Afterwards each
+    parameter's `grad` is a view of a bucket until the next update, which must set it to None first.
     """
 
     def __init__(self, parameters: Sequence[Tensor], ranks: Group) -> None:
         self.ranks = ranks
         self.buckets: list[_Bucket] = []
         held: list[Tensor] = []
-        backwards = list(reversed(parameters))  # a backward pass makes the last ones' gradients first
+        backwards = list(reversed(parameters))  # a backward pass computes the last parameters' gradients first
         for i, parameter in enumerate(backwards):
             held.append(parameter)
             if sum(p.numel() * p.element_size() for p in held) > BUCKET_BYTES or i == len(backwards) - 1:
@@ -74,7 +74,7 @@ class GradientSum:
 
     @torch.no_grad()
     def begin(self, loss: Tensor) -> None:
-        """Send every bucket as soon as the backward pass that follows has filled it."""
+        """Send every bucket as soon as the following backward pass has filled it."""
         self._loss.copy_(loss)
         self._begun, self._sending = True, 0
         for bucket in self.buckets:
@@ -88,7 +88,7 @@ class GradientSum:
         view.copy_(parameter.grad)
         parameter.grad = view
         bucket.ready += 1
-        # In the same order on every rank, whatever order the gradients come in.
+        # In the same order on every rank, independent of the order of the gradients.
         while self._sending < len(self.buckets) and self._full(self.buckets[self._sending]):
             self._send()
 
@@ -101,7 +101,7 @@ class GradientSum:
         self._sending += 1
 
     def finish(self) -> Tensor:
-        """Wait for every bucket; the sum of the losses, ()."""
+        """Wait for all buckets; returns the sum of the losses, ()."""
         for bucket in self.buckets[self._sending :]:
             _fill(bucket)
             self._send()
@@ -112,13 +112,13 @@ class GradientSum:
 
     @torch.no_grad()
     def take(self, loss: Tensor) -> None:
-        """Copy the gradients that a backward pass has left, and this rank's loss."""
+        """Copy the gradients of a backward pass, and this rank's loss."""
         self._loss.copy_(loss)
         for bucket in self.buckets:
             _fill(bucket)
 
     def exchange(self) -> Tensor:
-        """Add up what every rank has taken; the sum of the losses, ()."""
+        """Sum the copies of all ranks; returns the sum of the losses, ()."""
         for work in [self.ranks.add_up(bucket.flat) for bucket in self.buckets]:
             self.ranks.done(work)
         return self._loss.clone()
@@ -126,7 +126,7 @@ class GradientSum:
 
 @torch.no_grad()
 def _fill(bucket: _Bucket) -> None:
-    """Every gradient that is not there yet into the bucket; zeros for a parameter that the loss does not depend on."""
+    """Copy the missing gradients into the bucket; zeros for parameters that the loss does not depend on."""
     for parameter, view in zip(bucket.parameters, bucket.views, strict=True):
         if parameter.grad is None:
             view.zero_()

@@ -1,4 +1,4 @@
-"""What a run tells while it goes on: lines of metrics, curves, and events for whoever watches."""
+"""Reports of a running training: lines of metrics, curves, and events for the progress callback."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from fastslow.training.updater import Step
 from fastslow.training.watch import Watch
 
 PENDING_ON_GPU = 16
-"""Updates whose losses are fetched together from a GPU: each fetch waits for it."""
+"""The number of updates whose losses are fetched from a GPU at once, because each fetch synchronises."""
 
 
 class Journal:
-    """Events for `progress`, and the metrics and curves in the run folder, which rank 0 writes."""
+    """Sends events to `progress`, and writes metrics and curves to the run folder on rank 0."""
 
     def __init__(
         self, ranks: Ranks, out: Path, position: Position, config: TrainConfig, progress: Callback | None
@@ -48,16 +48,16 @@ class Journal:
             file.close()
 
     @property
-    def heard(self) -> bool:
-        """Whether anybody gets the events."""
+    def has_callback(self) -> bool:
+        """Whether there is a callback for events."""
         return self._progress is not None
 
-    def tell(self, event: Event) -> None:
+    def send(self, event: Event) -> None:
         if self._progress is not None:
             self._progress(event)
 
     def write(self, line: Mapping[str, Any] | None, points: Mapping[str, float]) -> None:
-        """A line of metrics, and a point of each curve."""
+        """Write a line of metrics, and a point of each curve."""
 
         def lead() -> None:
             assert self._files is not None
@@ -69,20 +69,20 @@ class Journal:
         self._ranks.lead(lead)
 
     def sync(self) -> int:
-        """On rank 0: put the metrics on the disk, whose bytes are returned."""
+        """On rank 0: flush the metrics to disk and return the file's length."""
         assert self._files is not None
         return self._files[0].sync()
 
     def flush(self) -> None:
-        """On rank 0: hand the curves to the system."""
+        """On rank 0: flush the curves."""
         assert self._files is not None
         self._files[1].flush()
 
 
 class Losses:
-    """Losses and speed of the updates, and what is told of them.
+    """Losses and speed of the updates, and their reports.
 
-    diverged: (update, what, value) -> the error for a loss or gradient that is no number.
+    diverged: (update, what, value) -> the error for a loss or gradient that is NaN or infinite.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Losses:
         self._rate = self._norm = 0.0
 
     def add(self, step: Step, rate: float, symbols: int, started: float) -> None:
-        """Count an update, over `symbols` targets of all ranks, that began at `started` of the monotonic clock."""
+        """Add an update over `symbols` targets of all ranks that started at `started` (monotonic clock)."""
         update = self._position.update
         self._rate = rate
         self._pending.append((update, step.loss_nats, step.gradient_norm, symbols))
@@ -110,13 +110,13 @@ class Losses:
             self.flush()
         self._seconds += time.monotonic() - started
         self._symbols += symbols
-        if not self._pending and self._journal.heard:
-            self._tell()
+        if not self._pending and self._journal.has_callback:
+            self._send()
         if log:
             self._log()
 
     def flush(self) -> None:
-        """Count the losses of the updates since the last time. Raises DivergedError if one is NaN or infinite."""
+        """Add the losses of the updates since the last call. Raises DivergedError if one is NaN or infinite."""
         p = self._position
         for update, loss, norm, symbols in self._pending:
             nats, self._norm = float(loss), float(norm)
@@ -142,9 +142,9 @@ class Losses:
             left = min(left, config.max_time - self._watch.elapsed)
         return max(0.0, left)
 
-    def _tell(self) -> None:
+    def _send(self) -> None:
         p = self._position
-        self._journal.tell(
+        self._journal.send(
             Updated(
                 update=p.update,
                 total_updates=self._course.total_updates,
@@ -158,7 +158,7 @@ class Losses:
         )
 
     def _log(self) -> None:
-        """A line of metrics on the updates since the last one."""
+        """Write a line of metrics on the updates since the last one."""
         p = self._position
         bpc = nats_to_bits(p.sum_nats / p.sum_symbols)
         line = {

@@ -1,4 +1,4 @@
-"""What came of a run."""
+"""The result of a run."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Status = Literal["completed", "interrupted", "time"]
 
 @dataclass(frozen=True)
 class RunResult:
-    """What came of a run.
+    """The result of a run.
 
-    status: "completed"; "interrupted" by a signal; "time" when `max_time` was over. The last two can be resumed.
-    updates, epochs: done. characters: trained on. seconds: of all processes.
+    status: "completed"; "interrupted" by a signal; "time" if `max_time` was reached. The last two can be resumed.
+    updates, epochs, characters: trained so far. seconds: of all processes.
     best_update, best_bpc: the best validation, whose weights are in the folder; None before the first.
-    test: of those weights; None before the run is complete, or without a test text.
+    test: the test of those weights; None before the run is complete, or without a test text.
     """
 
     out: Path
@@ -41,13 +41,13 @@ class RunResult:
 
 
 def known_test(out: Path, position: Position) -> dict[str, Any] | None:
-    """The test of a run that was complete before, so that it is not tested twice."""
+    """The test result of a run that was already complete, so that it is not tested twice."""
     if not (out / RESULT_FILE).is_file():
         return None
     try:
         value = read_result(out)
     except ModelError:
-        return None  # it can be made again
+        return None  # it can be repeated
     if value["update"] != position.update or value["best_update"] != position.best_update:
         return None
     return {"test": value["test"]}

@@ -1,4 +1,4 @@
-"""`train` and `resume`: run a training from its beginning, or from its last checkpoint, to the test."""
+"""`train` and `resume`: train a model from the beginning, or from the last checkpoint, and test it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from fastslow.training.folder import RESULT_FILE, RunError, machine, read_record
 from fastslow.training.launch import LaunchError
 from fastslow.training.learner import Learner
 from fastslow.training.loop import Loop
-from fastslow.training.prepare import Asked, prepare
+from fastslow.training.prepare import PreparedRun, prepare
 from fastslow.training.reports import Journal, Losses
 from fastslow.training.result import RunResult
 from fastslow.training.saving import Saver, read_stored
@@ -121,76 +121,78 @@ def follow(data: Splits | None = None) -> RunResult:
 
 
 def _job(
-    prepare: Callable[[Ranks, ExitStack], Asked] | None, data: Splits | None, progress: Callback | None
+    prepare: Callable[[Ranks, ExitStack], PreparedRun] | None, data: Splits | None, progress: Callback | None
 ) -> RunResult:
     """Run by this process or by all processes of the job; rank 0 prepares the run."""
     with joined() as ranks, ExitStack() as stack:
         if not isinstance(ranks, Group):
             if prepare is None:
                 raise LaunchError("there is no rank 0 to follow: call train instead")
-            asked = prepare(ranks, stack)
-            return _run(asked, ranks, ranks.device(asked.record.device), progress)
-        asked_for: list[Asked] = []
+            prepared = prepare(ranks, stack)
+            return _run(prepared, ranks, ranks.device(prepared.record.device), progress)
+        made: list[PreparedRun] = []
 
         def lead() -> dict[str, Any]:
             if prepare is None:
                 raise LaunchError("rank 0 leads and cannot follow: call train there")
-            asked_for.append(prepare(ranks, stack))
-            return asked_for[0].to_json()
+            made.append(prepare(ranks, stack))
+            return made[0].to_json()
 
-        told = ranks.lead(lead)
-        asked = ranks.together(lambda: asked_for[0] if asked_for else Asked.from_json(told, data))
-        on = ranks.together(lambda: ranks.device(asked.record.device))
+        reply = ranks.lead(lead)
+        prepared = ranks.together(lambda: made[0] if made else PreparedRun.from_json(reply, data))
+        on = ranks.together(lambda: ranks.device(prepared.record.device))
         ranks.connect(on)
-        return _run(asked, ranks, on, progress)
+        return _run(prepared, ranks, on, progress)
 
 
-def _run(asked: Asked, ranks: Ranks, device: torch.device, progress: Callback | None) -> RunResult:
-    config, out = asked.record.train, asked.out
+def _run(prepared: PreparedRun, ranks: Ranks, device: torch.device, progress: Callback | None) -> RunResult:
+    config, out = prepared.record.train, prepared.out
     forked = [device.index or 0] if device.type == "cuda" else []
     with torch.random.fork_rng(forked, device_type="cuda"), StopSignals() as signals:
-        check_checkpoint(out, asked.lm_config, config.batch)
-        learner = Learner(asked.lm_config, config, asked.record.backend, ranks, device)
-        text = asked.splits.train
-        symbols = asked.lm_config.alphabet.encode(text.data, name=text.name)
+        check_checkpoint(out, prepared.lm_config, config.batch)
+        learner = Learner(prepared.lm_config, config, prepared.record.backend, ranks, device)
+        text = prepared.splits.train
+        symbols = prepared.lm_config.alphabet.encode(text.data, name=text.name)
         stored = read_stored(out, learner)
         if stored is not None:
             learner.restore(stored, out)
         watch = Watch(ranks, signals, learner.position.elapsed)
-        documents = None if asked.record.source is None else asked.record.source.documents
+        documents = None if prepared.record.source is None else prepared.record.source.documents
         starts = None if documents is None else text.documents(documents)
         course = Course(config, symbols, learner.columns, learner.position, watch, out, starts)
         with Journal(ranks, out, learner.position, config, progress if ranks.leads else None) as journal:
             saver = Saver(out, learner, ranks, watch, journal, resumed=stored is not None)
             losses = Losses(course, watch, journal, device.type == "cpu", saver.diverged)
-            validation = Validation(asked.splits, documents, learner, course, watch, journal, saver)
-            _begin(asked, ranks, learner, course, journal, saver)
+            validation = Validation(prepared.splits, documents, learner, course, watch, journal, saver)
+            _begin(prepared, ranks, learner, course, journal, saver)
             return Loop(out, learner, course, watch, losses, saver, validation).run()
 
 
-def _begin(asked: Asked, ranks: Ranks, learner: Learner, course: Course, journal: Journal, saver: Saver) -> None:
+def _begin(
+    prepared: PreparedRun, ranks: Ranks, learner: Learner, course: Course, journal: Journal, saver: Saver
+) -> None:
     """Record this process, and restore the best weights that belong to the checkpoint."""
-    record, position = asked.record, learner.position
+    record, position = prepared.record, learner.position
 
     def lead() -> list[Any]:
-        assert asked.folder is not None
+        assert prepared.folder is not None
         session = {
             "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            **asked.session,
+            **prepared.session,
             "update": position.update,
             "parameters": learner.lm.num_parameters,
             "versions": versions(),
             "machine": machine(record.device),
         }
         record.sessions.append(session)
-        asked.folder.write_record(record)
+        prepared.folder.write_record(record)
         if not course.finished():
-            (asked.out / RESULT_FILE).unlink(missing_ok=True)  # the run continues
+            (prepared.out / RESULT_FILE).unlink(missing_ok=True)  # the run continues
         saver.mend_best()
-        valid, test = asked.splits.valid, asked.splits.test
-        journal.tell(
+        valid, test = prepared.splits.valid, prepared.splits.test
+        journal.send(
             Started(
-                out=asked.out,
+                out=prepared.out,
                 parameters=learner.lm.num_parameters,
                 engine=session["engine"],
                 device=record.device,

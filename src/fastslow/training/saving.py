@@ -34,19 +34,19 @@ def read_stored(out: Path, learner: Learner) -> Checkpoint | None:
         found.append(stored)
         return None if stored is None else {"position": asdict(stored.position), "state": stored.state is not None}
 
-    told = ranks.lead(read)
+    reply = ranks.lead(read)
     stored = found[0] if found else None
     if ranks.size == 1:
         return stored
-    if told is None:
+    if reply is None:
         lm.load_state_dict(ranks.tensors(lm.state_dict()))
         return None
     groups = {name: ranks.tensors(getattr(stored, name, {})) for name in ("model", "adam", "average", "rng")}
     held = [] if stored is None or stored.state is None else state_tensors(stored.state)
     leaves = iter(ranks.tensors({str(i): leaf for i, leaf in enumerate(held)}).values())
     like = lm.initial_state(1)
-    state = map_state(lambda _: next(leaves).to(learner.device), like) if told["state"] else None
-    return Checkpoint(position=Position(**told["position"]), state=state, **groups)
+    state = map_state(lambda _: next(leaves).to(learner.device), like) if reply["state"] else None
+    return Checkpoint(position=Position(**reply["position"]), state=state, **groups)
 
 
 class Saver:
@@ -88,7 +88,7 @@ class Saver:
             path = learner.checkpoint(whole).write(self.out)
             self.journal.flush()
             self._saved_update = p.update
-            self.journal.tell(Saved(p.update, path))
+            self.journal.send(Saved(p.update, path))
 
         self.ranks.lead(lead)
         self._saved_at, self._saved_update = self.watch.seconds, p.update
@@ -120,7 +120,7 @@ class Saver:
         if p.best_update == p.update:
             self._write_best()
             return
-        self.journal.tell(
+        self.journal.send(
             Notice(f"the best weights in {self.out} are missing or damaged: the next validation replaces them")
         )
         p.best_update = p.best_nats = None

@@ -1,4 +1,4 @@
-"""The learning rate of an update, as a pure function of where the run is."""
+"""The learning rate of an update, as a pure function of the run's position."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from fastslow.training.config import TrainConfig
 def learning_rate(config: TrainConfig, *, update: int, epoch: int, decays: int, done: float) -> float:
     """Adam's rate for one update.
 
-    update: updates before this one. epoch: epochs finished before it. decays: how often the plateau rule has fired.
-    done: the part of the run that is behind it, 0 to 1 (cosine only).
+    update: number of updates before this one. epoch: number of completed epochs. decays: how often the plateau rule has
+    applied. done: the completed fraction of the run, 0 to 1 (cosine only).
     """
     rate = config.rate
     if config.schedule == "step" and epoch >= config.decay_epoch:
@@ -34,9 +34,9 @@ def _annealing(config: TrainConfig, done: float) -> float:
 
 
 class Plateau:
-    """Counts validations in a row that did not improve on the best, as the authors' enwik8 rule does.
+    """Counts validations in a row that did not improve on the best, like the authors' rule for enwik8.
 
-    After `patience` of them the rate decays once and the count starts again; an improvement starts it again too.
+    After `patience` of them the rate decays once and the count restarts; an improvement also restarts it.
     """
 
     def __init__(self, patience: int, *, decays: int = 0, waited: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish to stop, granted between two updates."""
+"""Handling of Ctrl-C and SIGTERM: the run stops between two updates."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import Any
 
 
 class StopRequested(Exception):
-    """Raised where work in hand is dropped because the run should stop."""
+    """Raised to abandon the current work because the run should stop."""
 
 
 class StopSignals:
-    """While entered, the first SIGINT or SIGTERM sets `requested` to its name; a second SIGINT interrupts at once.
+    """A context in which the first SIGINT or SIGTERM sets `requested` to its name; a second SIGINT interrupts
+    immediately.
 
-    Signals can be caught in the main thread only; in another this changes nothing.
+    Signals can only be handled in the main thread; in other threads this has no effect.
     """
 
     def __init__(self) -> None:

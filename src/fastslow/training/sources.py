@@ -1,4 +1,4 @@
-"""Where a run's text comes from, written so that a resumed run finds it again."""
+"""The source of a run's text, stored so that a resumed run can open it again."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Documents = Literal["files", "lines"]
 
 
 def corpus_names() -> tuple[str, ...]:
-    """What a `DataSource` takes as corpus: the public corpora, and "stdlib"."""
+    """The valid corpus names of a `DataSource`: the public corpora, and "stdlib"."""
     return (*corpora.CORPORA, STDLIB)
 
 
@@ -30,16 +30,16 @@ def corpus_names() -> tuple[str, ...]:
 class DataSource:
     """Files, or a corpus.
 
-    texts: files to train on, joined in this order.
-    valid, test: files for validation and test; without them they are cut from `texts` by `fractions`.
+    texts: training files, concatenated in this order.
+    valid, test: files for validation and test; otherwise they are split from `texts` by `fractions`.
     corpus: instead of texts, one of `data.corpora.CORPORA` from the data folder, or "stdlib", the source of this
-        Python's standard library. protocol: one of the corpus's, default the paper's. data_dir: the data folder, if not
-        the usual one.
+        Python's standard library. protocol: a protocol of the corpus (default: the paper's). data_dir: the data folder,
+        if it is not the default one.
     alphabet: "bytes" for all 256 values, "text" for those of the training text.
-    raw: take the bytes of files as they are. Otherwise line ends, byte-order marks and UTF-16 are normalised
-        (`data.encodings`); a corpus is always taken as it is.
-    documents: "files" or "lines" where each of these is a document of its own, read from a zero state; None: the text
-        is one.
+    raw: use the bytes of files unchanged. Otherwise line ends, byte-order marks and UTF-16 are normalised
+        (`data.encodings`); a corpus is never normalised.
+    documents: "files" or "lines" if each of these is a separate document that starts from a zero state; None: the text
+        is one document.
 
     Raises ConfigError unless there are texts or a corpus, not both.
     """
@@ -66,17 +66,17 @@ class DataSource:
             raise ConfigError(f"fractions must be three numbers: train, valid, test; got {str(self.fractions)[:60]}")
         if self.corpus is None:
             if not self.texts:
-                raise ConfigError("no text was given: name at least one file, or a corpus")
+                raise ConfigError("no text was given: pass at least one file, or a corpus")
             if self.protocol is not None:
-                raise ConfigError("a protocol belongs to a corpus; these are files: leave it out")
+                raise ConfigError("protocol can only be used with a corpus, not with files: omit it")
         else:
             if self.texts or self.valid is not None or self.test is not None:
-                raise ConfigError(f"give either files or the corpus {self.corpus}, not both")
+                raise ConfigError(f"pass either files or the corpus {self.corpus}, not both")
             if self.corpus not in corpus_names():
                 raise unknown_name("corpus", self.corpus, corpus_names())
 
     def open(self) -> Splits:
-        """The parts of the text. Raises DataError or CorpusError where they cannot be had."""
+        """The parts of the text. Raises DataError or CorpusError if they cannot be read."""
         if self.corpus == STDLIB:
             return stdlib_splits()
         if self.corpus is not None:
@@ -84,10 +84,10 @@ class DataSource:
         return open_splits(list(self.texts), self.valid, self.test, fractions=self.fractions, raw=self.raw)
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object with absolute paths, so that it means the same from any folder."""
+        """A JSON object with absolute paths, so that it is valid in any working directory."""
         value = asdict(self)
         if self.documents is None:
-            del value["documents"]  # as versions without it wrote
+            del value["documents"]  # as in earlier versions
         value["texts"] = [os.path.abspath(text) for text in self.texts]
         value["fractions"] = list(self.fractions)
         for name in ("valid", "test", "data_dir"):
@@ -97,27 +97,27 @@ class DataSource:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], where: str = "the data source") -> DataSource:
-        """The source that `to_json` wrote. Raises ConfigError, in a sentence, for anything else."""
-        # Runs from before there was a choice took the bytes as they are, and the text as one document.
+        """The inverse of `to_json`. Raises ConfigError for anything else."""
+        # Runs of earlier versions used unchanged bytes, and the text as one document.
         value = {"raw": True, "documents": None, **value}
         check_fields(value, (field.name for field in fields(cls)), where, ConfigError)
         for name in ("texts", "fractions"):
             if not isinstance(value[name], list):
-                raise ConfigError(f"{where} is damaged: {name} is no list")
+                raise ConfigError(f"{where} is damaged: {name} is not a list")
         for text in (*value["texts"], *(value[name] for name in ("valid", "test", "corpus", "protocol", "data_dir"))):
             if text is not None and (not isinstance(text, str) or len(text) > 4096):  # no system has longer paths
-                raise ConfigError(f"{where} is damaged: {str(text)[:40]!r} is no name")
+                raise ConfigError(f"{where} is damaged: {str(text)[:40]!r} is not a name")
         if None in value["texts"]:
             raise ConfigError(f"{where} is damaged: a text has no name")
         if not isinstance(value["raw"], bool):
-            raise ConfigError(f"{where} is damaged: raw is neither true nor false")
+            raise ConfigError(f"{where} is damaged: raw is not true or false")
         return cls(**value)
 
 
 def make_alphabet(kind: str, splits: Splits) -> Alphabet:
-    """The alphabet of that kind; every part of the text is checked against it before any training.
+    """The alphabet of this kind; all parts of the text are checked against it before training.
 
-    Raises AlphabetError, naming the symbol and its offset.
+    Raises AlphabetError with the symbol and its offset.
     """
     alphabet = Alphabet.bytes() if kind == "bytes" else Alphabet.of(splits.train.data)
     for part in (splits.valid, splits.test):

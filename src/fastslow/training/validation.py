@@ -89,7 +89,7 @@ class Validation:
             "seconds": self.watch.elapsed,
         }
         self.journal.write(line, {"valid/bpc": validation.bpc})
-        self.journal.tell(Validated(p.update, self.course.epoch, validation.bpc, best, improved))
+        self.journal.send(Validated(p.update, self.course.epoch, validation.bpc, best, improved))
 
     def test(self) -> Evaluation | None:
         """Test the best weights; None if there are none, or no test text."""
@@ -99,7 +99,7 @@ class Validation:
         self.saver.load_best()
         test = self._evaluate(text, self.learner.config.test_streams, "test")
         self.journal.write(None, {"test/bpc": test.bpc})
-        self.journal.tell(Tested(test))
+        self.journal.send(Tested(test))
         return test
 
     def _evaluate(self, text: Text, streams: int, part: Literal["valid", "test"]) -> Evaluation:
@@ -107,7 +107,7 @@ class Validation:
             self.watch.look()
             if self.watch.stop:
                 raise StopRequested
-            self.journal.tell(Evaluating(part, done, total))
+            self.journal.send(Evaluating(part, done, total))
 
         learner = self.learner
         sharing = learner.ranks if learner.ranks.size > 1 else None

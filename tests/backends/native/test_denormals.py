@@ -21,7 +21,7 @@ def keeps_denormals() -> bool:
 @pytest.mark.parametrize("kind", [FSLSTM, FSGRU])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_the_mode_is_put_back(kind: type[FSLSTM] | type[FSGRU], threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(call, "deal", lambda *args: (threads, threads))
+    monkeypatch.setattr(call, "split_threads", lambda *args: (threads, threads))
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

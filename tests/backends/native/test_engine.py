@@ -17,7 +17,7 @@ from fastslow import FSLSTM
 from fastslow.backends.native import call
 from fastslow.backends.native import engine as native
 from fastslow.backends.native.library import Library, library
-from fastslow.backends.native.memory import POOL, Lease, Pool, cut, flat_size, lent
+from fastslow.backends.native.memory import POOL, Lease, Pool, cut, flat_size, pooled
 from tests.backends.twins import (
     ALL_CASES,
     CASES,
@@ -40,10 +40,10 @@ def all_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Threads are used however small the window."""
     before = torch.get_num_threads()
 
-    def deal(weights: object, rows: int, steps: int, threads: int, parts: int) -> tuple[int, int]:
+    def split_threads(weights: object, rows: int, steps: int, threads: int, parts: int) -> tuple[int, int]:
         return threads, max(1, min(threads, rows // 4))
 
-    monkeypatch.setattr(call, "deal", deal)
+    monkeypatch.setattr(call, "split_threads", split_threads)
     yield
     torch.set_num_threads(before)
 
@@ -156,7 +156,7 @@ def test_changed_weights_are_an_error() -> None:
     [
         ({"device": torch.device("cuda")}, "it runs on the CPU only, and the input is on cuda"),
         ({"dtype": torch.float16}, "it computes in float32 and float64, not torch.float16"),
-        ({"autocast": torch.float16}, "autocast to torch.float16 is on"),
+        ({"autocast": torch.float16}, "its only lower precision is bfloat16, and autocast requests torch.float16"),
         ({"rows": 0}, "the window is empty: 6 steps of 0 rows"),
         ({"steps": 0}, "the window is empty: 0 steps of 3 rows"),
     ],
@@ -238,7 +238,7 @@ def test_writing_past_the_end_shows(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_lent_memory_is_taken_until_its_last_tensor_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     shapes = [(3, 5), (7,), (2, 2, 2)]
     before = POOL.taken
-    flat = lent(shapes, torch.float64)
+    flat = pooled(shapes, torch.float64)
     assert flat.shape == (flat_size(shapes, torch.float64),)
     parts = cut(flat, shapes)
     assert [tuple(part.shape) for part in parts] == shapes
@@ -309,8 +309,8 @@ def test_threads_are_dealt_by_where_the_weights_lie(
 ) -> None:
     monkeypatch.setattr(call, "own_cache", lambda: 2 << 20)
     weights = FSLSTM(64, *sizes).weights()
-    assert call.deal(weights, rows, 100, threads, parts) == expected
-    assert call.deal(FSLSTM(3, 5, 4).weights(), 1, 1, threads, parts) == (1, 1)
+    assert call.split_threads(weights, rows, 100, threads, parts) == expected
+    assert call.split_threads(FSLSTM(3, 5, 4).weights(), 1, 1, threads, parts) == (1, 1)
 
 
 @pytest.mark.parametrize(
@@ -331,7 +331,7 @@ def test_a_forked_child_still_runs(all_threads: None) -> None:
 import os, torch
 from fastslow import FSLSTM
 from fastslow.backends.native import call
-call.deal = lambda *given: (2, 2)
+call.split_threads = lambda *given: (2, 2)
 layer, x = FSLSTM(5, 11, 7, backend="native").eval(), torch.randn(6, 8, 5)
 torch.set_num_threads(2)
 with torch.no_grad():
@@ -339,7 +339,7 @@ with torch.no_grad():
     child = os.fork()
     if child == 0:
         torch.set_num_threads(1)
-        call.deal = lambda *given: (2, 2)
+        call.split_threads = lambda *given: (2, 2)
         same = torch.equal(layer(x)[0], y) and torch.equal(layer(x)[0], y)
         os._exit(0 if same else 1)
     os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))

@@ -95,7 +95,7 @@ def test_every_cell_in_ragged_windows(tmp_path: Path) -> None:
     made = compiled(tmp_path, (5, 20, 7, 3), "bfloat16", MIXED, dependent_launch=True, ragged=True)
     check(made, waits=True, kernels=OF_MIXED | {"drop_copy", "norm_sums", "column_sums"})
     of_cells = [kernel for kernel in made if kernel["kernel"] in OF_MIXED]
-    assert {kernel["constants"]["ANEW"] for kernel in of_cells} == {True, False}  # the last of a slot, and others
+    assert {kernel["constants"]["RESETS"] for kernel in of_cells} == {True, False}  # the last of a slot, and others
     for kernel in of_cells:
         if kernel["kernel"] == "gru_forward":  # h and the four sums' biases, gains and shifts; behind: z and the key
             assert kernel["loads_ahead"] >= 1 + 3 * 4, kernel

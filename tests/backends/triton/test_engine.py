@@ -27,18 +27,18 @@ def _no_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_it_needs_a_device_and_says_so() -> None:
     problem = CASES["fs2"].problem(torch.float32)
-    assert engine.refusal(problem) == "it runs on a CUDA device, and x is on cpu"
+    assert engine.refusal(problem) == "it runs on CUDA devices only, and x is on cpu"
     layer = FSLSTM(3, 4, backend="triton")
-    with pytest.raises(RuntimeError, match="backend 'triton' cannot run this: it runs on a CUDA device"):
+    with pytest.raises(RuntimeError, match="backend 'triton' cannot run this: it runs on CUDA devices only"):
         layer(torch.zeros(2, 1, 3))
 
 
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"dtype": torch.float64}, "its weights are torch.float32"),
-        ({"autocast": torch.float16}, "autocast asks for torch.float16"),
-        ({"hidden_sizes": (9000, 5, 9000)}, "hidden sizes go up to 8192; got 9000"),
+        ({"dtype": torch.float64}, "it needs torch.float32 weights"),
+        ({"autocast": torch.float16}, "autocast requests torch.float16"),
+        ({"hidden_sizes": (9000, 5, 9000)}, "its largest hidden size is 8192; got 9000"),
         ({"device": torch.device("meta")}, "x is on meta"),
     ],
 )
@@ -67,7 +67,7 @@ def test_options() -> None:
     with options.using(overlap=True) as inside:
         assert options.current() is inside
         assert inside.overlap
-        with pytest.raises(ValueError, match="exclude each other"), options.using(dependent_launch=True):
+        with pytest.raises(ValueError, match="cannot be combined"), options.using(dependent_launch=True):
             pass
     assert not options.current().overlap
     with (
@@ -194,7 +194,7 @@ def test_a_cell_without_kernels_is_refused_in_words(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     monkeypatch.setattr(engine, "CELLS", {0: CELLS[0]})
     problem = replace(CASES["fs2"].problem(torch.float32), kinds=("gru", "lstm", "tanh"))
-    assert str(engine.refusal(problem)).startswith("it has no kernels of gru, tanh cells")
+    assert str(engine.refusal(problem)).startswith("it has no kernels for gru, tanh cells")
 
 
 @pytest.mark.parametrize("cells", ["lstm", "gru", MIXED], ids=str)

@@ -149,7 +149,7 @@ def test_outputs_may_be_changed_in_place() -> None:
     [
         ({"dtype": torch.bfloat16}, "float32 and float64, not in torch.bfloat16"),
         ({"dtype": torch.float16}, "float32 and float64, not in torch.float16"),
-        ({"autocast": torch.bfloat16}, "autocast asks for products in torch.bfloat16"),
+        ({"autocast": torch.bfloat16}, "autocast requests products in torch.bfloat16"),
         ({"device": torch.device("meta")}, "cpu and cuda, not on meta"),
     ],
 )

@@ -124,14 +124,14 @@ def test_records_come_back_from_their_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": "other"}, "is no record of a result"),
+        ({"format": "other"}, "is not a record of a result"),
         ({"format_version": 2}, "newer fastslow"),
         ({"extra": 1}, "unknown field 'extra'"),
         ({"scores": []}, "has no scores"),
         ({"scores": [{"seeds": [1], "bpc": {"raw": "much"}}]}, "is damaged"),
-        ({"scores": [{"seeds": [1], "bpc": {"raw": -1.0}}]}, "no number of bits"),
+        ({"scores": [{"seeds": [1], "bpc": {"raw": -1.0}}]}, "is not a number of bits"),
         ({"scores": [{"seeds": [1], "bpc": {"raw": 1}}, {"seeds": [2], "bpc": {"char": 1}}]}, "different protocols"),
-        ({"table": "imagenet"}, "a record's table is one of ptb"),
+        ({"table": "imagenet"}, "a record's table must be one of ptb"),
         ({"note": "two\nlines"}, "must be a line of text"),
         ({"parameters": None}, "is damaged"),
     ],
@@ -192,7 +192,7 @@ def test_runs_of_which_there_is_no_record(runs: list[Path], tmp_path: Path) -> N
     with pytest.raises(FastslowError, match="there is no run"):
         record_of_runs("ptb-fs-lstm-2", [tmp_path / "none"])
     (tmp_path / "bad.json").write_text("{}")
-    with pytest.raises(RecordError, match="is no evaluation"):
+    with pytest.raises(RecordError, match="is not the output of"):
         record_of_runs("ptb-fs-lstm-2", runs, evaluation=tmp_path / "bad.json")
 
 

@@ -1,4 +1,4 @@
-"""Changes that know nothing of the format."""
+"""Changes that do not depend on the format."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def flip(draw: random.Random, data: bytearray) -> None:
 
 
 def flip_early(draw: random.Random, data: bytearray) -> None:
-    """Where headers are."""
+    """Flip a bit near the beginning, where headers are."""
     data[draw.randrange(min(len(data), 1500))] ^= 1 << draw.randrange(8)
 
 
@@ -31,7 +31,7 @@ def insert(draw: random.Random, data: bytearray) -> None:
 
 
 def exchange(draw: random.Random, data: bytearray) -> None:
-    """Two pieces of one length in each other's place."""
+    """Exchange two parts of equal length."""
     size = draw.randrange(1, max(2, min(80, len(data) // 3)))
     a, b = draw.randrange(len(data) - size), draw.randrange(len(data) - size)
     data[a : a + size], data[b : b + size] = data[b : b + size], data[a : a + size]

@@ -1,4 +1,4 @@
-"""All cases in several processes, or one case again."""
+"""Run all cases in several processes, or repeat one case."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TELL_SECONDS = 60.0
 
 
 def fuzz(cases: int, seed: int, workers: int, folder: Path) -> Report:
-    """Run all cases in worker processes; a case that kills or hangs its process is a failure, and the rest goes on."""
+    """Run all cases in worker processes; a case that kills or blocks its process is a failure; the others continue."""
     save_originals(folder, make_originals(folder))
     context = multiprocessing.get_context("spawn")
     total = Report()
@@ -58,7 +58,7 @@ def fuzz(cases: int, seed: int, workers: int, folder: Path) -> Report:
             if current.value < 0:
                 raise Failure(f"a worker did not start: status {process.exitcode}")
             take_reports()
-            total.failures.append(f"case {current.value}: ended its process with status {process.exitcode}")
+            total.failures.append(f"case {current.value}: its process exited with status {process.exitcode}")
             left[index].remove(current.value)
             if left[index]:
                 start(index)
@@ -67,7 +67,7 @@ def fuzz(cases: int, seed: int, workers: int, folder: Path) -> Report:
 
 
 def replay(seed: int, number: int, folder: Path) -> int:
-    """Run one case again and print all of it."""
+    """Repeat one case and print its details."""
     originals = make_originals(folder)
     save_originals(folder, originals)
     originals = load_originals(folder)

@@ -1,4 +1,4 @@
-"""A case: a run with one change of its files, or two."""
+"""A case: a run with one or two changed files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.stress.fuzz.tensors import structured_tensors
 
 @dataclass
 class Case:
-    """A damaged run. blind: the changes know nothing of the format."""
+    """A damaged run. blind: the changes do not depend on the format."""
 
     original: Original
     files: Folder
@@ -26,7 +26,7 @@ class Case:
 
 
 def make_case(originals: list[Original], seed: int, number: int) -> Case:
-    """Case `number` of a seed: always the same."""
+    """Case `number` of a seed; deterministic."""
     draw = random.Random(f"{seed}-{number}")
     original = draw.choice(originals)
     case = Case(original, copy.copy(original.files), number)
@@ -38,7 +38,7 @@ def make_case(originals: list[Original], seed: int, number: int) -> Case:
             case.changes.append(_blindly(draw, case, name, originals))
         else:
             case.blind = False
-            # A file damaged twice may have no structure left.
+            # A file that was already damaged may have no structure left.
             with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError, IndexError):
                 case.changes.append(_knowingly(draw, case, name))
     return case

@@ -1,4 +1,4 @@
-"""The files of a run: which there are, how tensors lie in them, and what must hold."""
+"""The files of a run: their names, the layout of tensors, and checks."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Folder = dict[str, bytes | None]
 
 
 class Failure(Exception):
-    """What must not happen did."""
+    """A check has failed."""
 
 
 def read_safetensors(data: bytes | None) -> dict[str, bytes]:
-    """The bytes of every tensor, read by nobody's library."""
+    """The bytes of every tensor, read without a library."""
     header, body = split_safetensors(data or b"")
     return {
         name: body[slice(*told["data_offsets"])] + str((told["dtype"], told["shape"])).encode()
@@ -40,7 +40,7 @@ def join_safetensors(header: bytes, body: bytes, size: int | None = None) -> byt
 
 
 def signed(header: dict[str, Any], body: bytes) -> None:
-    """Make the checksums right, as far as the header still means something."""
+    """Update the checksums, as far as the header is still valid."""
     from fastslow import storage
 
     try:

@@ -1,4 +1,4 @@
-"""The ways in which a damaged run is opened, and what each must give."""
+"""The ways in which a damaged run is opened, and the required result of each."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tests.stress.fuzz.cases import Case
 from tests.stress.fuzz.files import Failure, one_line, require, write_files
 
 WHOLE_COMMANDS = 20
-"""Each so many cases `evaluate` and `info` go through the parser of arguments too, which takes longer than they do."""
+"""Every so many cases, `evaluate` and `info` also go through the argument parser, which is slower."""
 
 
 class Opened(BaseException):
-    """Raised to end a resumed run where it would train."""
+    """Raised to end a resumed run before it trains."""
 
 
 SCORED = b"3 times 4 is 12\n5 times"
@@ -132,7 +132,7 @@ OPENINGS: dict[str, Callable[[Path, Case], None]] = {
 
 
 def command(arguments: list[str]) -> str:
-    """What a command prints, its arguments parsed as the terminal's; FastslowError if it refuses, with status 2."""
+    """The output of a command with its arguments parsed as in a terminal; FastslowError if it exits with status 2."""
     from fastslow.cli.app import main
     from fastslow.errors import FastslowError
 
@@ -149,19 +149,19 @@ def command(arguments: list[str]) -> str:
 
 
 def refuse(constant: str) -> None:
-    raise Failure(f"{constant} is no JSON")
+    raise Failure(f"{constant} is not JSON")
 
 
 def check_same(file: str, prefix: str, tensors: dict[str, Any], case: Case) -> None:
-    """A file that has its checksums has the numbers that were stored, in type and shape too."""
+    """A file with valid checksums must contain the stored values, dtypes and shapes."""
     stored = case.original.tensors[file]
     for name, value in tensors.items():
         bits = value.detach().contiguous().reshape(-1).numpy().tobytes()
-        require(stored[prefix + name].startswith(bits), f"{prefix}{name} is not what was stored in {file}")
+        require(stored[prefix + name].startswith(bits), f"{prefix}{name} differs from the value stored in {file}")
 
 
 def open_case(case: Case, folder: Path) -> Iterator[tuple[str, str, BaseException | None]]:
-    """(opening, how it ended, the exception) of each: loaded, refused, or failed."""
+    """(opening, result, exception) of each; the result is loaded, refused or failed."""
     from fastslow.errors import FastslowError
 
     write_files(folder, case.files)

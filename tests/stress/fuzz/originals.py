@@ -1,4 +1,4 @@
-"""The runs that are damaged."""
+"""The undamaged runs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TIMES = ("seconds", "characters_per_second", "elapsed")
 
 @dataclass(frozen=True)
 class Original:
-    """A run as it was made: its files, and the numbers in them."""
+    """An undamaged run: its files, and the values in them."""
 
     name: str
     files: Folder
@@ -100,7 +100,7 @@ def make_originals(folder: Path) -> list[Original]:
 
 
 def without_times(files: Folder) -> None:
-    """Take out what differs when the same run is made again, so that a case can be."""
+    """Remove what differs between identical runs, so that cases are reproducible."""
 
     def timeless(value: Any) -> Any:
         if isinstance(value, dict):

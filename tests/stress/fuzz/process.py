@@ -1,4 +1,4 @@
-"""Cases one after the other in one process, with their memory and time."""
+"""Run cases one after another in one process, and measure memory and time."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from tests.stress.fuzz.openings import open_case
 from tests.stress.fuzz.originals import Original, load_originals
 
 LIMIT_SECONDS = 30.0
-"""Of one case: a hundred times what one takes on a busy core."""
+"""The time limit of a case: a hundred times its duration on a busy core."""
 GROWTH_BYTES = 64 << 20
-"""Of memory above where a case began. A JSON file of the largest size read takes about half of it."""
+"""The limit of additional memory during a case. Reading a JSON file of the maximum size takes about half of it."""
 PART = 50
-"""Cases after which a process tells what came of them."""
+"""The number of cases after which a process reports its results."""
 ADDRESS_SPACE = 6 << 30
-"""More than this above what a process has at the start is not given to it: an allocation without a check fails."""
+"""The limit of the address space above that at the start, so that unchecked allocations fail."""
 
 
 def memory(what: str) -> int:
-    """VmRSS, VmHWM or VmSize of this process, in bytes; 0 where the system does not tell."""
+    """VmRSS, VmHWM or VmSize of this process, in bytes; 0 if the system does not report it."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith(what + ":"):
@@ -50,7 +50,7 @@ def limit_address_space() -> None:
 
 @dataclass
 class Report:
-    """What came of the cases. ends: (opening, end) -> how often. kinds: kind of change -> its cases."""
+    """The results of the cases. ends: (opening, end) -> count. kinds: kind of change -> its cases."""
 
     cases: int = 0
     ends: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -72,7 +72,7 @@ class Report:
 
 
 class Fuzzer:
-    """Cases run one after the other in this process."""
+    """Runs cases one after another in this process."""
 
     def __init__(self, originals: list[Original], seed: int, folder: Path) -> None:
         self.originals, self.seed, self.folder = originals, seed, folder
@@ -88,7 +88,7 @@ class Fuzzer:
         self.report.undamaged_peak = memory("VmHWM")
 
     def run(self, number: int) -> list[str]:
-        """Run one case; what failed, in words. The report counts it."""
+        """Run one case and add it to the report; returns descriptions of failures."""
         case = make_case(self.originals, self.seed, number)
         reset_peak()
         before, started = memory("VmRSS"), time.perf_counter()
@@ -113,7 +113,7 @@ class Fuzzer:
 
 
 def work(folder: Path, seed: int, numbers: list[int], current: Any, reports: Any, index: int) -> None:
-    """A process's part of the cases. `current` always holds the one in hand; what came of them is told in parts."""
+    """Run one process's share of the cases. `current` holds the current case; results are reported in parts."""
     import warnings
 
     warnings.simplefilter("error")

@@ -1,4 +1,4 @@
-"""Changes of JSON: of the records, and of lines of metrics."""
+"""Changes of JSON: of records and of lines of metrics."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 from tests.stress.fuzz.files import Folder
 
 RAW = "\ue000raw:"
-"""What follows in a string stands in the text as it is."""
+"""A string with this prefix is inserted into the text unchanged."""
 
 
 def dump(value: Any) -> bytes:
-    """JSON with the raw pieces in their places; surrogates as they are written."""
+    """JSON with the raw parts inserted; surrogates unchanged."""
     parts = json.dumps(value).split(f'"{json.dumps(RAW)[1:-1]}')
     text = parts[0]
     for part in parts[1:]:
@@ -28,7 +28,7 @@ def raw(text: str) -> str:
 
 
 def hostile_value(draw: random.Random, old: Any) -> Any:
-    """A value in the place of `old`, of its type or of another."""
+    """A replacement for `old`, of the same type or another."""
     kind = draw.randrange(10)
     if kind < 3:
         near: list[Any] = [None, True, False, 0, 1, -1, "", "x", [], {}, 0.5, -0.5, [old], {"x": old}, str(old)]
@@ -140,7 +140,7 @@ def change_json(draw: random.Random, value: Any) -> Any:
         elif how == 3 and isinstance(container, dict):
             other = draw.choice(list(container))
             container[key], container[other] = container[other], container[key]
-        elif how == 4 and isinstance(container, dict):  # given twice
+        elif how == 4 and isinstance(container, dict):  # duplicate key
             container[key] = raw(f"1,{json.dumps(key)}:{json.dumps(container[key])}") if key in container else 1
         elif how == 5 and isinstance(value, dict) and "format_version" in value:
             value["format_version"] = draw.choice([2, 99, 0, -1, 1.0, True, "1", None, 10**40, raw("1e400")])
@@ -150,7 +150,7 @@ def change_json(draw: random.Random, value: Any) -> Any:
 
 
 def json_text(draw: random.Random, value: Any) -> bytes:
-    """The object as text, now and then in a way that JSON is not written."""
+    """The object as text, sometimes in invalid JSON."""
     data = dump(value)
     how = draw.randrange(30)
     if how == 0:
@@ -175,7 +175,7 @@ def structured_json(draw: random.Random, files: Folder, name: str) -> str:
 
 
 def same_in_both(draw: random.Random, files: Folder, name: str) -> str:
-    """A network that run.json and config.json agree on, and the tensors do not."""
+    """A network on which run.json and config.json agree, but not the tensors."""
     config, run = json.loads(files["config.json"] or b""), json.loads(files["run.json"] or b"")
     key = draw.choice(sorted(run["model"]))
     value = hostile_value(draw, run["model"][key])

@@ -11,7 +11,7 @@ from tests.stress.fuzz.records import change_json, dump, json_text, raw
 
 
 def change_numbers(draw: random.Random, header: dict[str, Any], body: bytearray) -> None:
-    """Other numbers in a tensor: NaN, infinities, huge ones, zeros, or any bytes at all."""
+    """Other values in a tensor: NaN, infinities, huge values, zeros, or random bytes."""
     name = draw.choice([name for name in header if name != "__metadata__"])
     start, stop = header[name]["data_offsets"]
     size = _ITEM[header[name]["dtype"]]
@@ -26,7 +26,7 @@ def change_numbers(draw: random.Random, header: dict[str, Any], body: bytearray)
 
 
 def change_header(draw: random.Random, header: dict[str, Any], body: bytearray) -> None:
-    """Other names, types, shapes or places of tensors."""
+    """Other names, dtypes, shapes or offsets of tensors."""
     names = [name for name in header if name != "__metadata__"]
     name = draw.choice(names)
     told = header[name]
@@ -76,14 +76,14 @@ def change_header(draw: random.Random, header: dict[str, Any], body: bytearray) 
                 [start + 1, stop + 1],
             ]
         )
-    elif how == 3:  # huge, and so declared throughout
+    elif how == 3:  # huge, consistently declared
         told["shape"] = [2 ** draw.randrange(20, 45), 4]
         told["data_offsets"] = [told["data_offsets"][0], told["data_offsets"][0] + told["shape"][0] * 16]
     elif how == 4:
         header[draw.choice([name + "x", "x", "", "__metadata__x", "a" * 100_000, "\ud800", "a\nb"])] = header.pop(name)
     elif how == 5:
         del header[name]
-        if draw.random() < 0.5:  # the bytes go too
+        if draw.random() < 0.5:  # the data is removed too
             rest = {n: header[n] for n in names if n != name}
             start, stop = told["data_offsets"]
             del body[start:stop]
@@ -98,7 +98,7 @@ def change_header(draw: random.Random, header: dict[str, Any], body: bytearray) 
         body += bytes(8)
     elif how == 8:
         header[name] = draw.choice([None, [], 3, "x", {}, {**told, "extra": 1}, {"dtype": told["dtype"]}])
-    elif how == 9:  # given twice
+    elif how == 9:  # duplicate name
         header[name] = raw(f"{json.dumps(told)},{json.dumps(name)}:{json.dumps(told)}")
     elif how == 10:
         one = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
@@ -109,7 +109,7 @@ def change_header(draw: random.Random, header: dict[str, Any], body: bytearray) 
 
 
 def change_type(draw: random.Random, header: dict[str, Any], body: bytearray) -> None:
-    """All tensors in another type, as other programs write them; the numbers are what they were."""
+    """All tensors in another dtype, as written by other programs, with the same values."""
     import numpy as np
 
     kind, code = draw.choice([("F64", np.float64), ("F16", np.float16)])
@@ -162,7 +162,7 @@ def change_metadata(draw: random.Random, header: dict[str, Any], body: bytearray
 
 
 def change_length(draw: random.Random, data: bytes) -> bytes:
-    """The header's length, where the file does not have it."""
+    """A header length that does not match the file."""
     size = int.from_bytes(data[:8], "little")
     other = draw.choice([0, 1, size - 1, size + 1, size + 8, len(data), len(data) - 8, 2**31, 10**8, 2**63, 2**64 - 1])
     return other.to_bytes(8, "little") + data[8:]

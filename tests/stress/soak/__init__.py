@@ -1,1 +1,1 @@
-"""Training that is killed again and again: `python -m tests.stress.soak`; `__main__.py` describes it."""
+"""Trainings that are killed repeatedly: `python -m tests.stress.soak`; `__main__.py` describes it."""

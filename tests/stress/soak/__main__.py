@@ -1,21 +1,21 @@
-"""Runs that are killed again and again, on full disks and read-only folders, against one that nobody disturbed.
+"""Runs that are killed repeatedly, on full disks and read-only folders, compared with an uninterrupted run.
 
     python -m tests.stress.soak                     30 kills; a few minutes
-    python -m tests.stress.soak --kills 3 --short   less of everything; half a minute
+    python -m tests.stress.soak --kills 3 --short   a short version; half a minute
 
-A small network is trained on sources of the standard library by `fastslow train`, a process of its own, once without
-disturbance. Then the same run is made again, and again, but killed with SIGKILL: at random moments from outside, and
-from inside at places that a random moment hardly meets (half of a checkpoint written, before and after a rename, half a
-line of metrics, in a validation, in the test, ...); SIGTERM and SIGINT stop it as well. Each time `fastslow train
---resume` goes on. Checkpoints are made by step in one run and by time in the next. After each kill:
+A small network is trained on sources of the standard library by `fastslow train` in a separate process, once without
+interruption. Then the same run is repeated, but killed with SIGKILL: at random times from outside, and from inside at
+points that a random time hardly hits (half of a checkpoint written, before and after a rename, half a line of metrics,
+in a validation, in the test, ...); SIGTERM and SIGINT stop it as well. Each time it is resumed by `fastslow train
+--resume`. Checkpoints are written by step in one run and by time in the next. After each kill:
 
-    `fastslow info`, `evaluate`, `sample` and `score` on the folder work, or say in one line why not;
-    no more work is lost than since the last checkpoint was due;
-    a second process is refused while the first has the folder (once a run).
+    `fastslow info`, `evaluate`, `sample` and `score` on the folder work, or fail with a one-line error;
+    only the work since the last due checkpoint is lost;
+    a second process is rejected while the first uses the folder (once per run).
 
-Then a disk that is full (a tmpfs of its own, where mounts are permitted; else a limit on the size of files) and a
-folder that is read-only. In the end weights, optimiser, carried state, random generators, metrics and result of every
-run are those of the undisturbed one, byte for byte but for times. Prints a table; the status is 1 if anything differs.
+Then the disk is full (a separate tmpfs if mounts are permitted, else a limit on the size of files) and a folder is
+read-only. At the end weights, optimizer, carried state, random generators, metrics and result of every run must equal
+those of the uninterrupted run, byte for byte except for times. Prints a table; the status is 1 if anything differs.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ def main(arguments: list[str]) -> int:
         sys.argv[1:] = arguments[4:]
         return command()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=30, help="at least so many (default: 30)")
-    parser.add_argument("--seed", type=int, default=1, help="of the places and moments (default: 1)")
+    parser.add_argument("--kills", type=int, default=30, help="minimum number of kills (default: 30)")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the places and times (default: 1)")
     parser.add_argument(
-        "--out", type=Path, default=Path("runs/soak"), help="folder for everything; removed in the end if all went well"
+        "--out", type=Path, default=Path("runs/soak"), help="output folder; removed at the end if there are no failures"
     )
-    parser.add_argument("--short", action="store_true", help="a shorter run, and no disks")
+    parser.add_argument("--short", action="store_true", help="a shorter run without the disk stages")
     parser.add_argument("--keep", action="store_true", help="keep the folder")
     parser.add_argument("--disks", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""All runs, their table, and the verdict."""
+"""All runs, their table, and the result."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.stress.soak.disks import disks
 from tests.stress.soak.kills import BY_STEP, killed, undisturbed
 
 MODULES = ("argparse", "ast", "datetime", "dataclasses", "inspect", "typing")
-"""Whose sources are the text."""
+"""The modules whose sources are the text."""
 
 
 def soak(options: argparse.Namespace) -> int:
@@ -23,7 +23,7 @@ def soak(options: argparse.Namespace) -> int:
     out = options.out.resolve()
     if out.exists():
         if not (out / "few").is_file() and any(out.iterdir()):
-            raise SystemExit(f"soak: {out} is not empty, and not of this script: name another folder")
+            raise SystemExit(f"soak: {out} is not empty and was not created by this script: choose another folder")
         shutil.rmtree(out)
     out.mkdir(parents=True)
     sources = b"".join(Path(str(importlib.import_module(name).__file__)).read_bytes() for name in MODULES)
@@ -32,10 +32,11 @@ def soak(options: argparse.Namespace) -> int:
     (out / "few").write_bytes(sources[:300])
     bench = undisturbed(Bench(out, out / "text", out / "few", 120 if options.short else 300))
     print(
-        f"undisturbed: {bench.updates} updates in {bench.work:.1f} s, after {bench.startup:.1f} s to start", flush=True
+        f"uninterrupted: {bench.updates} updates in {bench.work:.1f} s, {bench.startup:.1f} s to start",
+        flush=True,
     )
     choose = random.Random(options.seed)
-    # Often enough that a run gets on between two kills, seldom enough that there is something to lose.
+    # Often enough that a run progresses between two kills, rarely enough that some work is lost.
     seconds = max(0.05, bench.work / 15)
     outcomes: list[Outcome] = []
     ways = [("by step", BY_STEP, 0.0), ("by time", 0, seconds)]
@@ -58,14 +59,14 @@ def soak(options: argparse.Namespace) -> int:
 
 
 def report(outcome: Outcome) -> None:
-    faults = f", {len(outcome.faults)} faults" if outcome.faults else ", equal to the undisturbed run"
+    faults = f", {len(outcome.faults)} faults" if outcome.faults else ", equal to the uninterrupted run"
     print(f"{outcome.name}: killed {sum(outcome.kills.values())} times{faults}", flush=True)
     for fault in outcome.faults:
         print(f"  {fault}", flush=True)
 
 
 def conclude(outcomes: list[Outcome], options: argparse.Namespace, seconds: float, took: float) -> int:
-    """Print the table; the exit status."""
+    """Print the table; returns the exit status."""
     kills: Counter[str] = sum((outcome.kills for outcome in outcomes), Counter())
     faults = [fault for outcome in outcomes for fault in outcome.faults]
     if kills.total() < options.kills:
@@ -89,7 +90,7 @@ def conclude(outcomes: list[Outcome], options: argparse.Namespace, seconds: floa
     )
     for fault in faults:
         print(f"soak: {fault}")
-    print("every run equals the undisturbed one, bit for bit" if not faults else f"soak: {len(faults)} faults")
+    print("every run equals the uninterrupted one, bit for bit" if not faults else f"soak: {len(faults)} faults")
     if not faults and not options.keep:
         shutil.rmtree(options.out)
     return 1 if faults else 0

@@ -1,4 +1,4 @@
-"""What there must be after a kill, and at the end."""
+"""Checks after a kill and at the end."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RECIPE += [
 ]
 FILES = {".lock", "run.json", "config.json", CHECKPOINT, WEIGHTS, "metrics.jsonl", "result.json", "tensorboard"}
 TIMES = ("seconds", "characters_per_second", "elapsed", "metrics_bytes")
-"""What differs between equal runs: times, and the length of the lines that tell them."""
+"""Fields that differ between equal runs: times, and the length of lines with times."""
 
 
 @dataclass
@@ -53,7 +53,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Bench:
-    """Where it happens, and the run that nobody disturbed: its folder, and the seconds it took to begin and to end."""
+    """The working folder and the uninterrupted run: its folder, and its seconds until it trains and until it ends."""
 
     out: Path
     text: Path
@@ -74,7 +74,7 @@ class Bench:
 
 
 def differences(bench: Bench, folder: Path) -> list[str]:
-    """In what a complete run is not the undisturbed one."""
+    """The differences between a complete run and the uninterrupted one."""
     one, other = bench.reference, folder
     found = [
         f"{name} differs"
@@ -89,11 +89,11 @@ def differences(bench: Bench, folder: Path) -> list[str]:
         if unequal or len(lines) != len(others):
             where = f"first in {unequal[0]}" if unequal else f"{len(others)} lines, not {len(lines)}"
             found.append(f"{name} differs: {where}")
-    return found + [f"{path.name} lies around" for path in other.iterdir() if path.name not in FILES]
+    return found + [f"{path.name} was left behind" for path in other.iterdir() if path.name not in FILES]
 
 
 def documents(path: Path) -> list[Any]:
-    """The JSON documents in a file: one, or one a line."""
+    """The JSON documents in a file: one, or one per line."""
     text = path.read_text()
     return [json.loads(line) for line in text.splitlines()] if path.suffix == ".jsonl" else [json.loads(text)]
 
@@ -115,7 +115,7 @@ def stored(path: Path) -> dict[str, Any]:
 
 
 def lost(folder: Path) -> tuple[list[dict[str, Any]], float]:
-    """The lines of metrics of updates that the checkpoint does not have, and the run's seconds at the checkpoint."""
+    """The lines of metrics after the checkpoint, and the run's seconds at the checkpoint."""
     from safetensors import safe_open
 
     from fastslow.training.folder import read_metrics
@@ -129,7 +129,7 @@ def lost(folder: Path) -> tuple[list[dict[str, Any]], float]:
 
 
 def check_loss(folder: Path, outcome: Outcome, every: int, seconds: float) -> None:
-    """No more is lost than since a checkpoint was due: `every` updates, or `seconds` and the update in hand."""
+    """Only work since the last due checkpoint is lost: `every` updates, or `seconds` plus the current update."""
     lines, elapsed = lost(folder)
     if not lines:
         return
@@ -137,7 +137,7 @@ def check_loss(folder: Path, outcome: Outcome, every: int, seconds: float) -> No
     outcome.lost_seconds = max(outcome.lost_seconds, lines[-1]["seconds"] - elapsed)
     if every and len(lines) > every:
         outcome.fault(f"{len(lines)} updates lost, with checkpoints every {every}")
-    # The first of them ended after the checkpoint did, and none may begin when the next checkpoint is due.
+    # The first of them ended after the checkpoint, and none may start after the next checkpoint is due.
     if seconds and len(lines) > 1 and lines[-2]["seconds"] - lines[0]["seconds"] >= seconds:
         outcome.fault(
             f"{lines[-2]['seconds'] - lines[0]['seconds']:.2f} s lost, with checkpoints every {seconds:.2f} s"
@@ -145,7 +145,7 @@ def check_loss(folder: Path, outcome: Outcome, every: int, seconds: float) -> No
 
 
 def check_folder(bench: Bench, folder: Path, outcome: Outcome) -> None:
-    """Every command works on the folder, or says in one line why not; all work once there are weights."""
+    """Every command works on the folder or fails with a one-line error; all work once there are weights."""
     outcome.half_written += len(list(folder.glob(".*.part")))
     name, few = str(folder), str(bench.few)
     for arguments in (
@@ -166,11 +166,11 @@ def check_folder(bench: Bench, folder: Path, outcome: Outcome) -> None:
             if (folder / WEIGHTS).exists():
                 outcome.fault(f"there are weights, but {arguments[0]} says {said.strip()}")
         else:
-            outcome.fault(f"{arguments[0]} ended with status {status}: {said.strip()[-200:]}")
+            outcome.fault(f"{arguments[0]} exited with status {status}: {said.strip()[-200:]}")
 
 
 def expect(outcome: Outcome, ended: Ended, *words: str) -> None:
-    """A process failed in one line that has these words."""
+    """Check that a process failed with a one-line error that contains these words."""
     error = ended.error()
     if ended.status != 2 or not all(word in error for word in words):
-        outcome.fault(f"not told of {' and '.join(words)}: status {ended.status}, {ended.said[-1:]}")
+        outcome.fault(f"the error does not mention {' and '.join(words)}: status {ended.status}, {ended.said[-1:]}")

@@ -1,4 +1,4 @@
-"""Full disks and folders that are read-only."""
+"""Full disks and read-only folders."""
 
 from __future__ import annotations
 
@@ -20,13 +20,16 @@ from tests.stress.soak.processes import PROGRAM, Training, resume
 
 
 def full_disk(bench: Bench, folder: Path, choose: random.Random) -> Outcome:
-    """A checkpoint that does not fit; a disk that fills up at some moment; a start on one that is full."""
+    """A checkpoint that does not fit; a disk that fills up at a random time; a start on a full disk."""
     outcome = Outcome("full disk", note="tmpfs")
     size = (bench.reference / CHECKPOINT).stat().st_size
     start = bench.train(folder, "--checkpoint-every", str(BY_STEP), "--checkpoint-seconds", "0")
     with tmpfs(folder.parent, size * 3 // 2) as resize:
         expect(
-            outcome, Training(start).end(), "the disk is full", f"the checkpoint of step {BY_STEP} is kept: make room"
+            outcome,
+            Training(start).end(),
+            "the disk is full",
+            f"the checkpoint of step {BY_STEP} is kept: free some space",
         )
         check_folder(bench, folder, outcome)
         resize(size * 8)
@@ -36,7 +39,7 @@ def full_disk(bench: Bench, folder: Path, choose: random.Random) -> Outcome:
             training.comes_to_train()
             training.runs_for(seconds)
             ballast(folder.parent / "ballast")
-            expect(outcome, training.end(), "the disk is full", "is kept: make room")
+            expect(outcome, training.end(), "the disk is full", "is kept: free some space")
             check_folder(bench, folder, outcome)
             expect(outcome, Training(resume(folder)).end(), "the disk is full")
             check_folder(bench, folder, outcome)
@@ -54,7 +57,7 @@ def ballast(path: Path) -> None:
 
 
 def file_limit(bench: Bench, folder: Path) -> Outcome:
-    """Where there is no disk of one's own: a checkpoint that is larger than the system allows."""
+    """Without a separate disk: a checkpoint that is larger than the system allows."""
     outcome = Outcome("file limit", note="no mounts here: RLIMIT_FSIZE instead of a full disk")
     start = bench.train(folder, "--checkpoint-every", str(BY_STEP))
     size = (bench.reference / CHECKPOINT).stat().st_size
@@ -64,14 +67,14 @@ def file_limit(bench: Bench, folder: Path) -> Outcome:
     training.comes_to_train()
     training.runs_for(bench.work / 2)
     training.end(signal.SIGKILL)
-    expect(outcome, Training(resume(folder), file_limit=size // 2).end(), "file too large", "is kept: make room")
+    expect(outcome, Training(resume(folder), file_limit=size // 2).end(), "file too large", "is kept: free some space")
     check_folder(bench, folder, outcome)
     finish(bench, folder, outcome)
     return outcome
 
 
 def read_only(bench: Bench, folder: Path, mounted: bool, choose: random.Random) -> Outcome:
-    """A folder that may be read only: what reads it works, what writes says so, and nothing changes."""
+    """A read-only folder: reading commands work, writing commands fail with an error, and nothing changes."""
     outcome = Outcome("read-only folder", note="tmpfs, remounted" if mounted else "permissions")
     start = bench.train(folder, "--checkpoint-every", str(BY_STEP))
     with tmpfs(folder.parent, 1 << 26) if mounted else permissions(folder) as resize:
@@ -93,7 +96,7 @@ def read_only(bench: Bench, folder: Path, mounted: bool, choose: random.Random) 
 
 
 def namespace() -> list[str] | None:
-    """The command that gives a process mounts of its own, or None where that is not permitted."""
+    """The command that gives a process its own mounts, or None if that is not permitted."""
     try_it = ["sh", "-c", "mount -t tmpfs -o size=1m soak /mnt"]
     for head in (["unshare", "--mount"], ["unshare", "--map-root-user", "--mount"]):
         with contextlib.suppress(OSError):
@@ -104,7 +107,7 @@ def namespace() -> list[str] | None:
 
 @contextlib.contextmanager
 def tmpfs(folder: Path, size: int) -> Iterator[Callable[[int | None], None]]:
-    """A small disk at `folder`; yields what makes it another size, or read-only (None)."""
+    """A small disk at `folder`; yields a function that changes its size, or makes it read-only (None)."""
     folder.mkdir(parents=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "soak", folder], check=True)
 
@@ -120,17 +123,17 @@ def tmpfs(folder: Path, size: int) -> Iterator[Callable[[int | None], None]]:
 
 @contextlib.contextmanager
 def permissions(folder: Path) -> Iterator[Callable[[int | None], None]]:
-    """The same of a folder on a disk of any size."""
+    """The same for a folder on a disk of any size."""
     folder.parent.mkdir(parents=True)
     yield lambda size: folder.chmod(0o555 if size is None else 0o755)
 
 
 def disks(bench: Bench, seed: int) -> list[Outcome]:
-    """The stages that need a disk of their own, in a process with mounts of its own where that is permitted."""
+    """The stages that need a separate disk, in a process with its own mounts if permitted."""
     head = namespace()
     if head is None:
         outcomes = [file_limit(bench, bench.out / "limit" / "run")]
-        if os.geteuid() != 0:  # permissions do not hold the superuser
+        if os.geteuid() != 0:  # permissions do not apply to the superuser
             outcomes.append(read_only(bench, bench.out / "read-only" / "run", False, random.Random(seed)))
         return outcomes
     answer = bench.out / "disks.json"

@@ -1,4 +1,4 @@
-"""A run that is killed and resumed again and again."""
+"""A run that is killed and resumed repeatedly."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from tests.stress.soak.places import AT_RANDOM, FIRST, LAST, OFTEN, PLACES, STOP
 from tests.stress.soak.processes import Training, resume
 
 BY_STEP = 15
-"""Updates between checkpoints, where they are made by step."""
+"""Updates between checkpoints by step."""
 
 
 def undisturbed(bench: Bench) -> Bench:
-    """Make the run that the others are compared with; the bench with its times."""
+    """Create the run that the others are compared with; returns the bench with its times."""
     begun = time.monotonic()
     training = Training(bench.train(bench.reference, "--checkpoint-every", str(BY_STEP)))
     training.comes_to_train()
     started = time.monotonic()
     ended = training.end()
     if ended.status != 0:
-        raise SystemExit("soak: the undisturbed run failed: " + " ".join(ended.said[-3:]))
+        raise SystemExit("soak: the uninterrupted run failed: " + " ".join(ended.said[-3:]))
     return Bench(bench.out, bench.text, bench.few, bench.updates, started - begun, time.monotonic() - started)
 
 
 def plan(kills: int, choose: random.Random) -> list[str]:
-    """Where a run is killed or stopped, in this order: at its beginning, on its way, at its end."""
+    """The places at which a run is killed or stopped, in order: at its beginning, in between, at its end."""
     first = [*FIRST][: kills // 5]
     last = [*LAST][: max(1, min(3, kills // 5))]
     left = max(0, kills - len(first) - len(last))
@@ -39,7 +39,7 @@ def plan(kills: int, choose: random.Random) -> list[str]:
 
 
 def killed(bench: Bench, name: str, kills: int, every: int, seconds: float, choose: random.Random) -> Outcome:
-    """A run that is killed `kills` times, or fewer if it is complete before; stopped by signals; resumed each time."""
+    """A run that is killed `kills` times, or fewer if it completes earlier, also stopped by signals, and resumed."""
     outcome, folder = Outcome(name), bench.out / name.replace(" ", "-")
     start = bench.train(folder, "--checkpoint-every", str(every), "--checkpoint-seconds", f"{seconds:.3g}")
     places = plan(kills, choose)
@@ -59,7 +59,7 @@ def killed(bench: Bench, name: str, kills: int, every: int, seconds: float, choo
         else:
             nth = choose.randint(1, 2) if place in OFTEN else 1
             ended = Training(arguments, place=place, nth=nth).end()
-        if ended.status == 0:  # it was complete before
+        if ended.status == 0:  # it completed earlier
             break
         if ended.status == -signal.SIGKILL:
             outcome.kills[place] += 1
@@ -69,7 +69,7 @@ def killed(bench: Bench, name: str, kills: int, every: int, seconds: float, choo
             if lost(folder)[0]:
                 outcome.fault(f"{place} lost {len(lost(folder)[0])} updates")
         else:
-            outcome.fault(f"killed {place}, it ended with status {ended.status}: {ended.said[-1:]}")
+            outcome.fault(f"killed {place}, it exited with status {ended.status}: {ended.said[-1:]}")
             break
         check_folder(bench, folder, outcome)
     finish(bench, folder, outcome)
@@ -77,11 +77,11 @@ def killed(bench: Bench, name: str, kills: int, every: int, seconds: float, choo
 
 
 def finish(bench: Bench, folder: Path, outcome: Outcome) -> None:
-    """Let the run come to its end, and compare."""
+    """Let the run complete, and compare it."""
     ended = Training(resume(folder)).end()
     outcome.resumed += 1
     if ended.status != 0:
-        outcome.fault(f"the last process ended with status {ended.status}: {ended.said[-1:]}")
+        outcome.fault(f"the last process exited with status {ended.status}: {ended.said[-1:]}")
     else:
         for text in differences(bench, folder):
             outcome.fault(text)
@@ -89,11 +89,11 @@ def finish(bench: Bench, folder: Path, outcome: Outcome) -> None:
 
 
 def refused(training: Training, folder: Path, outcome: Outcome) -> None:
-    """A second process does not get the folder that another has. The first stands still meanwhile, to be there."""
+    """A second process is rejected while another uses the folder. The first is paused meanwhile."""
     training.process.send_signal(signal.SIGSTOP)
     if training.process.poll() is None:
         ended = Training(resume(folder)).end()
         if ended.status != 2 or f"is in use: process {training.process.pid} is training" not in ended.error():
             outcome.fault(f"a second process was not refused: status {ended.status}, {ended.said[-1:]}")
-        outcome.note = "a second process is refused"
+        outcome.note = "a second process is rejected"
     training.process.send_signal(signal.SIGCONT)

@@ -1,4 +1,4 @@
-"""Where a run is killed from inside, and how it comes to be killed there."""
+"""The places at which a run is killed from inside, and the code that does it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ STOPS = {"SIGTERM": signal.SIGTERM, "SIGINT": signal.SIGINT}
 
 
 def arm(place: str, nth: int) -> None:
-    """Have this process killed when it comes to `place` for the `nth` time."""
+    """Kill this process when it reaches `place` for the `nth` time."""
     left = [nth]
 
     def there() -> bool:

@@ -1,4 +1,4 @@
-"""Processes that train, and commands that ask."""
+"""Training processes, and commands on their folders."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PATIENCE = 600.0
-"""Seconds after which a process that should have ended has failed."""
+"""The time limit in seconds for a process to end."""
 
 
 @dataclass
 class Ended:
-    """How a process ended. begun: whether it came as far as training. said: its stderr, line by line."""
+    """The end of a process. begun: whether training started. said: its stderr, line by line."""
 
     status: int
     begun: bool
     said: list[str]
 
     def error(self) -> str:
-        """The one line a command failed with, or "" if it was not one line."""
+        """The one-line error of a command, or "" if it was not one line."""
         lines = [line for line in self.said if line.startswith("fastslow: error: ")]
         return lines[0] if len(lines) == 1 and not any("Traceback" in line for line in self.said) else ""
 
 
 class Training:
-    """A `fastslow train` of its own."""
+    """A `fastslow train` process."""
 
     def __init__(self, arguments: list[str], *, place: str = "", nth: int = 1, file_limit: int = 0) -> None:
         head = [*PROGRAM, "--at", place, "--nth", str(nth)] if place else fastslow()
@@ -57,7 +57,7 @@ class Training:
                 self.begun.set()
 
     def runs_for(self, seconds: float) -> bool:
-        """Wait; whether it still runs then."""
+        """Wait; returns whether it is still running."""
         try:
             self.process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -65,7 +65,7 @@ class Training:
         return False
 
     def comes_to_train(self) -> bool:
-        """Wait for it to train; False if it ended before."""
+        """Wait for training to start; False if it ended before."""
         end = time.monotonic() + PATIENCE
         while not self.begun.wait(0.2):
             if self.process.poll() is not None or time.monotonic() > end:
@@ -74,7 +74,7 @@ class Training:
         return True
 
     def end(self, number: signal.Signals | None = None) -> Ended:
-        """Send a signal, if one is given, and wait."""
+        """Send a signal, if given, and wait."""
         if number is not None:
             self.process.send_signal(number)
         if self.runs_for(PATIENCE):
@@ -86,7 +86,7 @@ class Training:
 
 
 PROGRAM = [sys.executable, "-m", "tests.stress.soak"]
-"""This one, from the root of the repository."""
+"""The environment of this process, with the root of the repository on the path."""
 
 
 def fastslow() -> list[str]:
@@ -98,7 +98,7 @@ def limit_files(size: int) -> None:
 
 
 def ask(*arguments: str) -> tuple[int, str]:
-    """`fastslow` in this process: its status, and what it says on stderr."""
+    """Run `fastslow` in this process: its exit status and its stderr."""
     from fastslow.cli import main
 
     said, printed = io.StringIO(), io.TextIOWrapper(io.BytesIO())

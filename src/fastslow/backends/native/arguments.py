@@ -1,4 +1,4 @@
-"""A window's memory, and the structures that hand it to the compiled library."""
+"""A window's memory, and the structures that pass it to the compiled library."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ SCRATCH = 40
 
 
 class Memory:
-    """What a window keeps from its forward to its backward.
+    """The memory that a window saves in forward for its backward.
 
-    h[n], c[n]: (T, B, P) new states of node n; the last node of a slot has one step more, the initial state, in front;
-    c (., B, 0) of a cell without one. emitted[n]: (T, B, P) h once more, where `Call.emits`, else (0, B, P).
-    gates: z[n] (T, B, blocks P), stats[n] (T, B, 8), dropped[n] (T, B, inputs) or None. Not kept: all of them for one
-    step only, which every step uses again, and no step in front.
+    h[n], c[n]: (T, B, P) new states of node n; the last node of a slot has one more step in front, the initial state;
+    c is (., B, 0) for a cell without one. emitted[n]: (T, B, P) a second copy of h where `Call.emits`, else (0, B, P).
+    gates: z[n] (T, B, blocks P), stats[n] (T, B, 8), dropped[n] (T, B, inputs) or None. If nothing is saved, all of
+    them have one step, which every step reuses, and no initial state in front.
     """
 
     def __init__(
         self, call: Call, states: Sequence[Tensor], gates: Gates | None, *, kept: bool, owner: object = None
     ) -> None:
-        """states: the tensors of `state_shapes`; owner: whose life they share."""
+        """states: the tensors of `state_shapes`; owner: the object that keeps them alive."""
         self.kept, self._owner = kept, owner
         self.steps = call.steps if kept else 1
         self.front = fronts(call, kept)
@@ -41,12 +41,12 @@ class Memory:
 
     @classmethod
     def leased(cls, call: Call) -> Memory:
-        """Of a window without gradients."""
+        """The memory of a window without gradients."""
         lease = Lease(state_shapes(call, False), call.dtype)
         return cls(call, lease.tensors, Gates.leased(call, 1), kept=False, owner=lease)
 
     def old(self, call: Call, node: int) -> tuple[Tensor, Tensor]:
-        """What node reads from its slot: (T, B, P) each."""
+        """The states h and c that the node reads from its slot: (T, B, P) each."""
         members = call.members(call.wiring.slot_of[node])
         place = members.index(node)
         if place == 0:
@@ -55,7 +55,7 @@ class Memory:
         return self.new(members[place - 1])
 
     def output(self, call: Call, node: int) -> Tensor:
-        """What others read of a node: (T, B, P)."""
+        """The h that other nodes read from this one: (T, B, P)."""
         return self.emitted[node] if call.emits(node) else self.new(node)[0]
 
     def new(self, node: int) -> tuple[Tensor, Tensor]:
@@ -63,12 +63,12 @@ class Memory:
 
 
 def fronts(call: Call, kept: bool) -> list[int]:
-    """How many steps lie in front of the window in each node's states."""
+    """The number of steps in front of the window in each node's states."""
     return [int(kept and call.members(slot)[-1] == node) for node, slot in enumerate(call.wiring.slot_of)]
 
 
 def state_shapes(call: Call, kept: bool) -> list[tuple[int, ...]]:
-    """Of every node's h, then of every node's c, then of every node's h that is kept once more."""
+    """The shapes of every node's h, then of every node's c, then of every node's second copy of h."""
     steps = call.steps if kept else 1
     h: list[tuple[int, ...]] = []
     c: list[tuple[int, ...]] = []
@@ -81,7 +81,7 @@ def state_shapes(call: Call, kept: bool) -> list[tuple[int, ...]]:
 
 
 def gate_shapes(call: Call, steps: int) -> list[tuple[int, ...]]:
-    """Of every node's z, then of every node's stats, then of the inputs that are dropped out."""
+    """The shapes of every node's z, then of every node's stats, then of the inputs that are dropped out."""
     shapes: list[tuple[int, ...]] = [(steps, call.rows, size) for size in call.blocks]
     shapes += [(steps, call.rows, STATS)] * len(shapes)
     return shapes + [(steps, call.rows, call.read[node]) for node in _readers(call)]
@@ -92,10 +92,10 @@ def _readers(call: Call) -> list[int]:
 
 
 class Gates:
-    """z, stats and dropped of some steps."""
+    """z, stats and dropped for a range of steps."""
 
     def __init__(self, call: Call, tensors: Sequence[Tensor], owner: object = None) -> None:
-        """tensors: those of `gate_shapes`; owner: whose life they share."""
+        """tensors: those of `gate_shapes`; owner: the object that keeps them alive."""
         count = len(call.hidden)
         self._owner = owner
         self.z, self.stats = tensors[:count], tensors[count : 2 * count]
@@ -109,7 +109,7 @@ class Gates:
         return cls(call, lease.tensors, lease)
 
     def part(self, z: Sequence[Tensor], first: int, last: int) -> Gates:
-        """The steps first .. last - 1, with z elsewhere."""
+        """The steps first .. last - 1, with other tensors for z."""
         found = object.__new__(Gates)
         found._owner, found.z = self, z
         found.stats = [tensor[first:last] for tensor in self.stats]
@@ -126,7 +126,7 @@ def _address(tensor: Tensor) -> int | None:
 
 
 def place_vectors(args: NodeArgs | StepNodeArgs, kind: Kind, weights: Any) -> None:
-    """Where a node's vectors lie, and where each of their blocks goes."""
+    """Set the addresses of a node's vectors and the place of each of their blocks."""
     for v, (field, places) in enumerate(kind.vectors.items()):
         given = getattr(weights, field)
         args.parameters[v] = None if given is None else given.data_ptr()
@@ -135,13 +135,13 @@ def place_vectors(args: NodeArgs | StepNodeArgs, kind: Kind, weights: Any) -> No
 
 
 def matrix_rows(rows: Sequence[int]) -> tuple[int, list[int]]:
-    """The first block of z that a matrix adds to, and for each such block the block of rows that makes it."""
+    """The first block of z that a matrix contributes to, and for each such block the block of rows that computes it."""
     first = min(rows)
     return first, [rows.index(first + block) for block in range(len(rows))]
 
 
 class Product(NamedTuple):
-    """A product of a node, of both its matrices or of one of them: sums over `depths`, for so many columns."""
+    """One product of a node, with both its matrices or one of them: the depths it sums over and its columns."""
 
     node: int
     suffix: str
@@ -150,10 +150,10 @@ class Product(NamedTuple):
 
 
 class Arguments:
-    """The structures of one call, and what keeps their memory alive."""
+    """The structures of one call, and the objects that keep their memory alive."""
 
     def __init__(self, call: Call, weights: Sequence[Any], x: Tensor, memory: Memory, first: int = 0) -> None:
-        """first: the step at which the memory's gates begin."""
+        """first: the step at which the stored gates begin."""
         count = len(call.hidden)
         self.call, self.memory, self.x = call, memory, x
         self.nodes = (NodeArgs * count)()
@@ -222,7 +222,7 @@ class Arguments:
             node.emitted, node.emitted_step = kept.data_ptr(), _step(kept, self.moving)
 
     def set_gates(self, gates: Gates, first: int) -> None:
-        """z, stats and dropped lie in `gates`, whose first step is the window's step `first`."""
+        """Use z, stats and dropped from `gates`, whose first step is step `first` of the window."""
 
         def base(tensor: Tensor) -> int:
             return tensor.data_ptr() - (first * tensor.stride(0) * tensor.itemsize if self.moving else 0)
@@ -274,12 +274,12 @@ class Arguments:
         return self._scratch("backward", products)
 
     def _scratch(self, direction: str, products: Sequence[Product]) -> Lease:
-        """Panels and tiles of every product, vectors of every node; a thread's own."""
+        """Panels and tiles of every product, vectors of every node, and scratch per thread."""
         call, widest = self.call, max(self.call.padded)
-        # bfloat16 numbers, two of which take a float32's place
+        # bfloat16 elements, two of which take the place of one float32
         tiled = [sum(-(-k // TILE_DEPTH) * TILE_DEPTH for k in p.depths) * call.parts for p in products]
         group = -(-call.rows // call.groups)
-        split = max(tiled) * -(-group // TILE_SIDE) * TILE_SIDE  # whole tiles, however few rows
+        split = max(tiled) * -(-group // TILE_SIDE) * TILE_SIDE  # whole tiles, even for few rows
         shapes: list[tuple[int, ...]] = [(p.columns * sum(p.depths),) for p in products]
         shapes += [(p.columns * k // 2,) for p, k in zip(products, tiled, strict=True)]
         shapes += [(size,) for size in call.vectors]
@@ -291,7 +291,7 @@ class Arguments:
         for node, tensor in zip(self.nodes, lease.tensors[2 * count :], strict=False):
             node.vectors = tensor.data_ptr()
         self.window.parts = call.parts
-        if split > self.window.split_size:  # a pass that runs forward again has the room of both
+        if split > self.window.split_size:  # a pass that recomputes forward needs the larger size of both
             self.window.split, self.window.split_size = lease.tensors[-2].data_ptr(), split
         self.window.scratch, self.window.scratch_size = lease.tensors[-1].data_ptr(), SCRATCH * widest
         return lease

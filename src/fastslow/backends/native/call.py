@@ -1,4 +1,4 @@
-"""What is known of a window but its tensors: sizes, rates, threads, and how its products are made."""
+"""The properties of a window other than its tensors: sizes, rates, threads and the kind of products."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from fastslow.cells.kind import Kind
 from fastslow.wiring import FROM_INPUT, NO_INPUT, Wiring
 
 TILES = "FASTSLOW_TILES"
-"""Environment variable: 0 keeps products off the tile unit."""
+"""Environment variable: 0 disables the tile unit."""
 TILE_DEPTH = 32
 """Sums on the tile unit are padded to a multiple of this."""
 TILE_SIDE = 16
 """Rows of a tile."""
 CACHE = Path("/sys/devices/system/cpu/cpu0/cache/index2/size")
-"""Linux tells the second-level cache here, as in 2048K."""
+"""The size of the L2 cache on Linux, for example 2048K."""
 TILE_ROWS = 4
-"""A window of fewer rows does without the tile unit, which would read more for a weight than it saves."""
+"""A window of fewer rows does not use the tile unit, whose larger weights would cost more than it saves."""
 
 Saving = Literal["all", "states"]
 _saving: ContextVar[Saving] = ContextVar("saving", default="all")
@@ -37,9 +37,10 @@ _saving: ContextVar[Saving] = ContextVar("saving", default="all")
 
 @contextlib.contextmanager
 def saving(what: Saving) -> Iterator[None]:
-    """What windows run in here save for their backward.
+    """Choose what windows in this context save for backward.
 
-    "all": everything it needs. "states": a fourth to a third of that, for about a third more time a training step.
+    "all": everything that backward needs. "states": a fourth to a third of that memory, for about a third more time per
+    training step.
     """
     if what not in ("all", "states"):
         raise ValueError(f"saving takes 'all' or 'states'; got {what!r}")
@@ -52,7 +53,7 @@ def saving(what: Saving) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Call:
-    """Everything about a window but its tensors."""
+    """All properties of a window other than its tensors."""
 
     wiring: Wiring
     rates: Rates
@@ -62,13 +63,13 @@ class Call:
     hidden: tuple[int, ...]
     """H of each node."""
     read: tuple[int, ...]
-    """Size of what each node reads, 0 if nothing."""
+    """The input size of each node, 0 without input."""
     kinds: tuple[Kind, ...]
     """The cell of each node."""
     norms: tuple[bool, ...]
     dtype: torch.dtype
     key: int | None
-    """The noise's key as an unsigned number; None: no masks, zoneout's expectation."""
+    """The noise key as an unsigned integer; None: no masks, and zoneout in expectation."""
     first_step: int
     first_row: int
     lengths: Tensor | None
@@ -76,10 +77,10 @@ class Call:
     threads: int
     groups: int
     lanes: int
-    """Numbers in a vector."""
+    """Elements per SIMD vector."""
     saving: Saving
     parts: int
-    """bfloat16 numbers a float32 is taken for in products on the processor's tile unit; 0: products do without it."""
+    """The number of bfloat16 parts of a float32 in products on the tile unit; 0: products do not use it."""
 
     def pad(self, size: int) -> int:
         return -(-size // self.lanes) * self.lanes
@@ -94,20 +95,20 @@ class Call:
 
     @functools.cached_property
     def blocks(self) -> tuple[int, ...]:
-        """Numbers in a row of each node's z."""
+        """Elements in a row of each node's z."""
         return tuple(kind.blocks * size for kind, size in zip(self.kinds, self.padded, strict=True))
 
     @functools.cached_property
     def vectors(self) -> tuple[int, ...]:
-        """Numbers in each node's vectors, padded."""
+        """Elements in each node's vectors, padded."""
         return tuple(kind.vector_blocks * size for kind, size in zip(self.kinds, self.padded, strict=True))
 
     def letters(self, slot: int) -> tuple[str, ...]:
-        """What the tensors of a slot's state are called."""
+        """The names of the tensors of a slot's state."""
         return self.kinds[self.wiring.slot_of.index(slot)].letters
 
     def emits(self, node: int) -> bool:
-        """Whether other nodes read h of this one, which the next step may clear in rows that start anew."""
+        """Whether other nodes read this node's h, which the next step may set to zero in rows that are reset."""
         last = self.members(self.wiring.slot_of[node])[-1]
         return self.resets is not None and last == node and node in self.wiring.sources
 
@@ -127,7 +128,7 @@ class Call:
 
 
 def outline(request: Request) -> Call:
-    """What sizes of memory depend on: all but threads and how products are made. The window's sizes may be symbols."""
+    """The properties that memory sizes depend on: all but threads and products. The window's sizes may be symbolic."""
     x, wiring, noise, rates = request.x, request.wiring, request.noise, request.rates
     hidden = request.hidden
     return Call(
@@ -161,7 +162,7 @@ def describe(request: Request) -> Call:
     found, weights, lengths, noise = outline(request), request.weights, request.lengths, request.noise
     resets = request.resets
     factors = parts(found.dtype, found.rows, request.program.options["precision"])
-    threads, groups = deal(weights, found.rows, found.steps, torch.get_num_threads(), factors)
+    threads, groups = split_threads(weights, found.rows, found.steps, torch.get_num_threads(), factors)
     return replace(
         found,
         key=None if noise is None else int(noise.key) % 2**64,
@@ -174,47 +175,48 @@ def describe(request: Request) -> Call:
 
 
 def options(device: str = "cpu") -> tuple[tuple[str, Option], ...]:
-    """What a window that starts now saves, and how exact its products are: see `parts`."""
+    """What a window started now saves, and the precision of its products; see `parts`."""
     precision = "medium" if torch.is_autocast_enabled("cpu") else torch.get_float32_matmul_precision()
     return ("saving", _saving.get()), ("precision", precision)
 
 
 def parts(dtype: torch.dtype, rows: int, precision: str) -> int:
-    """`Call.parts` for a window of `rows` rows, where the processor has a tile unit.
+    """`Call.parts` for a window of `rows` rows, if the processor has a tile unit.
 
-    precision: "highest", "high" or "medium", as `torch.set_float32_matmul_precision` takes it; autocast to bfloat16
-    asks for "medium". (Without the unit bfloat16 would be no faster than float32, so products stay in float32.) The
-    number of threads has no part in it, so that results do not depend on it.
+    precision: "highest", "high" or "medium", as for `torch.set_float32_matmul_precision`; autocast to bfloat16 means
+    "medium". (Without the unit bfloat16 would be no faster than float32, so products stay in float32.) The result does
+    not depend on the number of threads, so neither do the results of a window.
     """
     if dtype != torch.float32 or rows < TILE_ROWS or not compiled().tiles or os.environ.get(TILES, "") == "0":
         return 0
     return {"highest": 3, "high": 2, "medium": 1}[precision]
 
 
-def deal(weights: Sequence[Any], rows: int, steps: int, threads: int, parts: int) -> tuple[int, int]:
-    """(threads, groups): how many threads a window gets, and into how many blocks of rows it falls.
+def split_threads(weights: Sequence[Any], rows: int, steps: int, threads: int, parts: int) -> tuple[int, int]:
+    """(threads, groups): the number of threads for a window, and the number of row blocks that it is split into.
 
-    Every block reads every weight at every step: blocks of few rows pay where the weights lie in a core's own cache.
-    Where they do not, a tile unit waits for weights unless a block has many rows, so that its threads had better share
-    one, and read a part of the weights each. Several threads share a block only where a product is long beside the
-    barrier that follows it, and a second thread is woken only for a window that is long beside that.
+    Every block reads every weight at every step: blocks of few rows are faster while the weights fit in a core's own
+    cache. If they do not, the tile unit waits for weights unless a block has many rows, so it is better if several
+    threads share one block and each reads a part of the weights. Threads only share a block if a product takes long
+    compared with the barrier after it, and a second thread is only woken for a window that takes long compared with
+    that.
 
-    parts: as in `Call`. The sizes below are those at which sharing began to pay on two cores.
+    parts: as in `Call`. The thresholds below were measured on two cores.
     """
-    numbers = sum(w.w_h.numel() + (0 if w.w_x is None else w.w_x.numel()) for w in weights)
-    if numbers * rows * steps < 1 << 20:
+    elements = sum(w.w_h.numel() + (0 if w.w_x is None else w.w_x.numel()) for w in weights)
+    if elements * rows * steps < 1 << 20:
         return 1, 1
     if parts and 2 * parts * sum(map(tiled, weights)) > 0.85 * own_cache():
         fewest = 32 if parts == 1 else 64
     else:
-        fewest = 2 if numbers <= 1 << 19 else 8
+        fewest = 2 if elements <= 1 << 19 else 8
     groups = max(1, min(threads, rows // fewest))
-    shared = numbers * rows // (groups * len(weights) << 18)
+    shared = elements * rows // (groups * len(weights) << 18)
     return groups * max(1, min(threads // groups, shared)), groups
 
 
 def tiled(weights: Any) -> int:
-    """How many numbers a cell's matrices are once they are laid out in tiles: 16 columns a block, 32 rows."""
+    """The number of elements of a cell's matrices in tile layout: blocks padded to 16 columns, rows to 32."""
     hidden = weights.hidden_size
     side = -(-hidden // TILE_SIDE) * TILE_SIDE
     return sum(
@@ -226,7 +228,7 @@ def tiled(weights: Any) -> int:
 
 @functools.cache
 def own_cache() -> int:
-    """Bytes of a core's second-level cache; 1 MiB where the system does not say."""
+    """Bytes of a core's L2 cache; 1 MiB if the system does not report it."""
     try:
         told = CACHE.read_text().strip()
         return int(told.removesuffix("K")) << 10

@@ -1,7 +1,7 @@
 """The native engine: a window's whole loop over time in compiled C++, forward and backward (CPU, float32 and float64).
 
-The C++ (csrc/) is compiled at first use in seconds and kept; see `build`. Without a compiler, or with
-`FASTSLOW_NATIVE=0`, the engine refuses and others run.
+The C++ code (csrc/) is compiled at first use, which takes seconds, and cached; see `build`. Without a compiler, or with
+`FASTSLOW_NATIVE=0`, the engine refuses and another one runs.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def refusal(problem: Problem) -> str | None:
     if problem.dtype not in (torch.float32, torch.float64):
         return f"it computes in float32 and float64, not {problem.dtype}"
     if problem.autocast not in (None, torch.bfloat16):
-        return f"autocast to {problem.autocast} is on, and of lower precisions it has bfloat16 alone"
+        return f"its only lower precision is bfloat16, and autocast requests {problem.autocast}"
     if problem.steps == 0 or problem.rows == 0:
         return f"the window is empty: {problem.steps} steps of {problem.rows} rows"
     found = library()

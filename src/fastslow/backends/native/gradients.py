@@ -1,4 +1,4 @@
-"""The gradients of the weights, after the loop over time: one large product a matrix, one sum a vector."""
+"""The gradients of the weights, after the loop over time: one large product per matrix, one sum per vector."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from fastslow.backends.native.memory import Lease
 from fastslow.wiring import FROM_INPUT, NO_INPUT
 
 SIDE = 32
-"""Sizes that the gradients of the matrices are rounded up to on the tile unit,"""
+"""On the tile unit, the sizes of the matrix gradients are rounded up to a multiple of this."""
 OUTER_BAND = 256
-"""columns of the gradients are packed there at a time (BAND vectors in csrc/amx.h),"""
+"""Number of gradient columns packed at a time on the tile unit (BAND vectors in csrc/amx.h)."""
 OUTER_ROWS = 256
-"""so many rows at a time,"""
+"""Number of rows packed at a time,"""
 OUTER_CACHE = 1_600_000
-"""or what leaves a chunk of rows of both factors, in parts, so many bytes of a core's cache."""
+"""or as many as leave this many bytes of a core's cache for a chunk of rows of both factors."""
 
 
 @dataclass
 class Wanted:
-    """Which gradients are asked for: of x, of the states, of each field of each node's weights."""
+    """Which gradients are wanted: of x, of the states, of each field of each node's weights."""
 
     x: bool
     state: bool
@@ -43,7 +43,7 @@ def matrix_gradients(
     found: list[dict[str, Tensor]],
     steps: int | None = None,
 ) -> None:
-    """Add the steps first .. first + steps - 1, whose gradients are in `gates`, to the gradients of w_x and w_h."""
+    """Add steps first .. first + steps - 1, whose gradients are in `gates`, to the gradients of w_x and w_h."""
     steps = call.steps if steps is None else steps
     window = slice(first, first + steps)
     for n, source in enumerate(call.wiring.sources):
@@ -90,7 +90,7 @@ def _add_product(
 def _add_tiled_products(
     call: Call, found: dict[str, Tensor], factors: dict[str, Tensor], dz: Tensor, hidden: int, to: Sequence[int]
 ) -> None:
-    """`_add_product` of one or two factors on the tile unit, at once."""
+    """`_add_product` of one or two factors on the tile unit, in one call."""
     reads = list(factors.values())
     add = next(iter(factors)) in found
     blocks = len(to)
@@ -131,13 +131,13 @@ def _add_tiled_products(
 
 
 def vector_gradients(call: Call, node: int, sums: Tensor) -> dict[str, Tensor]:
-    """Of a node's vectors, from the threads' padded sums (threads, vector_blocks P)."""
+    """The gradients of a node's vectors, from the threads' padded sums (threads, vector_blocks P)."""
     kind, hidden, padded = call.kinds[node], call.hidden[node], call.padded[node]
     total = sums.sum(0).view(kind.vector_blocks, padded)[:, :hidden]
     found = {}
     for field, places in kind.vectors.items():
         in_order = places == tuple(range(places[0], places[0] + len(places)))
         part = total[places[0] : places[0] + len(places)] if in_order else total[list(places)]
-        # Two fields of one place have one gradient, and must not share its memory.
+        # Two fields with the same place have equal gradients, which must not share memory.
         found[field] = part.clone().reshape(-1)
     return found

@@ -1,6 +1,6 @@
-"""The compiled library: loaded once a process, its structures and functions as ctypes sees them.
+"""The compiled library: loaded once per process, with its structures and functions in ctypes.
 
-The structures mirror csrc/window.h, which says what each field is; the sizes are compared when the library is loaded.
+The structures mirror csrc/window.h, which documents each field; the sizes are compared when the library is loaded.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class StepArgs(Structure):
 
 
 def _abi() -> int:
-    """What `fs_abi` must answer."""
+    """The value that `fs_abi` must return."""
     sizes = [ctypes.sizeof(kind) for kind in (NodeArgs, WindowArgs, OuterArgs, StepArgs, StepNodeArgs)]
     return sum(size * 1000**i for i, size in enumerate(sizes))
 

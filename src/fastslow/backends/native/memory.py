@@ -1,7 +1,7 @@
-"""Memory of windows, used again from one to the next.
+"""Memory that is reused from one window to the next.
 
-A fresh buffer of hundreds of megabytes costs a page fault every 4 KB, at every window. A window takes blocks, and gives
-them back when its graph is gone. What lies free is bounded by the most that was ever taken at one time.
+A new buffer of hundreds of megabytes costs a page fault per 4 KB in every window. A window takes blocks from a pool and
+returns them when its graph is freed. The free blocks never exceed the largest amount that was in use at one time.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from torch import Tensor
 
 ALIGNMENT = 64
 POISON = "FASTSLOW_POISON"
-"""Environment variable for tests: if 1, every block is handed out filled with NaN, and what is written past a tensor's
-end shows."""
-POISON_BYTE = 255  # every float of such bytes is NaN
+"""Environment variable for tests: if 1, every block is filled with NaN when it is taken, and writes past the end of a
+tensor are detected."""
+POISON_BYTE = 255  # a float of such bytes is NaN
 
 
 class Pool:
-    """Blocks of bytes."""
+    """A pool of memory blocks."""
 
     def __init__(self) -> None:
         self._free: list[Tensor] = []
         self._returned: deque[Tensor] = deque()
         self.taken = 0
-        """Bytes that are in use."""
+        """The number of bytes in use."""
         self._most = 0
         self._lock = threading.Lock()
 
     def take(self, size: int) -> Tensor:
-        """A block of at least `size` bytes, at a multiple of 64: (size,) uint8."""
+        """A block of at least `size` bytes, aligned to 64 bytes: (size,) uint8."""
         with self._lock:
             self._settle()
             fitting = [i for i, block in enumerate(self._free) if size <= block.numel() <= 2 * size + 4096]
@@ -51,7 +51,7 @@ class Pool:
         return block
 
     def give(self, block: Tensor) -> None:
-        """Return a block that `take` gave. May be called anywhere, also by the garbage collector inside `take`."""
+        """Return a block from `take`. Safe to call at any time, also from the garbage collector inside `take`."""
         self._returned.append(block)
         if self._lock.acquire(blocking=False):
             try:
@@ -60,7 +60,7 @@ class Pool:
                 self._lock.release()
 
     def clear(self) -> None:
-        """Give what lies free back to the system."""
+        """Return the free blocks to the system."""
         with self._lock:
             self._settle()
             self._free.clear()
@@ -68,7 +68,7 @@ class Pool:
 
     @property
     def free(self) -> int:
-        """Bytes that wait to be used again."""
+        """The number of free bytes."""
         return sum(block.numel() for block in self._free)
 
     def _settle(self) -> None:
@@ -81,7 +81,7 @@ class Pool:
 
 
 def poisoned() -> bool:
-    """Whether fresh memory is to be filled with NaN, as tests ask by `POISON` or by PyTorch's deterministic mode."""
+    """Whether new memory is filled with NaN, by `POISON` or by PyTorch's deterministic mode."""
     filled = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     return os.environ.get(POISON) == "1" or (torch.are_deterministic_algorithms_enabled() and filled)
 
@@ -91,7 +91,7 @@ def _fresh(size: int) -> Tensor:
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE") and size >= 1 << 21:
         memory.madvise(mmap.MADV_HUGEPAGE)
-    with torch.inference_mode(False):  # an ordinary tensor, for windows of either mode
+    with torch.inference_mode(False):  # a normal tensor, usable with and without inference mode
         return torch.frombuffer(memory, dtype=torch.uint8)
 
 
@@ -99,12 +99,12 @@ POOL = Pool()
 
 
 def flat_size(shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> int:
-    """How many numbers hold tensors of these shapes, each from a multiple of 64 bytes on and with as much behind it.
+    """The number of elements for tensors of these shapes, each aligned to 64 bytes and followed by as much padding.
 
-    The sizes may be symbols.
+    The sizes may be symbolic.
     """
-    numbers = ALIGNMENT // dtype.itemsize
-    return sum((-(-math.prod(shape) // numbers) + 1) * numbers for shape in shapes)
+    alignment = ALIGNMENT // dtype.itemsize
+    return sum((-(-math.prod(shape) // alignment) + 1) * alignment for shape in shapes)
 
 
 def cut(flat: Tensor, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
@@ -118,7 +118,7 @@ def _places(
     shapes: tuple[tuple[int, ...], ...], itemsize: int
 ) -> tuple[tuple[tuple[int, ...], tuple[int, ...], int], ...]:
     """Shape, strides and offset of each tensor that is cut from one."""
-    numbers = ALIGNMENT // itemsize
+    alignment = ALIGNMENT // itemsize
     found, at = [], 0
     for shape in shapes:
         strides, step = [], 1
@@ -126,12 +126,12 @@ def _places(
             strides.append(step)
             step *= size
         found.append((shape, tuple(strides[::-1]), at))
-        at += (-(-step // numbers) + 1) * numbers
+        at += (-(-step // alignment) + 1) * alignment
     return tuple(found)
 
 
 class _Loan(np.ndarray[tuple[int, ...], np.dtype[np.uint8]]):
-    """A block's bytes, which gives the block back when the last tensor over them is gone."""
+    """A block's bytes, which returns the block when the last tensor on them is freed."""
 
     _block: Tensor | None = None
     _guards: tuple[int, ...] = ()
@@ -142,8 +142,8 @@ class _Loan(np.ndarray[tuple[int, ...], np.dtype[np.uint8]]):
             _give(block, self._guards)
 
 
-def lent(shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> Tensor:
-    """(`flat_size`,) numbers of the pool, to be `cut`; their block is taken until this tensor's storage is gone."""
+def pooled(shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> Tensor:
+    """(`flat_size`,) elements from the pool, for `cut`; the block stays in use until this storage is freed."""
     layout = _layout(tuple(shapes), dtype)
     block = POOL.take(layout.bytes)
     loan = block[: layout.bytes].numpy().view(_Loan)
@@ -151,15 +151,15 @@ def lent(shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> Tensor:
     flat = torch.frombuffer(loan, dtype=dtype)
     if poisoned():
         loan._guards = layout.guards
-    else:  # what nobody writes is the same every time
+    else:  # so that unwritten elements are deterministic
         flat.index_fill_(0, layout.gaps, 0)
     return flat
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """bytes: of the whole. guards: where the bytes behind each tensor begin that nobody may write. gaps: the numbers
-    behind the tensors, as an index."""
+    """bytes: the total size. guards: the offsets of the guard bytes after each tensor, which must not be written. gaps:
+    an index of the elements after the tensors."""
 
     bytes: int
     guards: tuple[int, ...]
@@ -168,12 +168,12 @@ class _Layout:
 
 @lru_cache(maxsize=64)
 def _layout(shapes: tuple[tuple[int, ...], ...], dtype: torch.dtype) -> _Layout:
-    numbers, at, guards, gaps = ALIGNMENT // dtype.itemsize, 0, [], []
+    alignment, at, guards, gaps = ALIGNMENT // dtype.itemsize, 0, [], []
     for shape in shapes:
         end = flat_size([shape], dtype)
         gaps.append(torch.arange(at + math.prod(shape), at + end))
         at += end
-        guards.append((at - numbers) * dtype.itemsize)
+        guards.append((at - alignment) * dtype.itemsize)
     return _Layout(at * dtype.itemsize, tuple(guards), torch.cat(gaps))
 
 
@@ -181,11 +181,11 @@ def _give(block: Tensor, guards: Sequence[int]) -> None:
     torn = [n for n, at in enumerate(guards) if (block[at : at + ALIGNMENT] != POISON_BYTE).any()]
     POOL.give(block)
     if torn:
-        raise RuntimeError(f"something was written past the end of tensors {torn} of a lease")
+        raise RuntimeError(f"memory was written past the end of tensors {torn} of a lease")
 
 
 class Lease:
-    """One block cut into tensors of one type, taken until this object is gone.
+    """One block cut into tensors of one type, in use until this object is freed.
 
     Its tensors must not outlive it.
     """

@@ -1,4 +1,4 @@
-"""Steps of a few rows in the compiled library, without gradients and masks: the arguments of csrc/step.h."""
+"""Steps of a few rows in the compiled library, without gradients or masks: the arguments of csrc/step.h."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from fastslow.cells.kinds import kind_of
 from fastslow.wiring import FROM_INPUT, NO_INPUT, Wiring
 
 STREAMED_ROWS = 4
-"""Up to so many rows a window is bound by reading the weights, which this path does in place and once a step."""
+"""Up to this many rows, the time is bound by reading the weights, which this path reads in place, once per step."""
 PACKING = 12
-"""Packing the weights for a window takes about as long as reading them so many times."""
+"""Packing the weights for a window takes about as long as reading them this many times."""
 SHARED_FROM = 150_000
-"""From so many weights a node, several threads share a step; fewer are read sooner than another thread has woken."""
+"""From this many weights per node, threads share a step. Fewer weights are read before another thread has woken up."""
 
 
 def contiguous(weights: Any) -> Any:
@@ -31,36 +31,36 @@ def contiguous(weights: Any) -> Any:
 
 
 def streams(rows: int, steps: int) -> bool:
-    """Whether a window without gradients and masks runs faster here than with packed weights."""
+    """Whether a window without gradients or masks runs faster here than with packed weights."""
     return rows <= STREAMED_ROWS or steps * -(-rows // STREAMED_ROWS) <= PACKING
 
 
 class Quantized:
-    """A weight matrix (R, K) as int8 with one scale a row: entry = int8 * scale.
+    """A weight matrix (R, K) as int8 with one scale per row: entry = int8 * scale.
 
-    numbers: (R, K rounded up to a multiple of 16) int8, the pads zero; scale: (R,) float32.
+    values: (R, K rounded up to a multiple of 16) int8, zero-padded; scale: (R,) float32.
     """
 
     def __init__(self, weight: Tensor) -> None:
         rows, columns = weight.shape
         value = weight.detach().float()
         self.scale = (value.abs().amax(1) / 127).clamp_min(torch.finfo(torch.float32).tiny)
-        self.numbers = torch.zeros(rows, -(-columns // 16) * 16, dtype=torch.int8)
-        self.numbers[:, :columns] = (value / self.scale.unsqueeze(1)).round().clamp_(-127, 127).to(torch.int8)
+        self.values = torch.zeros(rows, -(-columns // 16) * 16, dtype=torch.int8)
+        self.values[:, :columns] = (value / self.scale.unsqueeze(1)).round().clamp_(-127, 127).to(torch.int8)
         self.columns = columns
 
     def addresses(self) -> tuple[int, int, int]:
-        """Of the numbers, their row stride, and of the scales."""
-        return self.numbers.data_ptr(), self.numbers.stride(0), self.scale.data_ptr()
+        """The address of the values, their row stride, and the address of the scales."""
+        return self.values.data_ptr(), self.values.stride(0), self.scale.data_ptr()
 
     def dequantized(self) -> Tensor:
-        """(R, K) float32: the matrix that the engine computes with."""
-        return self.numbers[:, : self.columns].float() * self.scale.unsqueeze(1)
+        """(R, K) float32: the matrix with which the engine computes."""
+        return self.values[:, : self.columns].float() * self.scale.unsqueeze(1)
 
 
 @dataclass(frozen=True)
-class Ends:
-    """A language model's embedding (V, X), and its head (V, H of the output) and bias (V): contiguous, of one type."""
+class TokenLayers:
+    """A language model's embedding (V, X), its head (V, H of the output) and bias (V): contiguous, of one dtype."""
 
     embedding: Tensor
     head: Tensor
@@ -70,9 +70,9 @@ class Ends:
 class Steps:
     """The prepared arguments of any number of calls with the same weights and number of rows.
 
-    The weights are read where they lie, so what is written into them between calls counts; they must be contiguous, of
-    one type, on the CPU, and stay where they are. `quantized`: (w_x, w_h) of each node to use in their stead. With
-    `ends` calls take tokens for x and give logits for y.
+    The weights are read in place, so in-place changes between calls take effect. They must be contiguous, of one dtype,
+    on the CPU, and must not move. `quantized`: (w_x, w_h) of each node, used instead of the weights. With
+    `token_layers`, calls take tokens as x and return logits as y.
     """
 
     def __init__(
@@ -83,15 +83,15 @@ class Steps:
         rows: int,
         inputs: int,
         quantized: Sequence[tuple[Quantized | None, Quantized]] | None = None,
-        ends: Ends | None = None,
+        token_layers: TokenLayers | None = None,
     ) -> None:
         found = library()
         if not isinstance(found, Library):
             raise RuntimeError(f"the native engine cannot run: {found}")
         self.output_size = weights[wiring.output_index].hidden_size
         self.dtype = dtype = weights[0].w_h.dtype
-        self._keep = (weights, quantized, ends)
-        self._ends = ends
+        self._keep = (weights, quantized, token_layers)
+        self._token_layers = token_layers
         lanes = found.vector_bytes // dtype.itemsize
         slot_of, sources = wiring.slot_of, wiring.sources
         nodes = (StepNodeArgs * len(weights))()
@@ -135,12 +135,12 @@ class Steps:
             state_in=self._states[0],
             state_out=self._states[1],
         )
-        if ends is not None:
-            self._args.embedding, self._args.head = ends.embedding.data_ptr(), ends.head.data_ptr()
-            self._args.head_bias = None if ends.bias is None else ends.bias.data_ptr()
-            self._args.vocabulary = self.output_size = ends.head.shape[0]
-        numbers = sum(w.w_h.numel() + (0 if w.w_x is None else w.w_x.numel()) for w in weights) // len(weights)
-        self._most_threads = max(1, min(torch.get_num_threads(), numbers // SHARED_FROM + 1))
+        if token_layers is not None:
+            self._args.embedding, self._args.head = token_layers.embedding.data_ptr(), token_layers.head.data_ptr()
+            self._args.head_bias = None if token_layers.bias is None else token_layers.bias.data_ptr()
+            self._args.vocabulary = self.output_size = token_layers.head.shape[0]
+        elements = sum(w.w_h.numel() + (0 if w.w_x is None else w.w_x.numel()) for w in weights) // len(weights)
+        self._most_threads = max(1, min(torch.get_num_threads(), elements // SHARED_FROM + 1))
         self._args.threads = self._most_threads
         self._byref = ctypes.byref(self._args)
         size = found.step_scratch[dtype](self._byref)
@@ -150,14 +150,14 @@ class Steps:
         self._lock = threading.Lock()  # one call at a time: the scratch is shared
 
     def __call__(self, steps: int, x: int, y: int, states_in: list[int], states_out: list[int]) -> None:
-        """Run `steps` steps: x (T, B, X), y (T, B, H), the leaves of every slot's state (B, H), all as addresses.
+        """Run `steps` steps: x (T, B, X), y (T, B, H), the leaves of every slot's state (B, H); all are addresses.
 
-        With ends: x (T, B) int64 in 0..V-1, y (T, B, V).
+        With token_layers: x (T, B) int64 in 0..V-1, y (T, B, V).
         """
         with self._lock:
             args = self._args
             args.steps = steps
-            if self._ends is None:
+            if self._token_layers is None:
                 args.x, args.y = x, y
             else:
                 args.tokens, args.logits = x, y

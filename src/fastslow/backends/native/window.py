@@ -1,12 +1,12 @@
 """One window in the compiled library: its memory, its arguments, and its gradients.
 
-The loop over time runs in C++, forward and backward; the gradients of the weight matrices follow here as one large
-product each. Saved for the backward: a node's states, its normalised gates, and its input after dropout. With
-`saving("states")` only the states are saved and the backward computes the rest again, some steps at a time.
+The loop over time runs in C++, forward and backward; the gradients of the weight matrices follow as one large product
+each. Forward saves each node's states, its normalised gates, and its input after dropout. With `saving("states")` only
+the states are saved, and backward recomputes the rest, a few steps at a time.
 
-The C++ replaces normalised gates by the gradients of the products. Where the memory may be spent they are those of the
-memory, which says so in its last number; a second backward computes them again. Else they are a copy, made a piece at
-a time, which stays in the cache until it is read.
+The C++ code replaces normalised gates by the gradients of the products. If the saved tensors may be overwritten, this
+happens in place, and a flag in the last saved tensor records it; a second backward pass then recomputes the gates. If
+not, the gates are copied, a part at a time, so that the copy stays in the cache until it is read.
 
 Forward and backward are the kernels of the operators `fastslow::native`, `..._backward` and `..._backward_`.
 """
@@ -25,34 +25,34 @@ from fastslow.backends.flat import flat_states
 from fastslow.backends.native.arguments import Arguments, Gates, Memory, gate_shapes, state_shapes
 from fastslow.backends.native.call import Call, compiled, describe, outline
 from fastslow.backends.native.gradients import Wanted, matrix_gradients, vector_gradients
-from fastslow.backends.native.memory import ALIGNMENT, Lease, cut, flat_size, lent
+from fastslow.backends.native.memory import ALIGNMENT, Lease, cut, flat_size, pooled
 from fastslow.backends.native.steps import Steps, contiguous, streams
 from fastslow.backends.program import Request
 from fastslow.state import state_tensors
 
 CHUNKS = 8
-"""The backward takes an eighth of a window at a time, for the sake of memory,"""
+"""Backward processes an eighth of a window at a time, to save memory,"""
 CHUNK_BYTES = 1 << 26
-"""or as many steps as have so many bytes of gates, which it copies a sixty-fourth at a time."""
+"""or as many steps as have this many bytes of gates, which it copies a sixty-fourth at a time."""
 MARK = (ALIGNMENT // 8,)
-"""The last tensor of the memory of gates; its first number is 0 before the gates are spent, and 1 after."""
+"""Shape of the last saved tensor of the gates. Its first element is 0 while the gates are valid, 1 once overwritten."""
 _spending = threading.Lock()
 
 
 def forward(request: Request, keep: bool) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """y, the final h and c of every slot in turn, and the window's memory."""
+    """y, the final h and c of every slot in turn, and the saved tensors."""
     x, weights, states = request.x.contiguous(), [contiguous(w) for w in request.weights], request.states
     assert states is not None
     if not keep and _plain(request) and streams(x.shape[1], x.shape[0]):
         return _run_streamed(request, weights, x)
     call = describe(request)
-    held = [lent(shapes, call.dtype) for shapes in memory_shapes(call)] if keep else []
+    held = [pooled(shapes, call.dtype) for shapes in memory_shapes(call)] if keep else []
     if held:
         both = len(held) == 2
         gates, mark = _saved_gates(call, held[1]) if both else (Gates.leased(call, 1), None)
         memory = Memory(call, cut(held[0], state_shapes(call, True)), gates, kept=True)
         if mark is not None:
-            # What nobody writes is the same every time: a result of an operator has no random parts.
+            # Zero the elements that are never written: results of an operator must be deterministic.
             ended = () if call.lengths is None else (*gates.z, *(t for t in gates.dropped if t is not None))
             for tensor in (*gates.stats, *ended, mark):
                 tensor.zero_()
@@ -60,7 +60,7 @@ def forward(request: Request, keep: bool) -> tuple[Tensor, list[Tensor], list[Te
         memory = Memory.leased(call)
     args = Arguments(call, weights, x, memory)
     if len(held) == 1:
-        for node in args.nodes:  # one step's worth, used again at every step
+        for node in args.nodes:  # one step, reused by every step
             node.z_step = node.stats_step = 0
             if node.dropped:
                 node.read_step = 0
@@ -87,19 +87,19 @@ def _plain(request: Request) -> bool:
 
 
 def memory_shapes(call: Call) -> list[list[tuple[int, ...]]]:
-    """What is kept, by tensor of the memory."""
+    """The shapes of the parts of each saved tensor."""
     states = state_shapes(call, True)
     return [states, [*gate_shapes(call, call.steps), MARK]] if call.saving == "all" else [states]
 
 
 def _saved_gates(call: Call, flat: Tensor) -> tuple[Gates, Tensor]:
-    """The gates in the memory, and their mark."""
+    """The saved gates, and their flag tensor."""
     *tensors, mark = cut(flat, [*gate_shapes(call, call.steps), MARK])
     return Gates(call, tensors), mark
 
 
 def _unspent(call: Call, flat: Tensor, spend: bool) -> Gates | None:
-    """The gates in the memory if they are there, which they are for the last time if they are to be spent."""
+    """The saved gates, or None if they were overwritten. With `spend`, marks them as overwritten."""
     gates, mark = _saved_gates(call, flat)
     with _spending:
         if mark[0] != 0:
@@ -123,7 +123,7 @@ def backward(
     *,
     spend: bool = False,
 ) -> list[Tensor]:
-    """The gradients that `needs` asks for; spend: whether the memory may be used up."""
+    """The gradients selected by `needs`; spend: whether the saved tensors may be overwritten."""
     call = describe(request)
     leaves = len(d_final)
     given = iter(needs[1 + leaves :])
@@ -148,7 +148,7 @@ def backward(
     found += [d for d, need in zip(d_initial, needs[1 : 1 + leaves], strict=True) if need and d is not None]
     for w, grads, wants in zip(request.weights, d_weights, wanted.weights, strict=True):
         for field, grad, want in zip(w, grads, wants, strict=True):
-            if want:  # none comes for the input's matrix of a node that has no input
+            if want:  # there is none for the input matrix of a node without input
                 found.append(torch.zeros_like(field) if grad is None else grad)
     return found
 
@@ -163,7 +163,7 @@ def run_backward(
     wanted: Wanted,
     spend: bool,
 ) -> tuple[Tensor | None, list[Tensor | None], list[list[Tensor | None]]]:
-    """The gradients of x, of the initial h and c of every slot in turn, of each field of each node's weights."""
+    """The gradients of x, of the initial h and c of every slot in turn, and of each field of each node's weights."""
     saved, memory.gates = memory.gates, None
     args = Arguments(call, weights, x, memory)
     count = len(call.hidden)
@@ -180,7 +180,7 @@ def run_backward(
         ],
         call.dtype,
     )
-    both = held.tensors[: 2 * len(slots)]  # of h and c of every slot in turn
+    both = held.tensors[: 2 * len(slots)]  # h and c of every slot in turn
     d_states = [both[2 * slot + leaf] for slot in range(len(slots)) for leaf in range(len(call.letters(slot)))]
     for tensor, given in zip(d_states, d_final, strict=True):
         tensor.zero_()

@@ -1,1 +1,1 @@
-"""The "triton" engine: a library product and one fused kernel a cell step, each way, on a CUDA device."""
+"""The "triton" engine: one library product and one fused kernel per cell step, on a CUDA device."""

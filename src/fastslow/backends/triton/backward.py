@@ -14,13 +14,13 @@ from fastslow.backends.triton.window import Given, Held, Setting, at, old_wide
 from fastslow.wiring import FROM_INPUT
 
 SPLITS, SUMMED = 32, 16
-"""Of column sums: the most parts in which they are first made, and the rows that are added at once."""
+"""For column sums: the largest number of partial sums, and the number of rows added at a time."""
 
 
 @dataclass
 class Gradients:
-    """What the backward pass makes. By node: matrix (z_width, columns), matrix_x (z_width, x_width), sums (splits, 3 or
-    1, z_width) and own (splits, blocks width); by slot: dh and dc (B, width), the latter also where nobody has a c."""
+    """The results of the backward pass. By node: matrix (z_width, columns), matrix_x (z_width, x_width), sums (splits,
+    3 or 1, z_width) and own (splits, blocks width); by slot: dh and dc (B, width), the latter even without a c."""
 
     x: Tensor | None
     dh: list[Tensor]
@@ -35,9 +35,8 @@ class Gradients:
 class Passing:
     """Buffers of the loop, by node. dz, dn (chunk, B, z_width), own (chunk, B, blocks width).
 
-    joint (parts, B, columns): dz [W_x, W_h] in parts to add up, of which dx (parts, B, x_width) and dh (parts, B,
-    width), the gradients of what the node reads and of the state it takes, are the columns - unless the two are
-    computed apart.
+    joint (parts, B, columns): dz [W_x, W_h] as partial sums. Its columns are dx (parts, B, x_width) and dh (parts, B,
+    width), the gradients of the node's input and of the state that it reads, unless the two are computed separately.
     """
 
     dz: list[Tensor]
@@ -89,7 +88,7 @@ def _step(
         further = torch.empty(setting.B, s.width, device=z.device) if further is None else further
         setting.drop_copy(passing.dx[reader], further, key, t, reader, s.size, s.width, add=add)
     carried = not (s.last and t == setting.T - 1)
-    # The first kernel has no product before it: what it reads ahead may still be on its way.
+    # The first kernel has no product before it: its inputs may not be complete yet.
     dependent = setting.options.dependent_launch and not (t == setting.T - 1 and n == len(setting.steps) - 1)
     carry = passing.dh[s.after]
     read = passing.dx[s.readers[0]] if s.readers else carry
@@ -101,7 +100,7 @@ def _step(
         z, given.vectors[n], old_wide(held, s, t), at(held.stats[n], t) if s.norm else z, carry, read,
         carry if further is None else further, carry if dy is None else dy[t], dh, dc,
         passing.dz[n][place], passing.dn[n][place], passing.own[n][place], z if given.ends is None else given.ends,
-        z if given.anew is None else given.anew[t + 1], key,
+        z if given.reset is None else given.reset[t + 1], key,
         setting.first_step + t, t, setting.first_row, *setting.masks(s),
         carry.stride(1), carry.stride(0), read.stride(1), read.stride(0),
         **setting.constants(s, given), CARRY=carried, CARRY_PARTS=carry.shape[0], READ_PARTS=read.shape[0],
@@ -111,7 +110,7 @@ def _step(
 
 
 def _chunk(setting: Setting) -> int:
-    """Steps whose dz are held before they are turned into gradients."""
+    """The number of steps whose dz are stored before weight gradients are computed from them."""
     return max(1, min(setting.T, setting.options.chunk_rows // setting.B))
 
 
@@ -120,7 +119,7 @@ def _loop(setting: Setting, given: Given, held: Held, grads: Gradients, dy: Tens
     device = grads.dh[0].device
     chunk = _chunk(setting)
     passing = _passing(setting, chunk, device)
-    beside = ops.Beside(device, setting.options.overlap)
+    side = ops.SideStream(device, setting.options.overlap)
     own, dependent = setting.options.own_products, setting.options.dependent_launch
 
     def product(dz: Tensor, matrix: Tensor, out: Tensor) -> None:
@@ -135,33 +134,33 @@ def _loop(setting: Setting, given: Given, held: Held, grads: Gradients, dy: Tens
             for s in reversed(steps):
                 for r in steps:
                     if r.reads_node and r.early == s.index:
-                        beside.wait(r.index)
+                        side.wait(r.index)
                 _step(setting, given, held, passing, grads, s, t, t - start, dy)
                 matrix, dz = held.matrix[s.index], passing.dz[s.index][t - start]
                 assert matrix is not None
                 if setting.options.overlap and s.reads_node:
                     halves = (passing.dx[s.index], matrix[:, : s.h_at]), (passing.dh[s.index], matrix[:, s.h_at :])
                     (soon, soon_half), (late, late_half) = halves if s.h_is_early else halves[::-1]
-                    with beside.start(s.index):
+                    with side.start(s.index):
                         product(dz, late_half, late)
                     product(dz, soon_half, soon)
                 else:
                     product(dz, matrix, passing.joint[s.index])
-        beside.join()
+        side.join()
         for s in steps:
             _after_chunk(setting, given, held, passing, grads, s, start, end, want)
     for s in steps:
         if s.first:
             grads.dh[s.slot] += passing.dh[s.index].sum(0)
-    if given.anew is not None:
-        started = given.anew[0].bool().unsqueeze(1)
+    if given.reset is not None:
+        started = given.reset[0].bool().unsqueeze(1)
         for grad in (*grads.dh, *grads.dc):
             grad.masked_fill_(started, 0)
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which gradients are asked for: of x, and by node of any matrix, of any other parameter."""
+    """Which gradients are wanted: of x, and for each node, of any matrix and of any other parameter."""
 
     x: bool
     matrices: tuple[bool, ...]
@@ -226,7 +225,7 @@ def _after_chunk(
 def backward(
     setting: Setting, given: Given, held: Held, dy: Tensor | None, dfinal: Sequence[Tensor | None], want: Wanted
 ) -> Gradients:
-    """Gradients from those of y (T, B, H) and of the final states (their leaves, slot after slot; None: zero)."""
+    """The gradients, given those of y (T, B, H) and of the final states (their leaves, slot by slot; None: zero)."""
     T, B, steps = setting.T, setting.B, setting.steps
     device = given.vectors[0].device
     grads = Gradients(None, [], [], [], [], [], [])

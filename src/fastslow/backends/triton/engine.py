@@ -1,8 +1,9 @@
-"""The "triton" engine: what it takes, and the kernels of its operators. It needs a CUDA device and Triton; no compiler.
+"""The "triton" engine: its requirements and the kernels of its operators. It needs a CUDA device and Triton, but no C++
+compiler.
 
-Kernels are compiled at the first run of a shape (seconds; Triton keeps them in its cache). The engine was written to
-be captured: `fastslow.training.graphed` records a whole training step, and only so does it reach its speed, because a
-window of 150 steps is about a thousand launches.
+Kernels are compiled when a shape first runs (this takes seconds; Triton caches them). The engine is designed for CUDA
+graphs: `fastslow.training.graphed` captures a whole training step. Without a graph it is much slower, because a window
+of 150 steps is about a thousand kernel launches.
 """
 
 from __future__ import annotations
@@ -33,35 +34,35 @@ from fastslow.wiring import FROM_INPUT, Wiring
 
 NAME = "triton"
 LARGEST = 8192
-"""Largest H: a row must fit the registers of one program."""
+"""Largest H: a row must fit in the registers of one program."""
 MEMORY = tuple(part.name for part in fields(Held))
-"""What the memory of a window is, part by part."""
+"""The parts of a window's saved tensors."""
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-"""Types of matrix operands, by the name a program has for them."""
+"""The dtypes of matrix operands, by their names in a program."""
 
 
 def refusal(problem: Problem) -> str | None:
     if problem.device.type != "cuda" and not (problem.device.type == "cpu" and _interpreting()):
-        return f"it runs on a CUDA device, and x is on {problem.device.type}"
+        return f"it runs on CUDA devices only, and x is on {problem.device.type}"
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed (pip install triton)"
     if problem.dtype != torch.float32:
-        return f"its weights are torch.float32 (bfloat16 comes from autocast), and these are {problem.dtype}"
+        return f"it needs torch.float32 weights (use autocast for bfloat16); got {problem.dtype}"
     kind = _kind(problem.autocast)
     if kind not in (torch.float32, torch.bfloat16):
-        return f"its products are float32 or bfloat16, and autocast asks for {kind}"
+        return f"its products are float32 or bfloat16, and autocast requests {kind}"
     unknown = sorted(name for name in set(problem.kinds) if KINDS[name].code not in CELLS)
     if unknown:
-        return f"it has no kernels of {', '.join(unknown)} cells (fastslow.backends.triton.cells has those that it has)"
+        return f"it has no kernels for {', '.join(unknown)} cells; fastslow.backends.triton.cells lists those it has"
     if max(problem.hidden_sizes) > LARGEST:
-        return f"hidden sizes go up to {LARGEST}; got {max(problem.hidden_sizes)}"
+        return f"its largest hidden size is {LARGEST}; got {max(problem.hidden_sizes)}"
     if problem.device.type == "cuda":
         return _device_refusal(problem.device, kind)
     return None
 
 
 def reluctance(problem: Problem) -> str | None:
-    """Why "auto" passes the engine over where it could run."""
+    """Why "auto" skips the engine although it could run."""
     if problem.device.type != "cuda":
         return "Triton's interpreter is for tests; name the backend to use it"
     return None
@@ -81,13 +82,13 @@ def _device_refusal(device: torch.device, kind: torch.dtype) -> str | None:
 
 
 def _kind(autocast: torch.dtype | None) -> torch.dtype:
-    """The type of matrix operands."""
+    """The dtype of matrix operands."""
     asked = run_options.current().precision
     return asked if asked is not None else autocast if autocast is not None else torch.float32
 
 
 def options(device: str = "cuda") -> tuple[tuple[str, Option], ...]:
-    """How a window that starts now runs: `Options` as a program has them, autocast's type looked up."""
+    """The options of a window started now, as a program stores them; autocast's dtype is resolved."""
     kind = _kind(torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None)
     chosen = asdict(run_options.current()) | {"precision": str(kind).removeprefix("torch.")}
     return tuple(chosen.items())
@@ -160,7 +161,7 @@ def memory(request: Request) -> list[tuple[tuple[int, ...], torch.dtype]]:
 
 
 def _held(setting: Setting, memory: Sequence[Tensor]) -> Held:
-    """What the forward pass held."""
+    """The tensors held from the forward pass."""
     held = Held(*([] for _ in MEMORY))
     each = iter(memory)
     for part in MEMORY:
@@ -205,7 +206,7 @@ def backward(
 
 
 def _or_zeros(gradient: Tensor | None, like: Tensor | None) -> Tensor:
-    """None comes for the input's matrix of a node that has no input."""
+    """The gradient, or zeros for the input matrix of a node without input."""
     if gradient is None:
         assert like is not None
         return torch.zeros_like(like)
@@ -213,19 +214,19 @@ def _or_zeros(gradient: Tensor | None, like: Tensor | None) -> Tensor:
 
 
 def _on(device: torch.device) -> torch.cuda.device:
-    """Triton launches on the current device; -1 leaves it as it is."""
+    """Make the device current, because Triton launches there; -1 changes nothing."""
     index = -1 if device.type != "cuda" else torch.cuda.current_device() if device.index is None else device.index
     return torch.cuda.device(index)
 
 
 def _parameter_gradients(setting: Setting, grads: Gradients, n: int) -> list[Tensor | None]:
-    """Gradients in the order of the fields of the node's weights, out of the padded ones; None: not made."""
+    """Gradients in the order of the fields of the node's weights, from the padded ones; None: not computed."""
     s = setting.steps[n]
     found: dict[str, Tensor | None] = dict.fromkeys(s.kind.weights._fields)
     matrix, matrix_x, sums, own = grads.matrix[n], grads.matrix_x[n], grads.sums[n], grads.own[n]
 
     def blocks(of_z: Tensor, field: str, first: int, columns: int) -> Tensor:
-        """The rows of z that a matrix adds to, in its own order."""
+        """The rows of z that a matrix contributes to, in the matrix's order."""
         rows = of_z.view(s.blocks, s.width, -1)[:, : s.size, first : first + columns]
         return _picked(rows, s.kind.rows(field)).view(-1, columns)
 
@@ -245,5 +246,5 @@ def _parameter_gradients(setting: Setting, grads: Gradients, n: int) -> list[Ten
 
 
 def _picked(blocks: Tensor, places: Sequence[int]) -> Tensor:
-    """The blocks at these places."""
+    """The blocks at the given places."""
     return torch.cat([blocks[place : place + count] for _, place, count in runs(places)])

@@ -19,7 +19,7 @@ from fastslow.wiring import FROM_INPUT
 
 
 def _padded_matrix(node: Any, names: Sequence[str], s: Step, kind: torch.dtype) -> Tensor:
-    """The node's matrices of these names, blocks in the order of z and padded, side by side: (z_width, columns)."""
+    """The node's matrices of these names, padded, in the block order of z, side by side: (z_width, columns)."""
     widths = [s.x_width if name == "w_x" else s.width for name in names]
     out = torch.zeros(s.blocks, s.width, sum(widths), dtype=kind, device=node.w_h.device)
     start = 0
@@ -42,7 +42,7 @@ def _prepare(setting: Setting, given: Given, weights: Sequence[Any], x: Tensor, 
         held.matrix.append(_padded_matrix(node, ["w_x", "w_h"] if has_input and s.reads_node else ["w_h"], s, kind))
         held.operand.append(torch.empty(T + s.first if keep else 2, B, s.columns, dtype=kind, device=device))
         held.wide.append(torch.empty(T if keep else 2, B, s.width, device=device))
-        # Zeros, for no cell writes all of a row, and results of an operator are not to hold what lay in memory.
+        # Zeros: no cell writes a whole row, and results of an operator must not contain uninitialised memory.
         held.stats.append(torch.zeros(T if keep else 1, B, STATS, device=device) if s.norm else None)
         if s.source == FROM_INPUT and has_input:
             matrix = _padded_matrix(node, ["w_x"], s, kind)
@@ -60,8 +60,8 @@ def _prepare(setting: Setting, given: Given, weights: Sequence[Any], x: Tensor, 
     for slot, given_state in enumerate(state):
         s = next(s for s in steps if s.slot == slot)
         leaves = [leaf.detach() for leaf in state_tensors(given_state)]
-        if given.anew is not None:
-            started = given.anew[0].bool().unsqueeze(1)
+        if given.reset is not None:
+            started = given.reset[0].bool().unsqueeze(1)
             leaves = [leaf.masked_fill(started, 0) for leaf in leaves]
         first = at(held.operand[s.index], 0)[:, s.h_at :]
         first.zero_()
@@ -73,13 +73,13 @@ def _prepare(setting: Setting, given: Given, weights: Sequence[Any], x: Tensor, 
 
 
 def _next_operand(held: Held, s: Step, steps: Sequence[Step], t: int) -> Tensor:
-    """Where h of this step's node is read as a state: (B, width), in the operand of the next node of its slot."""
+    """The place where this node's h is read as a state: (B, width), in the operand of the next node of its slot."""
     after = steps[s.after]
     return at(held.operand[s.after], t + 1 if s.last else t)[:, after.h_at :]
 
 
 def _step(setting: Setting, given: Given, held: Held, whole: Tensor | None, s: Step, t: int, y: Tensor) -> None:
-    """The fused kernel of node s at step t, and the copies for further readers."""
+    """The fused kernel of node s at step t, and the copies for additional readers."""
     steps, n = setting.steps, s.index
     z = at(held.z[n], t)
     h = _next_operand(held, s, steps, t)
@@ -91,7 +91,7 @@ def _step(setting: Setting, given: Given, held: Held, whole: Tensor | None, s: S
         z, given.vectors[n], at(held.operand[n], t)[:, s.h_at :], old_wide(held, s, t), at(held.wide[n], t), h,
         z if whole is None else whole, read, y[t], at(held.stats[n], t) if s.norm else z,
         z if given.ends is None else given.ends,
-        z if given.anew is None else given.anew[t + 1], key,
+        z if given.reset is None else given.reset[t + 1], key,
         setting.first_step + t, t, setting.first_row, *setting.masks(s), NORM_EPSILON,
         s.columns, h.stride(0), read.stride(0),
         **setting.constants(s, given), WHOLE=whole is not None, OUT=s.output,
@@ -104,7 +104,7 @@ def _step(setting: Setting, given: Given, held: Held, whole: Tensor | None, s: S
 
 
 def _halves(s: Step, matrix: Tensor, operand: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """(operand, matrix) columns of the half that can start early, and of the other."""
+    """The columns of operand and matrix for the half that can start early, and for the other half."""
     x = (operand[:, : s.h_at], matrix[:, : s.h_at])
     h = (operand[:, s.h_at :], matrix[:, s.h_at :])
     return (h, x) if s.h_is_early else (x, h)
@@ -112,18 +112,18 @@ def _halves(s: Step, matrix: Tensor, operand: Tensor) -> tuple[tuple[Tensor, Ten
 
 def _loop(setting: Setting, given: Given, held: Held, y: Tensor) -> None:
     steps, T, overlap = setting.steps, setting.T, setting.options.overlap
-    beside = ops.Beside(y.device, overlap)
+    side = ops.SideStream(y.device, overlap)
     whole: list[Tensor | None] = []
-    """By node: room for an h that further readers need and the state, started anew, is not."""
+    """By node: a buffer for h where additional readers need it and the stored state may be reset."""
     for s in steps:
-        needed = given.anew is not None and s.last and len(s.readers) > 1
+        needed = given.reset is not None and s.last and len(s.readers) > 1
         whole.append(torch.empty(setting.B, s.width, dtype=setting.kind, device=y.device) if needed else None)
 
     def early(s: Step, t: int) -> None:
         matrix = held.matrix[s.index]
         assert matrix is not None
         (operand, half), _ = _halves(s, matrix, at(held.operand[s.index], t))
-        with beside.start(s.index):
+        with side.start(s.index):
             ops.product(operand, half.t(), at(held.z[s.index], t))
 
     if overlap:
@@ -137,7 +137,7 @@ def _loop(setting: Setting, given: Given, held: Held, y: Tensor) -> None:
             if s.source == FROM_INPUT:
                 z.addmm_(operand, matrix.t())
             elif overlap and s.reads_node:
-                beside.wait(s.index)
+                side.wait(s.index)
                 _, (operand, half) = _halves(s, matrix, operand)
                 z.addmm_(operand, half.t())
             else:
@@ -153,7 +153,7 @@ def _loop(setting: Setting, given: Given, held: Held, y: Tensor) -> None:
 def forward(
     setting: Setting, given: Given, weights: Sequence[Any], x: Tensor, state: States, keep: bool
 ) -> tuple[Tensor, list[Tensor], Held]:
-    """y (T, B, H), the leaves of the final states, and, with `keep`, what the backward pass needs (else its end)."""
+    """y (T, B, H), the leaves of the final states, and what the backward pass needs (only if `keep`)."""
     held = _prepare(setting, given, weights, x, state, keep)
     output = setting.steps[setting.wiring.output_index]
     y = torch.empty(setting.T, setting.B, output.size, dtype=x.dtype, device=x.device)

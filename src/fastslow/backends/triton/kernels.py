@@ -1,18 +1,19 @@
-"""The Triton kernels that know no cell. Importing this file imports triton.
+"""The Triton kernels that do not depend on the cell. Importing this file imports triton.
 
-What one program does, and for whom:
+The kernels:
 
     norm_sums       column sums over many rows for the gradients of biases, gains and shifts
-    column_sums     plain column sums, for what a cell has besides (and for the biases of a cell without norms)
-    part_product    a matrix product in parts of its sums, for the backward loop with `own_products`
-    drop_copy       a copy with a dropout mask, for the input and for the second and later readers of a node
-    random_words    the words of `fastslow.noise.random_bits`, to test that they are the same bits
+    column_sums     plain column sums, for a cell's other vectors (and for the biases of a cell without norms)
+    part_product    a matrix product as partial sums, for the backward loop with `own_products`
+    drop_copy       a copy with a dropout mask, for the input and for additional readers of a node
+    random_words    the words of `fastslow.noise.random_bits`, for tests that compare the bits
 
-Those of a row of one cell step are in `fastslow.backends.triton.cells`.
+The kernels of a cell step are in `fastslow.backends.triton.cells`.
 
-Layout. A row of H units takes HP = H rounded up to 16 columns (a matrix product wants rows of 16 bytes); the columns
-past H are zero and take no part in any statistic. z, dz and dn are (rows, BLOCKS HP): the blocks of the cell's z, each
-HP wide. Matrix operands may be bfloat16; statistics, nonlinearities, what is carried wide and every sum are float32.
+Layout. A row of H units takes HP columns: H rounded up to 16, because matrix products are faster with rows of a
+multiple of 16 bytes. The columns past H are zero and excluded from all statistics. z, dz and dn are (rows, BLOCKS HP):
+the blocks of the cell's z, each HP wide. Matrix operands may be bfloat16; statistics, nonlinearities, the wide state
+and all sums are float32.
 """
 
 # Kernels are compiled by triton, not by Python; their arguments have no Python types.
@@ -33,7 +34,7 @@ from fastslow.backends.triton.row import STATS, bits_of, dropout, load_sum
 def part_product(
     a_ptr,  # (rows, K) in
     w_ptr,  # (K, N), rows w_stride apart, in
-    out_ptr,  # (parts, rows, N) float32 out: a w over EACH of the K sums each
+    out_ptr,  # (parts, rows, N) float32 out: a w, each part over EACH of the K terms
     rows,
     w_stride,
     K: tl.constexpr,
@@ -44,7 +45,7 @@ def part_product(
     BLOCK_K: tl.constexpr,
     DEPENDENT: tl.constexpr,
 ):
-    """Program (n, p, m): columns n BLOCK_N .. of rows m BLOCK_M .. of part p."""
+    """Program (n, p, m) computes columns n BLOCK_N .. of rows m BLOCK_M .. of part p."""
     part = tl.program_id(1)
     row = tl.program_id(2) * BLOCK_M + tl.arange(0, BLOCK_M)
     column = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -52,7 +53,7 @@ def part_product(
     live = row < rows
     edge = column < N
     total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    # All that this kernel reads but w, and all that it overwrites, is the business of the kernels before it.
+    # Except for w, everything that this kernel reads or overwrites may be in use by the kernels before it.
     if DEPENDENT:
         gdc_wait()
     for start in range(0, EACH, BLOCK_K):
@@ -74,7 +75,7 @@ def norm_sums(
     z_ptr,  # (rows, BLOCKS HP) in
     bias_ptr,  # (BLOCKS H) float32 in
     stats_ptr,  # (rows, STATS) float32 in
-    sums_ptr,  # (splits, 3, BLOCKS HP) float32, added to: of dz, of dn times the normal form of z, of dn
+    sums_ptr,  # (splits, 3, BLOCKS HP) float32, accumulated: of dz, of dn times the normal form of z, of dn
     rows,
     H: tl.constexpr,
     HP: tl.constexpr,
@@ -84,7 +85,7 @@ def norm_sums(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Program (p, s): columns p COLUMNS .. of rows s EACH .. ; it alone adds to its part, so sums repeat exactly."""
+    """Program (p, s): columns p COLUMNS .., rows s EACH ..; only it adds to its part, so sums are deterministic."""
     split = tl.program_id(1)
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     gate = column // HP
@@ -122,7 +123,7 @@ def norm_sums(
 @triton.jit(do_not_specialize=["rows"])
 def column_sums(
     values_ptr,  # (rows, WIDTH) in
-    sums_ptr,  # (splits, WIDTH) float32, added to
+    sums_ptr,  # (splits, WIDTH) float32, accumulated
     rows,
     WIDTH: tl.constexpr,
     EACH: tl.constexpr,
@@ -148,8 +149,8 @@ def column_sums(
     do_not_specialize_on_alignment=["source_ptr", "target_ptr"],
 )
 def drop_copy(
-    source_ptr,  # (PARTS, steps rows, UNITS), parts source_part and rows source_stride apart, in, to add up
-    target_ptr,  # (steps rows, WIDTH), rows target_stride apart, out: zero past UNITS
+    source_ptr,  # (PARTS, steps rows, UNITS), parts source_part and rows source_stride apart, in, partial sums
+    target_ptr,  # (steps rows, WIDTH), rows target_stride apart, out: zeros past UNITS
     key_ptr,
     first_step,
     first_row,

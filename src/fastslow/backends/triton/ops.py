@@ -1,4 +1,4 @@
-"""Launches, products and streams: what the loops of the "triton" engine ask of the device."""
+"""Launches, products and streams for the loops of the "triton" engine."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from fastslow.backends.triton.cells import CELLS
 def launch(
     kernel: str, grid: tuple[int, ...], *args: Any, warps: int, dependent: bool = False, **constants: Any
 ) -> None:
-    """Start a kernel: every launch of the engine passes here."""
+    """Start a kernel; all launches of the engine go through this function."""
     options = {"num_warps": warps, **({"launch_pdl": True} if dependent else {})}
     found(kernel)[grid](*args, **constants, **options)
 
 
 @lru_cache
 def found(kernel: str) -> Any:
-    """A kernel by its name: a cell's, or one of kernels.py. Importing either imports triton."""
+    """The kernel with this name: a cell's, or one of kernels.py. Importing either imports triton."""
     cell = kernel.rpartition("_")[0]
     home = f"cells.{cell}" if cell in {each.name for each in CELLS.values()} else "kernels"
     return getattr(importlib.import_module(f"fastslow.backends.triton.{home}"), kernel)
@@ -32,20 +32,20 @@ def found(kernel: str) -> Any:
 
 @lru_cache
 def interpreted() -> bool:
-    """Whether kernels run in Triton's interpreter, that is, on the CPU and step by step."""
+    """Whether kernels run in Triton's interpreter, on the CPU."""
     import triton
 
     return bool(triton.knobs.runtime.interpret)
 
 
 def block(size: int) -> int:
-    """The smallest power of two that holds `size` units; at least 16."""
+    """The smallest power of two of at least `size` units and 16."""
     return max(16, 1 << (size - 1).bit_length())
 
 
 @lru_cache
 def wide_products(device: torch.device) -> bool:
-    """Whether this torch multiplies bfloat16 into float32 on the device (tried once, before any capture)."""
+    """Whether this torch supports bfloat16 products with a float32 result (tried once, before any capture)."""
     if device.type != "cuda":
         return True
     a = torch.ones(2, 16, 16, dtype=torch.bfloat16, device=device)
@@ -59,7 +59,7 @@ def wide_products(device: torch.device) -> bool:
 
 @lru_cache
 def wide_sums(device: torch.device) -> bool:
-    """Whether this torch adds a product of bfloat16 to a float32 on the device (tried once, before any capture)."""
+    """Whether this torch can add a bfloat16 product to a float32 tensor (tried once, before any capture)."""
     a = torch.ones(16, 16, dtype=torch.bfloat16, device=device)
     total = torch.ones(16, 16, device=device)
     try:
@@ -70,18 +70,18 @@ def wide_sums(device: torch.device) -> bool:
 
 
 def product(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
-    """out = a b, for operands of one type and an out of that type or of float32."""
+    """out = a b, for operands of one dtype and an out of that dtype or of float32."""
     if a.dtype == out.dtype:
         return torch.mm(a, b, out=out)
     if a.is_cuda:
         return torch.mm(a, b, out_dtype=torch.float32, out=out)
-    return torch.mm(a.float(), b.float(), out=out)  # only tests come here
+    return torch.mm(a.float(), b.float(), out=out)  # only used in tests
 
 
 def gate_products(dz: Tensor, matrix: Tensor, out: Tensor) -> None:
-    """The parts of dz W that the blocks of z give, or their sum: (B, 4 W), (4 W, N) -> (4, B, N), or (1, B, N).
+    """dz W as one partial sum per block of z, or in one sum: (B, 4 W), (4 W, N) -> (4, B, N), or (1, B, N).
 
-    Four parts of a fourth of the sums each make four times as many tiles: a small batch leaves most of a device idle.
+    Four partial sums make four times as many tiles: with a small batch a single product leaves most of a device idle.
     """
     parts = out.shape[0]
     if parts == 1:
@@ -93,17 +93,17 @@ def gate_products(dz: Tensor, matrix: Tensor, out: Tensor) -> None:
         torch.bmm(gates, matrices, out=out)
     elif dz.is_cuda:
         torch.bmm(gates, matrices, out_dtype=torch.float32, out=out)
-    else:  # only tests come here
+    else:  # only used in tests
         torch.bmm(gates.float(), matrices.float(), out=out)
 
 
 def own_products(dz: Tensor, matrix: Tensor, out: Tensor, *, dependent: bool) -> None:
-    """As `gate_products`, by a kernel of ours, which may be launched ahead of the end of the kernel before it.
+    """As `gate_products`, by our own kernel, which may be launched before the end of the kernel before it.
 
-    The parts are then of about as many sums each, wherever the gates begin.
+    The partial sums then have about the same number of terms each, regardless of where the gates begin.
     """
     (rows, sums), columns, parts = dz.shape, matrix.shape[1], out.shape[0]
-    # Exact products in float32 are not the matrix units' work, and take more registers.
+    # Exact float32 products do not use the matrix units, and take more registers.
     most, wide, deep = (128, 64, 64) if dz.dtype == torch.bfloat16 else (32, 32, 32)
     tall = max(16, min(most, block(rows)))
     each = -(-sums // (parts * deep)) * deep
@@ -129,8 +129,8 @@ def add_product(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
     return new if total is None else total.add_(new)
 
 
-class Beside:
-    """A second stream for products that nothing waits for yet; on a CPU, or switched off, the same stream."""
+class SideStream:
+    """A second stream for products that can run ahead; on a CPU, or if disabled, the same stream."""
 
     def __init__(self, device: torch.device, on: bool) -> None:
         self.stream = _side_stream(device) if on and device.type == "cuda" else None
@@ -138,7 +138,7 @@ class Beside:
 
     @contextlib.contextmanager
     def start(self, node: int) -> Iterator[None]:
-        """Work on the second stream, after all that has been asked of the first; `wait(node)` waits for it."""
+        """Run on the second stream, after all work queued on the first; `wait(node)` waits for it."""
         if self.stream is None:
             yield
             return

@@ -1,6 +1,7 @@
-"""A wiring as the fused loops read it: who writes what where, and which half of a product can start early.
+"""A wiring in the form that the fused loops use: which node writes where, and which half of a product can start early.
 
-What a loop knows of a cell is here: how many blocks z has, which of them each matrix adds to, and the cell's kernels.
+It contains all that a loop knows of a cell: the number of blocks of z, which of them each matrix contributes to, and
+the cell's kernels.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from fastslow.wiring import FROM_INPUT, Wiring
 
 
 def padded(size: int) -> int:
-    """`size` rounded up to 16: rows of matrix operands then begin at multiples of 16 bytes."""
+    """`size` rounded up to 16: so that rows of matrix operands are aligned to 16 bytes."""
     return -(-size // 16) * 16
 
 
 def runs(places: Sequence[int]) -> list[tuple[int, int, int]]:
-    """Blocks that lie side by side in both orders: (where the first is, its place, how many).
+    """Runs of blocks that are adjacent in both orders: (index of the first, its place, number of blocks).
 
     >>> runs((1, 2, 0))
     [(0, 1, 2), (2, 0, 1)]
@@ -39,11 +40,11 @@ def runs(places: Sequence[int]) -> list[tuple[int, int, int]]:
 class Step:
     """One node of the wiring, with its neighbours by index.
 
-    kind: the node's cell. norm, bias: whether it has gains, and biases.
-    size, width: H, and H padded. x_size, x_width: of its input, 0 without one.
+    kind: the node's cell. norm, bias: whether it has gains, and whether it has biases.
+    size, width: H, and H padded. x_size, x_width: those of its input, 0 without input.
     source: the node it reads, `FROM_INPUT` or `NO_INPUT`. readers: the nodes that read it.
-    before, after: the nodes whose state it takes and which take its state, along its slot; `first` and `last` in the
-        slot tell that they belong to the step before, and to the step after.
+    before, after: the nodes of its slot whose state it reads and which read its state; `first` and `last` in the slot
+        mean that they belong to the previous step and to the next step.
     """
 
     index: int
@@ -79,12 +80,12 @@ class Step:
 
     @property
     def z_width(self) -> int:
-        """The width of z, of which a matrix leaves those blocks zero that it does not add to."""
+        """The width of z. A matrix is zero in the blocks of z to which it does not contribute."""
         return self.blocks * self.width
 
     @property
     def own(self) -> int:
-        """Blocks of the node's vectors besides biases, gains and shifts: their gradients are the cell's own matter."""
+        """Blocks of the node's vectors besides biases, gains and shifts: the cell computes their gradients itself."""
         return self.kind.vector_blocks - 3 * self.blocks if self.norm else 0
 
     @property
@@ -103,17 +104,17 @@ class Step:
 
     @property
     def early(self) -> int:
-        """The node after which the first of the two halves of [x, h] W^T can start; only if it reads a node."""
+        """The node after which the first half of [x, h] W^T can start; only if this node reads another node."""
         return self.before if self.h_is_early else self.source
 
     @property
     def h_is_early(self) -> bool:
-        # The state of the step before is older than anything of this step.
+        # The state of the previous step is available before anything of this step.
         return self.first or self.before < self.source
 
 
 def plan(wiring: Wiring, weights: Sequence[Any]) -> tuple[Step, ...]:
-    """One `Step` a node, in the order they run."""
+    """One `Step` per node, in the order in which they run."""
     slots, sources = wiring.slot_of, wiring.sources
     steps = []
     for n, (slot, source, cell) in enumerate(zip(slots, sources, weights, strict=True)):

@@ -1,7 +1,7 @@
-"""What the kernels of all cells share: masks, norms, how a row's h is handed on, how its gradient is gathered.
+"""Functions that the kernels of all cells share: masks, norms, writing a row's h, and collecting its gradient.
 
-Importing this file imports triton. Bits come from `fastslow.noise`: the key is loaded from memory, so that a replayed
-graph sees the key of its replay.
+Importing this file imports triton. The random bits are those of `fastslow.noise`. The key is loaded from memory, so
+that a replayed graph uses the key of its replay.
 """
 
 # Kernels are compiled by triton, not by Python; their arguments have no Python types.
@@ -14,7 +14,7 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_wait
 
 STATS = tl.constexpr(16)
-"""Width of a row of saved statistics: means of what is normalised in 0..7, reciprocal deviations in 8..15."""
+"""Width of a row of saved statistics: means in 0..7, reciprocal standard deviations in 8..15."""
 
 # ---------------------------------------------------------------------------------------------------- masks
 
@@ -52,14 +52,14 @@ def bits_of(key_ptr, step, site, row, unit):
 
 @triton.jit
 def dropout(key_ptr, step, site, row, unit, drop, scale):
-    """The factor of dropout: `scale` where a unit is kept, 0 where it is dropped."""
+    """The dropout factor: `scale` where a unit is kept, 0 where it is dropped."""
     bits = bits_of(key_ptr, step, site, row, unit)
     return tl.where((bits >> 8).to(tl.int32) >= drop, scale, 0.0)
 
 
 @triton.jit
 def updates(key_ptr, step, site, row, unit, zone_h, zone_c, ZONE: tl.constexpr):
-    """True where h, and where c, take the new value; without masks nobody asks."""
+    """True where h, and where c, take the new value; unused without masks."""
     update_h, update_c = True, True
     if ZONE == 1:
         bits = bits_of(key_ptr, step, site, row, unit)
@@ -69,8 +69,8 @@ def updates(key_ptr, step, site, row, unit, zone_h, zone_c, ZONE: tl.constexpr):
 
 
 @triton.jit
-def settled(new, old, update, rate, running, ZONE: tl.constexpr, ENDS: tl.constexpr):
-    """What a unit holds after the step: zoneout, and a row that has ended keeps what it had."""
+def apply_zoneout(new, old, update, rate, running, ZONE: tl.constexpr, ENDS: tl.constexpr):
+    """The value of a unit after the step: applies zoneout, and keeps the old value in a row that has ended."""
     if ZONE == 1:
         new = tl.where(update, new, old)
     if ZONE == 2:
@@ -81,8 +81,8 @@ def settled(new, old, update, rate, running, ZONE: tl.constexpr, ENDS: tl.conste
 
 
 @triton.jit
-def parted(grad, update, rate, running, ZONE: tl.constexpr, ENDS: tl.constexpr):
-    """`settled` backwards: what goes to the new value, and what passes by to the old one."""
+def zoneout_backward(grad, update, rate, running, ZONE: tl.constexpr, ENDS: tl.constexpr):
+    """The backward of `apply_zoneout`: the gradients of the new and of the old value."""
     new, old = grad, tl.zeros_like(grad)
     if ZONE == 1:
         new, old = tl.where(update, grad, 0.0), tl.where(update, 0.0, grad)
@@ -95,7 +95,7 @@ def parted(grad, update, rate, running, ZONE: tl.constexpr, ENDS: tl.constexpr):
 
 @triton.jit
 def is_running(lengths_ptr, row, t, ENDS: tl.constexpr):
-    """Whether the row has not ended."""
+    """Whether the row has not ended yet."""
     running = True
     if ENDS:
         running = tl.load(lengths_ptr + row) > t
@@ -103,19 +103,19 @@ def is_running(lengths_ptr, row, t, ENDS: tl.constexpr):
 
 
 @triton.jit
-def starts_anew(anew_ptr, row, ANEW: tl.constexpr):
-    """Whether the row's state is zeros before the next step."""
-    anew = False
-    if ANEW:
-        anew = tl.load(anew_ptr + row) != 0
-    return anew
+def is_reset(reset_ptr, row, RESETS: tl.constexpr):
+    """Whether the row's state is set to zero before the next step."""
+    reset = False
+    if RESETS:
+        reset = tl.load(reset_ptr + row) != 0
+    return reset
 
 
 @triton.jit
-def unless(anew, value, ANEW: tl.constexpr):
-    """Zeros in a row that starts anew."""
-    if ANEW:
-        value = tl.where(anew, 0.0, value)
+def zero_if(reset, value, RESETS: tl.constexpr):
+    """The value, or zeros in a row that is reset."""
+    if RESETS:
+        value = tl.where(reset, 0.0, value)
     return value
 
 
@@ -139,16 +139,16 @@ def _add4(a0, a1, a2, a3, b0, b1, b2, b3):
 
 @triton.jit
 def _sum4(a, b, c, d, TOGETHER: tl.constexpr):
-    """Four sums over a row. TOGETHER: in one exchange between warps (the interpreter would take an hour over it)."""
+    """Four sums over a row. TOGETHER: in one exchange between warps (too slow in the interpreter)."""
     if TOGETHER:
         return tl.reduce((a, b, c, d), 0, _add4)
-    else:  # noqa: RET505 (triton wants both ends of a constant condition in view)
+    else:  # noqa: RET505 (triton needs both branches of a constant condition)
         return tl.sum(a, 0), tl.sum(b, 0), tl.sum(c, 0), tl.sum(d, 0)
 
 
 @triton.jit
 def load4(ptr, unit, real, APART: tl.constexpr):
-    """Four (BLOCK,) float32 from four blocks APART apart; 0 where not real."""
+    """Four (BLOCK,) float32 from four blocks with distance APART; 0 where not real."""
     a = tl.load(ptr + unit, mask=real, other=0.0).to(tl.float32)
     b = tl.load(ptr + APART + unit, mask=real, other=0.0).to(tl.float32)
     c = tl.load(ptr + 2 * APART + unit, mask=real, other=0.0).to(tl.float32)
@@ -167,7 +167,7 @@ def store4(ptr, unit, inside, HP: tl.constexpr, a, b, c, d):
 
 @triton.jit
 def load_sum(ptr, unit, real, PARTS: tl.constexpr, stride):
-    """(BLOCK,) float32: the sum, always in the same order, of PARTS rows that are `stride` apart; 0 where not real."""
+    """(BLOCK,) float32: the sum, in a fixed order, of PARTS rows at distance `stride`; 0 where not real."""
     total = tl.load(ptr + unit, mask=real, other=0.0).to(tl.float32)
     for part in tl.static_range(1, PARTS):
         total += tl.load(ptr + part * stride + unit, mask=real, other=0.0).to(tl.float32)
@@ -178,11 +178,11 @@ def load_sum(ptr, unit, real, PARTS: tl.constexpr, stride):
 
 
 @triton.jit
-def normed4(
+def layer_norm4(
     a, b, c, d, gain_a, gain_b, gain_c, gain_d, shift_a, shift_b, shift_c, shift_d, stats, real, epsilon,
     H: tl.constexpr, TOGETHER: tl.constexpr,
 ):  # fmt: skip
-    """The layer norms of four blocks, each by itself; their statistics are left in `stats`."""
+    """The layer norm of each of four blocks; their statistics are stored in `stats`."""
     mean_a, mean_b, mean_c, mean_d = _sum4(a, b, c, d, TOGETHER)
     mean_a, mean_b, mean_c, mean_d = mean_a / H, mean_b / H, mean_c / H, mean_d / H
     a = tl.where(real, a - mean_a, 0.0)
@@ -210,8 +210,8 @@ def normed4(
 
 
 @triton.jit
-def normal4(a, b, c, d, stats, real):
-    """The normal forms of four blocks, by the statistics that `normed4` left."""
+def normalised4(a, b, c, d, stats, real):
+    """The normalised values of four blocks, from the statistics that `layer_norm4` stored."""
     a = tl.where(real, (a - tl.load(stats + 0)) * tl.load(stats + 8), 0.0)
     b = tl.where(real, (b - tl.load(stats + 1)) * tl.load(stats + 9), 0.0)
     c = tl.where(real, (c - tl.load(stats + 2)) * tl.load(stats + 10), 0.0)
@@ -220,10 +220,10 @@ def normal4(a, b, c, d, stats, real):
 
 
 @triton.jit
-def through_norm4(
+def layer_norm_backward4(
     da, db, dc, dd, a, b, c, d, stats, real, H: tl.constexpr, TOGETHER: tl.constexpr
 ):  # fmt: skip
-    """The gradients of four blocks from those of their normal forms a, b, c, d."""
+    """The gradients of four blocks from those of their normalised values a, b, c, d."""
     mean_a, mean_b, mean_c, mean_d = _sum4(da, db, dc, dd, TOGETHER)
     slope_a, slope_b, slope_c, slope_d = _sum4(da * a, db * b, dc * c, dd * d, TOGETHER)
     da = tl.where(real, tl.load(stats + 8) * (da - mean_a / H - a * (slope_a / H)), 0.0)
@@ -233,24 +233,25 @@ def through_norm4(
     return da, db, dc, dd
 
 
-# ---------------------------------------------------------------------------------------------------- h, there and back
+# ---------------------------------------------------------------------------------------------------- h, forward and
+# backward
 
 
 @triton.jit
-def hand_on(
-    h, row, unit, real, running, anew,
+def store_h(
+    h, row, unit, real, running, reset,
     h_ptr, whole_ptr, read_ptr, y_ptr, key_ptr, step, first_row, read_site, out_site, drop, scale,
     h_stride, read_stride,
     H: tl.constexpr, HP: tl.constexpr, WHOLE: tl.constexpr, READ: tl.constexpr, OUT: tl.constexpr, DROP: tl.constexpr,
-    ENDS: tl.constexpr, ANEW: tl.constexpr,
+    ENDS: tl.constexpr, RESETS: tl.constexpr,
 ):  # fmt: skip
-    """Write a row's h: as a state for the next step, dropped for the node that reads it, dropped as the output."""
+    """Write a row's h: the next state, and its copies after dropout for the node that reads it and for the output."""
     inside = unit < HP
-    # What is read and put out is the h that is stored, which may be rounded. Only the state starts anew.
+    # Readers and the output use the stored h, which may be rounded. Resets only affect the state.
     stored = tl.where(real, h, 0.0).to(h_ptr.dtype.element_ty)
     h = stored.to(tl.float32)
-    if ANEW:
-        tl.store(h_ptr + row * h_stride + unit, tl.where(anew, 0.0, h).to(h_ptr.dtype.element_ty), mask=inside)
+    if RESETS:
+        tl.store(h_ptr + row * h_stride + unit, tl.where(reset, 0.0, h).to(h_ptr.dtype.element_ty), mask=inside)
     else:
         tl.store(h_ptr + row * h_stride + unit, stored, mask=inside)
     if WHOLE:
@@ -270,19 +271,19 @@ def hand_on(
 
 
 @triton.jit
-def gathered(
-    row, unit, real, running, anew,
+def load_dh(
+    row, unit, real, running, reset,
     dh_ptr, carry_ptr, read_grad_ptr, extra_ptr, dy_ptr, key_ptr, step, first_row, read_site, out_site, drop, scale,
     carry_stride, carry_part, read_stride, read_part,
     H: tl.constexpr, HP: tl.constexpr, CARRY: tl.constexpr, CARRY_PARTS: tl.constexpr, READ: tl.constexpr,
     READ_PARTS: tl.constexpr, EXTRA: tl.constexpr, OUT: tl.constexpr, DROP: tl.constexpr, ENDS: tl.constexpr,
-    ANEW: tl.constexpr, DEPENDENT: tl.constexpr,
+    RESETS: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of a row's h: along the slot, from its readers, from the output.
+    """The gradient of a row's h: the sum of those along the slot, from its readers, and from the output.
 
-    Here a dependent launch waits for the product before it: what does not need it should come first.
+    A dependent launch waits here for the product before it; computations that do not need it should come first.
     """
-    dh = unless(anew, tl.load(dh_ptr + row * HP + unit, mask=real, other=0.0), ANEW)
+    dh = zero_if(reset, tl.load(dh_ptr + row * HP + unit, mask=real, other=0.0), RESETS)
     if OUT:
         dy = tl.load(dy_ptr + row * H + unit, mask=real, other=0.0).to(tl.float32)
         if DROP:
@@ -293,7 +294,7 @@ def gathered(
     if DEPENDENT:
         gdc_wait()
     if CARRY:
-        dh += unless(anew, load_sum(carry_ptr + row * carry_stride, unit, real, CARRY_PARTS, carry_part), ANEW)
+        dh += zero_if(reset, load_sum(carry_ptr + row * carry_stride, unit, real, CARRY_PARTS, carry_part), RESETS)
     if READ:
         dread = load_sum(read_grad_ptr + row * read_stride, unit, real, READ_PARTS, read_part)
         if DROP:

@@ -1,31 +1,31 @@
-"""One window on the device: a library product and one fused kernel a cell step, forward and backward.
+"""One window on the device: one library product and one fused kernel per cell step, forward and backward.
 
-A cell is what one row of one node does, forward and backward (`cells/`), and a number of blocks of z; forward.py and
-backward.py have the loops over time and what stands before and after, and run any cell of any wiring. Here is what they
-share.
+A cell is defined by what one row of one node computes, forward and backward (`cells/`), and by its number of blocks of
+z. forward.py and backward.py contain the loops over time and the code before and after them, for any cell and any
+wiring. This file contains what they share.
 
-    before    matrices cast and padded, once a window; x dropped; the products W_x x of nodes that read x, all T at once
-    forward   a step of a node: z = [x, h] [W_x, W_h]^T, then the kernel `<cell>_forward`, which writes h and its
-              dropped copy straight into the operands of the products that read them
-    backward  a step of a node: `<cell>_backward` leaves dz, then dz [W_x, W_h] is the gradient of [x, h]; it is made
-              in parts, one a block of z, which the kernels of the nodes before add up as they read them
-    after     a chunk of steps: weight gradients dz^T [x, h] as one product, bias and norm gradients as column sums
+    before    once per window: cast and pad matrices; dropout of x; the products W_x x for all T steps
+    forward   one step of a node: z = [x, h] [W_x, W_h]^T, then the kernel `<cell>_forward`, which writes h and a
+              copy after dropout directly into the operands of the products that read them
+    backward  one step of a node: `<cell>_backward` computes dz, then dz [W_x, W_h], the gradient of [x, h],
+              as partial sums, one per block of z, which the kernels of earlier nodes add up when they read them
+    after     per chunk of steps: weight gradients dz^T [x, h] as one product, bias and norm gradients as column sums
 
-A matrix that does not add to some blocks of z (a GRU's) has zeros there: one product then serves every cell.
+A matrix that does not contribute to some blocks of z (as in a GRU) has zeros there, so one product serves every cell.
 
-A row that starts anew has zeros written as its state by the last node of a slot, one step ahead, and that node takes no
-gradient from beyond; readers and the output have h as it was. `resets` are read by the kernels, from the device.
+For a row that is reset, the last node of a slot writes zeros as the state, one step ahead, and takes no gradient from
+the following step; readers and the output use the original h. The kernels read `resets` on the device.
 
-Precision: with bfloat16, matrices, x, h, z, dz and dn are bfloat16, products accumulate in float32 and those of the
-backward pass are kept so; c (a second h of cells without c), dc, dh, statistics, nonlinearities, weights and their
-gradients are float32.
+Precision: with bfloat16, matrices, x, h, z, dz and dn are bfloat16. Products accumulate in float32, and those of the
+backward pass stay in float32; c (or a second copy of h for cells without c), dc, dh, statistics, nonlinearities,
+weights and their gradients are float32.
 
-Memory held for the backward pass, a node, in entries a step and stream: z + H (float32) + [x, h] + 16.
+Memory held for the backward pass, in elements per node, step and stream: z + H (float32) + [x, h] + 16.
 
-A cell step waits for the one before it, so the time of a window is that of its chain of short kernels, not of its
+Each cell step waits for the one before it, so the time of a window is that of its chain of short kernels, not of its
 arithmetic. `gates_apart`, on by default, shortens the products of the backward loop; `overlap` takes half of a product
-off the chain; `dependent_launch` hides the start of a fused kernel behind the product before it. What each is worth is
-a matter of the device: `fastslow bench --device cuda` times them.
+out of the chain; `dependent_launch` hides the start of a fused kernel behind the product before it. The gain depends on
+the device: `fastslow bench --device cuda` measures it.
 """
 
 from __future__ import annotations
@@ -50,16 +50,16 @@ STATS = 16
 
 @dataclass
 class Held:
-    """Tensors of a window, by node unless said; `None` where a node has no such thing.
+    """Tensors of a window, by node unless said; `None` where a node has none.
 
-    matrix (z_width, columns), matrix_x (z_width, x_width): padded, cast weights: of the product inside the loop, and
+    matrix (z_width, columns), matrix_x (z_width, x_width): padded and cast weights, of the product inside the loop and
         of the one before it.
-    x (T B, x_width): the dropped input of nodes that read x.
-    operand (steps, B, columns): [x, h] or h, what the products inside the loop read; of a slot's first node one entry
-        more, the final state.
+    x (T B, x_width): the input after dropout, for nodes that read x.
+    operand (steps, B, columns): [x, h] or h, the operands of the products inside the loop; one more entry, the final
+        state, for the first node of a slot.
     z (steps, B, z_width), stats (steps, B, STATS) of nodes with norms.
-    wide (steps, B, width): what a slot carries in float32: c, or h of cells without c.
-    wide0: by slot, the same before the window, (B, width).
+    wide (steps, B, width): the state of a slot in float32: c, or h for cells without c.
+    wide0: the same before the window, by slot, (B, width).
     """
 
     matrix: list[Tensor | None]
@@ -74,18 +74,19 @@ class Held:
 
 @dataclass(frozen=True)
 class Given:
-    """What both passes make of a window's inputs, on the device.
+    """A window's inputs on the device, in the form that both passes use.
 
-    vectors: by node, (vector_blocks, H) as the node's `Kind` lays them out; the constant of a forget gate is in its
-        shift, or in its bias where there are no norms.
-    key: the noise's. ends: (B,) lengths.
-    anew: (T + 1, B) int8, 1 where the row's state is zeros before that step; nothing follows step T - 1.
+    vectors: by node, (vector_blocks, H) in the layout of the node's `Kind`; the constant of a forget gate is included
+    in
+        its shift, or in its bias without norms.
+    key: of the noise. ends: (B,) lengths.
+    reset: (T + 1, B) int8, 1 where the row's state is set to zero before that step; all 0 after step T - 1.
     """
 
     vectors: tuple[Tensor, ...]
     key: Tensor | None
     ends: Tensor | None
-    anew: Tensor | None
+    reset: Tensor | None
 
     @classmethod
     def of(
@@ -98,22 +99,22 @@ class Given:
     ) -> Given:
         device = weights[0].w_h.device
         ends = None if lengths is None else lengths.to(device)
-        anew = None
+        reset = None
         if resets is not None:
-            anew = torch.zeros(setting.T + 1, setting.B, dtype=torch.int8, device=device)
-            anew[:-1] = resets
+            reset = torch.zeros(setting.T + 1, setting.B, dtype=torch.int8, device=device)
+            reset[:-1] = resets
             if ends is not None:
-                anew[:-1] *= _running(setting, ends)
+                reset[:-1] *= _running(setting, ends)
         vectors = tuple(_vectors(setting, s, node) for s, node in zip(setting.steps, weights, strict=True))
-        return cls(vectors, key, ends, anew)
+        return cls(vectors, key, ends, reset)
 
     def read(self, setting: Setting, x: Tensor) -> Tensor:
-        """x with zeros past the ends of its rows: whatever is there meets factors of 0, which would keep a NaN."""
+        """x with zeros past the ends of its rows: multiplying the padding by 0 would not remove a NaN."""
         return x if self.ends is None else x.masked_fill(~_running(setting, self.ends).unsqueeze(-1), 0)
 
 
 def _running(setting: Setting, ends: Tensor) -> Tensor:
-    """(T, B) bool: whether a row has not ended."""
+    """(T, B) bool: where a row has not ended."""
     return torch.arange(setting.T, device=ends.device).unsqueeze(1) < ends
 
 
@@ -129,14 +130,14 @@ def _vectors(setting: Setting, s: Step, node: Any) -> Tensor:
 
 
 def at(buffer: Tensor | None, t: int) -> Tensor:
-    """Entry t of a buffer of every step, or of one that keeps the last few."""
+    """Entry t of a buffer that has all steps or only the last few."""
     assert buffer is not None
     return buffer[t % buffer.shape[0]]
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What forward and backward of one window share besides tensors."""
+    """The properties of a window, other than tensors, that forward and backward share."""
 
     wiring: Wiring
     steps: tuple[Step, ...]
@@ -166,7 +167,7 @@ class Setting:
         return 0.0 if rate == 1 else 1 / (1 - rate)
 
     def parts(self, s: Step) -> int:
-        """Parts in which the product of a node in the backward loop is made."""
+        """The number of partial sums of a node's product in the backward loop."""
         return s.blocks if self.options.gates_apart else 1
 
     def forget(self, s: Step) -> bool:
@@ -174,14 +175,14 @@ class Setting:
         return s.kind.forget_bias and self.rates.forget_bias != 0
 
     def bias(self, s: Step) -> bool:
-        """Whether anything is added to z."""
+        """Whether a bias is added to z."""
         return s.bias or (self.forget(s) and not s.norm)
 
     def warps(self, size: int) -> int:
         return max(1, min(16, ops.block(size) // (32 * self.options.units_per_thread)))
 
     def masks(self, s: Step) -> tuple[int | float, ...]:
-        """Arguments of a kernel from `zone_site` to `scale`."""
+        """The arguments of a kernel from `zone_site` to `scale`."""
         site = self.wiring.input_site(s.readers[0]) if s.readers else 0
         return (
             self.wiring.zoneout_site(s.index),
@@ -206,16 +207,16 @@ class Setting:
             "READ": bool(s.readers),
             "DROP": self.drop,
             "ENDS": given.ends is not None,
-            "ANEW": given.anew is not None and s.last,
+            "RESETS": given.reset is not None and s.last,
             "TOGETHER": not ops.interpreted(),
             **s.cell.constants,
         }
 
     def drop_copy(self, source: Tensor, target: Tensor, key: Tensor, step: int, reader: int, units: int, width: int,
                   add: bool = False) -> None:  # fmt: skip
-        """target (+)= source with the dropout of what node `reader` reads, rows of whole steps from `step` on.
+        """target (+)= source, with dropout for the input of node `reader`; rows of whole steps, starting at `step`.
 
-        source: (rows, units), or parts of it to add up, (parts, rows, units).
+        source: (rows, units), or partial sums, (parts, rows, units).
         """
         size = ops.block(max(units, width))
         source = source if source.dim() == 3 else source[None]
@@ -230,7 +231,7 @@ class Setting:
 
 
 def old_wide(held: Held, s: Step, t: int) -> Tensor:
-    """What node s is handed in float32 at step t."""
+    """The float32 state that node s reads at step t."""
     if not s.first:
         return at(held.wide[s.before], t)
     if t == 0:

@@ -1,1 +1,1 @@
-"""The window engine: the loop with a hand-derived backward in plain torch operations, on any device."""
+"""The window engine: the loop with a hand-written backward in plain torch operations, on any device."""

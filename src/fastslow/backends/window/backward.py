@@ -1,4 +1,4 @@
-"""The backward loop of the window engine; the derivation and the layout stand in `fastslow.backends.window.engine`."""
+"""The backward loop of the window engine; the derivation and the layout are in `fastslow.backends.window.engine`."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from fastslow.wiring import FROM_INPUT, NO_INPUT
 def backward(
     window: Window, saved: Saved, dy: Tensor | None, dfinals: Sequence[Tensor | None], needs: Sequence[bool]
 ) -> list[Tensor | None]:
-    """The gradients of x, of h and c of each slot and of every field of each node's weights, in this order.
+    """The gradients of x, of h and c of each slot, and of every field of each node's weights, in this order.
 
-    dy (T, B, H of the output) and dfinals (h and c of each slot), None where no gradient arrived; needs: which of the
-    results are wanted.
+    dy (T, B, H of the output) and dfinals (h and c of each slot) are None where no gradient arrived. needs: which of
+    the results are wanted.
     """
     with workspace(window.kind(saved.weights, saved.x), saved.x.dtype, saved.x.device) as room:
         return _backward(window, saved, dy, dfinals, needs, room)
@@ -72,7 +72,7 @@ def _backward(
     read = [room.take(("read", n), rows, w.shape[1]) for n, w in enumerate(w_x)]
 
     for s0, s1 in reversed(list(ranges(0, steps, span))):
-        # What each node read, after dropout; its dropout; z; and room for dz.
+        # What each node read, after dropout; its dropout mask; z; and a buffer for dz.
         inputs: list[Tensor | None] = []
         factors: list[Tensor | None] = []
         for n, source in enumerate(plan.source):
@@ -116,7 +116,7 @@ def _backward(
             if dy is not None:
                 factor = output_factor(window, t0, t1, room)
                 dys = (dy[t0:t1] if factor is None else dy[t0:t1] * factor).unbind(0)
-            anew = window.anew(t0, t1)
+            row_resets = window.row_resets(t0, t1)
             for t in reversed(range(k)):
                 for n in reversed(plan.nodes):
                     slot, source = plan.slot[n], plan.source[n]
@@ -140,10 +140,10 @@ def _backward(
                             to.addmm_(dz_x, w_x[n])
                         else:
                             to.addcmul_(torch.mm(dz_x, w_x[n], out=read[n]), factor)
-                rows_anew = anew[t]
-                if rows_anew is not None:
+                reset_now = row_resets[t]
+                if reset_now is not None:
                     for carried in (*dh, *dc):
-                        carried.masked_fill_(rows_anew, 0)
+                        carried.masked_fill_(reset_now, 0)
             for n in plan.nodes:
                 blocks[n].add_vectors(grads[n], dzs[n][at])
 
@@ -164,7 +164,7 @@ def _backward(
 
 
 def kept(share: Share, room: Workspace, name: Hashable) -> Share:
-    """The share of the old value."""
+    """The share of the old value, 1 - share."""
     if isinstance(share, Tensor):
         return torch.sub(1.0, share, out=room.take(name, *share.shape))
     return None if share is None else 1.0 - share

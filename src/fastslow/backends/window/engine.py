@@ -1,13 +1,13 @@
-"""A window as one autograd function whose backward is derived by hand, in plain torch operations.
+"""A window as one autograd function with a hand-derived backward pass, in plain torch operations.
 
-It needs no compiler and runs on CPU and CUDA in float32 and float64. Engines in compiled code follow the same
-derivation; this page is what they are read against.
+It needs no compiler and runs on CPU and CUDA in float32 and float64. The compiled engines follow the same derivation,
+which is written down here.
 
 One node, one step
 ------------------
-The letters are those of `fastslow.cells.lstm`; products without a sign are elementwise, `(h, c)` is the state the node
-reads and `(h_t, c_t)` the one it writes, `x` its input after dropout. m_h and m_c are the share of the new value that
-a unit takes: the zoneout mask (0 or 1) in training, 1 - p in evaluation, and 0 in a row that has stopped.
+The letters are those of `fastslow.cells.lstm`. Products without a sign are elementwise. `(h, c)` is the state that the
+node reads, `(h_t, c_t)` the state that it writes, and `x` its input after dropout. m_h and m_c are the share of the new
+value that a unit takes: the zoneout mask (0 or 1) in training, 1 - p in evaluation, and 0 in a row that has ended.
 
     z    = W_x x + W_h h + b
     y^q  = gain^q z~^q + shift^q            q = i, f, g, o, with z~^q = (z^q - mean) rstd over the H units of the gate
@@ -27,9 +27,9 @@ Backward, given dh_t and dc_t:
     dh   = dh_t (1 - m_h) + W_h^T dz
     dx   = W_x^T dz
 
-    LN'(v) = rstd (v - mean(v) - a~ mean(v a~)),   a~ the normalised value, means over the H units
+    LN'(v) = rstd (v - mean(v) - a~ mean(v a~)),   with a~ the normalised value and means over the H units
 
-and, summed over steps and rows, with no part in the chain above:
+and, summed over steps and rows, outside the chain above:
 
     dW_x = dz x^T;   dW_h = dz h^T;   db = dz
     dgain = dy z~;   dshift = dy;     dgain_c = dn c~';   dshift_c = dn
@@ -38,27 +38,27 @@ Without norms y = z, n = c', and LN' is the identity.
 
 The wiring
 ----------
-`dh[slot], dc[slot]` hold the gradient of the state a slot has between two nodes. Steps and nodes are walked backwards;
-a node takes its slot's pair as (dh_t, dc_t), after the gradients of the other uses of its h_t have been added - the
-output's, and those of the nodes that read it - and leaves (dh, dc) for the node before it in the slot. A reader's dx
-times its dropout goes to the node it read: into dh[slot] at once, where that node is the next one in its slot to be
-walked, else into a sum that waits for it.
+`dh[slot], dc[slot]` hold the gradient of a slot's state between two nodes. Steps and nodes are traversed backwards. The
+gradients of the other uses of a node's h_t (the output's, and those of the nodes that read it) are added first; then
+the node takes its slot's pair as (dh_t, dc_t) and leaves (dh, dc) for the previous node of the slot. A reader's dx
+times its dropout mask goes to the node that it read: directly into dh[slot] if that node is the next of its slot in the
+traversal, else into a separate sum.
 
-A row that starts anew at a step has its slots' states overwritten with zeros before it, and on the way back the
-gradients of those states after it. What the last node of a slot wrote is then kept once more, where the output or
-another node reads it.
+Before a step at which a row is reset, its slots' states are overwritten with zeros; in the backward pass the gradients
+of those states are set to zero after the step. The value that the last node of a slot wrote is then also stored
+separately if the output or another node reads it.
 
-How it is laid out
-------------------
-Forward saves z, h_t and c_t of every node and step, 6 H numbers; everything else is a few elementwise operations away.
-With `recompute` only h_t and c_t are saved, and z is rebuilt from them, a large product for many steps at a time, as
-no step then waits for another. Two lengths of steps rule both directions:
+Memory layout
+-------------
+Forward saves z, h_t and c_t of every node and step, 6 H elements; everything else follows from them by a few
+elementwise operations. With `recompute` only h_t and c_t are saved, and z is recomputed from them by one large product
+for many steps at a time, since the steps no longer depend on each other. Two block lengths are used in both directions:
 
-    span    96 to 2,048 rows: products that need not wait - W_x x of nodes that read the network's x, and all of
-            dW_x, dW_h and the gradient of x - are made once a span
-    block   what fits the cache: masks, and in backward the factors of dn and dy, are formed once a block
+    span    96 to 2,048 rows: products outside the recurrence (W_x x of nodes that read the network's x, and all of
+            dW_x, dW_h and the gradient of x) are computed once per span
+    block   what fits in the cache: masks, and in backward the factors of dn and dy, are computed once per block
 
-so that a step itself is the serial chain alone.
+so that a step contains only the serial recurrence.
 """
 
 from __future__ import annotations
@@ -87,14 +87,14 @@ def refusal(problem: Problem) -> str | None:
     if problem.device.type not in BLOCK_NUMBERS:
         return f"it runs on cpu and cuda, not on {problem.device.type}"
     if problem.autocast is not None:
-        return f"it computes in the type of the weights, and autocast asks for products in {problem.autocast}"
+        return f"it computes in the dtype of the weights, and autocast requests products in {problem.autocast}"
     if problem.dtype not in (torch.float32, torch.float64):
         return f"it computes in float32 and float64, not in {problem.dtype}"
     return None
 
 
 def options(device: str = "cpu", *, recompute: bool = False) -> tuple[tuple[str, Option], ...]:
-    """What a window saves: see `run`."""
+    """The options of a window; see `run`."""
     return (("recompute", recompute),)
 
 
@@ -110,9 +110,9 @@ def run(
     *,
     recompute: bool = False,
 ) -> tuple[Tensor, States]:
-    """As `fastslow.backends.base` says.
+    """See `fastslow.backends.base`.
 
-    recompute: save 2 H numbers a node and step instead of 6 H, and make every product of forward again in backward.
+    recompute: save 2 H elements per node and step instead of 6 H, and recompute every product in backward.
     """
     chosen = options(recompute=recompute)
     return run_operator(NAME, chosen, weights, x, state, noise, rates, wiring, lengths, resets)
@@ -122,11 +122,11 @@ def run(
 
 
 def _window(request: Request) -> tuple[Window, Tensor]:
-    """The window, and x as it is computed with."""
+    """The window, and x with its padding masked."""
     x, lengths, running = request.x.contiguous(), request.lengths, None
     if lengths is not None:
         running = (torch.arange(x.shape[0]).unsqueeze(1) < lengths.cpu()).unsqueeze(-1).to(x.device)
-        x = x.masked_fill(~running, 0)  # whatever the padding holds meets factors of 0, which would keep a NaN
+        x = x.masked_fill(~running, 0)  # the padding is later multiplied by 0, which would not remove a NaN
     resets = None if request.resets is None else request.resets.unsqueeze(-1)
     if resets is not None and running is not None:
         resets = resets & running
@@ -178,7 +178,7 @@ def backward(
 
 
 def _given(gradient: Tensor | None, like: Tensor | None) -> Tensor:
-    """None comes for the input's matrix of a node that has no input."""
+    """The gradient, or zeros for the input matrix of a node without input."""
     if gradient is None:
         assert like is not None
         return torch.zeros_like(like)

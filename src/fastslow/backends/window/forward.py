@@ -1,4 +1,4 @@
-"""The forward loop of the window engine; the equations and the layout stand in `fastslow.backends.window.engine`."""
+"""The forward loop of the window engine; the equations and the layout are in `fastslow.backends.window.engine`."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from fastslow.state import state_tensors
 from fastslow.wiring import FROM_INPUT
 
 FEW_STEPS = 8
-"""Below this many steps the matrices are used as they lie: transposing them first would cost more than it saves."""
+"""Below this many steps the matrices are not transposed first, which would cost more than it saves."""
 
 
 def forward(
     window: Window, weights: tuple[Any, ...], x: Tensor, state: States, *, save: bool
 ) -> tuple[Tensor, States, Saved]:
-    """y (T, B, H of the output), the states after the window, and what backward needs if `save`."""
+    """y (T, B, H of the output), the states after the window, and the tensors for backward if `save`."""
     with workspace(window.kind(weights, x), x.dtype, x.device) as room:
         return _forward(window, weights, x.contiguous(), state, save, room)
 
@@ -41,11 +41,12 @@ def _forward(
     save_z = save and not window.recompute
 
     def new(name: str, n: int, kept: int | None, *shape: int) -> Tensor:
-        """Memory for `kept` steps that outlives this call, or the workspace's, for a span."""
+        """A new tensor for `kept` steps that outlives this call, or workspace memory for one span."""
         return x.new_empty(kept, rows, *shape) if kept is not None else room.take((name, n), span + 1, rows, *shape)
 
-    # What nodes wrote. Without `save` only a span is held, and the state is carried to its front for the next.
-    # z has one entry a step where it is saved, else one a span where the input's products are made ahead, else one.
+    # The states that nodes wrote. Without `save` only one span is stored, and the state is copied to its front for the
+    # next. z has one entry per step if it is saved, else one per span if the input's products are computed ahead, else
+    # 1.
     h, c, z = [], [], []
     for n, node in enumerate(nodes):
         kept = steps + (n in plan.last) if save else None
@@ -101,11 +102,11 @@ def _forward(
                 )
                 views.append(list(zip(*parts, strict=True)))
             copies = {n: kept[at].unbind(0) for n, kept in emitted.items()}
-            for t, (anew, *now) in enumerate(zip(window.anew(t0, t1), *views, strict=True)):
-                if anew is not None:
+            for t, (row_resets, *now) in enumerate(zip(window.row_resets(t0, t1), *views, strict=True)):
+                if row_resets is not None:
                     for n in firsts:
                         for state_read in now[n][3:5]:
-                            state_read.masked_fill_(anew, 0)
+                            state_read.masked_fill_(row_resets, 0)
                 for n, node in enumerate(nodes):
                     z4, z2, factor, h_read, c_read, share_h, share_c, h_out, c_out = now[n]
                     source = plan.source[n]
@@ -140,7 +141,7 @@ def _forward(
 
 
 def output_factor(window: Window, t0: int, t1: int, room: Workspace) -> Tensor | None:
-    """What the output is multiplied by in these steps: its dropout, and 0 in rows that have stopped."""
+    """The factor of the output in these steps: its dropout mask, and 0 in rows that have ended."""
     masks = window.masks
     factor = masks.dropout(window.plan.wiring.output_site, t0, t1, room)
     if masks.running is None:
@@ -149,5 +150,5 @@ def output_factor(window: Window, t0: int, t1: int, room: Workspace) -> Tensor |
 
 
 def each_step(value: Share, steps: int) -> Sequence[Share]:
-    """One entry a step."""
+    """One entry per step."""
     return value.unbind(0) if isinstance(value, Tensor) else [value] * steps

@@ -1,4 +1,4 @@
-"""The gradients of one node's parameters, summed piece by piece."""
+"""The gradients of one node's parameters, accumulated block by block."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fastslow.cells.kinds import kind_of
 
 
 class Grads:
-    """wanted: of which parameters, by field. Matrices and vectors are summed as `Node` lays them out."""
+    """wanted: one bool per parameter, in the order of the fields. Sums use the layout of `Node`."""
 
     def __init__(self, weights: Any, wanted: Sequence[bool]) -> None:
         self.weights, self.kind = weights, kind_of(weights)
@@ -35,11 +35,11 @@ class Grads:
             self.matrices[name] = torch.mm(dz.t(), value)
 
     def add_vectors(self, first: int, value: Tensor) -> None:
-        """The vectors from place `first` on: += value (blocks, H)."""
+        """The vectors from block `first` on: += value (blocks, H)."""
         self.vectors[first : first + value.shape[0]] += value
 
     def fields(self) -> list[Tensor | None]:
-        """One a field; None where none is wanted, or none came."""
+        """One per field; None if it is not wanted or there is none."""
         return [self._field(name) if want else None for name, want in self.wanted.items()]
 
     def _field(self, name: str) -> Tensor | None:

@@ -1,7 +1,8 @@
 """The masks of a window as multipliers, drawn for a few steps at a time.
 
-The words are those of `fastslow.noise`; here they are drawn in place, for as many steps at once as fit the cache, and
-come out as floating-point tensors, which a product or `torch.lerp` uses several times faster than a bool mask.
+The random words are those of `fastslow.noise`. Here they are generated in place, for as many steps at once as fit in
+the cache, and returned as floating-point tensors: products and `torch.lerp` are several times faster with them than
+with bool masks.
 """
 
 from __future__ import annotations
@@ -20,17 +21,18 @@ from fastslow.noise import GOLDEN, MULTIPLIER_1, MULTIPLIER_2, Noise, dropout_th
 from fastslow.wiring import Wiring
 
 Share: TypeAlias = Tensor | float | None
-"""How much of the new value a unit takes: (k, B, H) or (k, B, 1) for k steps, one number, or None for all of it."""
+"""The share of the new value that a unit takes: (k, B, H) or (k, B, 1) for k steps, a float, or None for all of it."""
 
 PIECE = {"cpu": 2**17, "cuda": 2**24}
-"""How many words are drawn at once."""
+"""The number of words generated at once."""
 _GOLDEN = GOLDEN - 2**32
 
 
 class Masks:
-    """Every mask of one window, by site and steps [t0, t1). A site's masks last until it is drawn again in that room.
+    """All masks of one window, by site and steps [t0, t1). A site's masks are valid until its next draw into the same
+    room.
 
-    x (T, B, X). noise: None in evaluation. running: (T, B, 1) bool, false where a row has stopped, or None.
+    x (T, B, X). noise: None in evaluation. running: (T, B, 1) bool, false where a row has ended, or None.
     """
 
     def __init__(
@@ -60,7 +62,7 @@ class Masks:
             self.sites[site] = _Site(a.unsqueeze(-1), b.unsqueeze(-1), unit)
 
     def dropout(self, site: int, t0: int, t1: int, room: Workspace) -> Tensor | None:
-        """What a unit is multiplied by, (t1 - t0, B, units): 0 or 1 / (1 - p); None where nothing is dropped."""
+        """The dropout factor of each unit, (t1 - t0, B, units): 0 or 1 / (1 - p); None without dropout."""
         p = self.rates.dropout
         if self.noise is None or p == 0:
             return None
@@ -72,7 +74,7 @@ class Masks:
         return factor.mul_(0.0 if p == 1 else 1 / (1 - p))
 
     def zoneout(self, site: int, t0: int, t1: int, room: Workspace) -> tuple[Share, Share]:
-        """What share of the new h, and of the new c, a unit takes."""
+        """The shares of the new h and of the new c that a unit takes."""
         p_h, p_c = self.rates.zoneout_h, self.rates.zoneout_c
         if self.noise is None or p_h == p_c == 0:
             return self._among_running(p_h, t0, t1), self._among_running(p_c, t0, t1)
@@ -114,13 +116,13 @@ class _Site:
         return self.a.shape[1], self.unit.shape[0]
 
     def pieces(self, t0: int, t1: int) -> Iterator[tuple[int, int]]:
-        """[t0, t1) in pieces of few enough words to stay in the cache, which also bounds the memory they take."""
+        """[t0, t1) in pieces that fit in the cache, which also bounds their memory."""
         length = max(1, PIECE[self.a.device.type] // max(1, math.prod(self.shape)))
         for start in range(t0, t1, length):
             yield start, min(start + length, t1)
 
     def draw(self, t0: int, t1: int, room: Workspace) -> tuple[Tensor, Tensor]:
-        """`fastslow.noise.random_bits` of these steps, and a tensor of the same shape to work in."""
+        """`fastslow.noise.random_bits` of these steps, and a scratch tensor of the same shape."""
         u, spare = (room.take(name, t1 - t0, *self.shape, dtype=torch.int32) for name in ("bits", "spare bits"))
         torch.add(self.unit, self.a[t0:t1], out=u)
         u.bitwise_xor_(_top(u, 16, spare)).mul_(MULTIPLIER_1)
@@ -129,5 +131,5 @@ class _Site:
 
 
 def _top(bits: Tensor, by: int, out: Tensor) -> Tensor:
-    """`bits >> by` of the unsigned word."""
+    """`bits >> by` for unsigned words."""
     return torch.bitwise_right_shift(bits, by, out=out).bitwise_and_((1 << (32 - by)) - 1)

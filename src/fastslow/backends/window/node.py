@@ -1,4 +1,4 @@
-"""One node's parameters as the window engine uses them, its matrices in the order of the blocks of z."""
+"""The parameters of one node in the layout of the window engine: matrices in the order of the blocks of z."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from fastslow.cells.kinds import kind_of
 class Node:
     """Matrices, vectors and products of a node.
 
-    w_x (X, x_blocks H), or None, and w_h (H, h_blocks H): transposed, and laid out anew if `transpose`.
-    vectors (vector_blocks, H): `Kind.vectors`; of a cell with a forget gate the constant is in the gate's shift, or in
-        its bias where there are no norms.
+    w_x (X, x_blocks H), or None, and w_h (H, h_blocks H): transposed, and copied to that layout if `transpose`.
+    vectors (vector_blocks, H): see `Kind.vectors`. For a cell with a forget gate, the constant is included in the
+    gate's
+        shift, or in its bias without layer norm.
     """
 
     def __init__(self, weights: Any, forget_bias: float, transpose: bool) -> None:
@@ -27,7 +28,7 @@ class Node:
         self.blocks = kind.blocks
         self.x_first, self.h_first = min(kind.rows_x), min(kind.rows_h)
         self.of_x = slice(self.x_first * H, (self.x_first + len(kind.rows_x)) * H)
-        """The columns of z (N, blocks H) that w_x adds to,"""
+        """The columns of z (N, blocks H) that w_x contributes to,"""
         self.of_h = slice(self.h_first * H, (self.h_first + len(kind.rows_h)) * H)
         """and w_h."""
 
@@ -47,7 +48,7 @@ class Node:
         self.bias = self.vectors[: kind.blocks].reshape(-1)  # (blocks H)
 
     def affine(self, z: Tensor, value: Tensor | None, h: Tensor | None) -> None:
-        """z (N, blocks H) = bias + value w_x + h w_h; value (N, X), h (N, H). Without h its part can be added later."""
+        """z (N, blocks H) = bias + value w_x + h w_h; value (N, X), h (N, H). Without h: see `add_h`."""
         if value is None or self.w_x is None:
             z.copy_(self.bias)
         else:
@@ -63,7 +64,7 @@ class Node:
 
 
 def in_blocks(matrix: Tensor, rows: Sequence[int], size: int) -> Tensor:
-    """The matrix (blocks H, K) with its blocks of rows in the order of the blocks of z that they add to."""
+    """The matrix (blocks H, K) with its blocks of rows in the order of the blocks of z that they contribute to."""
     order = [rows.index(place) for place in sorted(rows)]
     if order == list(range(len(rows))):
         return matrix
@@ -71,7 +72,7 @@ def in_blocks(matrix: Tensor, rows: Sequence[int], size: int) -> Tensor:
 
 
 def from_blocks(matrix: Tensor, rows: Sequence[int], size: int) -> Tensor:
-    """The reverse of `in_blocks`."""
+    """The inverse of `in_blocks`."""
     order = [place - min(rows) for place in rows]
     if order == list(range(len(rows))):
         return matrix

@@ -1,4 +1,4 @@
-"""What the two directions of the window engine share: the order of the nodes, what is saved, and the spans."""
+"""What forward and backward of the window engine share: the order of the nodes, what is saved, and the spans."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from fastslow.wiring import Wiring
 States = tuple[Any, ...]
 
 SPAN_ROWS = 96, 2048
-"""Least and most rows of a span; between them an eighth of the window, so that scratch stays small beside what is
-saved."""
+"""Smallest and largest number of rows of a span. In between, a span is an eighth of the window, so that scratch memory
+stays small compared with the saved tensors."""
 BLOCKS = 16
-"""A window on the CPU falls into at least so many blocks, for the same reason."""
+"""The smallest number of blocks of a window on the CPU, for the same reason."""
 BLOCK_NUMBERS = {"cpu": 2**17, "cuda": 2**23}
-"""How many numbers of 4 H a block holds: a part of a core's second-level cache, or enough to fill a GPU."""
+"""The number of gate elements (4 H per row) in a block: part of a core's L2 cache, or enough to fill a GPU."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class Plan:
     source: tuple[int, ...]
     """`Wiring.sources`."""
     before: tuple[int | None, ...]
-    """The node that wrote, in the same step, the state a node reads; None: the slot's last node, a step earlier."""
+    """The node that wrote the state that a node reads in the same step; None: the slot's last node, a step earlier."""
     last: tuple[int, ...]
     """The last node of each slot."""
     direct: tuple[bool, ...]
-    """Walking backwards, whether the node that this one reads is the next of its slot to come."""
+    """Whether, in the backward traversal, the node that this one reads is the next node of its slot."""
     output: int
     wiring: Wiring
 
@@ -46,7 +46,7 @@ class Plan:
 
     @property
     def emitted(self) -> tuple[int, ...]:
-        """With resets: nodes whose h is read after a later step may have overwritten it with zeros."""
+        """With resets: nodes whose h is still read after the next step may have reset it to zero."""
         return tuple(n for n in self.last if n == self.output or n in self.source)
 
 
@@ -65,39 +65,39 @@ def plan(wiring: Wiring) -> Plan:
 
 @dataclass(frozen=True)
 class Window:
-    """What one window is besides its tensors."""
+    """The properties of a window other than its tensors."""
 
     plan: Plan
     masks: Masks
     forget_bias: float
     recompute: bool
     resets: Tensor | None = None
-    """(T, B, 1) bool: where a row's state starts anew; None: nowhere."""
+    """(T, B, 1) bool: where a row's state is reset; None: nowhere."""
 
     @property
     def emitted(self) -> tuple[int, ...]:
         return self.plan.emitted if self.resets is not None else ()
 
-    def anew(self, t0: int, t1: int) -> Sequence[Tensor | None]:
-        """One entry a step of t0 .. t1 - 1: the rows that start anew (B, 1), None where none is known to."""
+    def row_resets(self, t0: int, t1: int) -> Sequence[Tensor | None]:
+        """One entry per step t0 .. t1 - 1: the rows that are reset (B, 1), or None if there are known to be none."""
         if self.resets is None:
             return [None] * (t1 - t0)
         steps = self.resets[t0:t1]
-        if steps.device.type != "cpu":  # to look would wait for the device
+        if steps.device.type != "cpu":  # reading the mask would synchronise with the device
             return steps.unbind(0)
         some = steps.flatten(1).any(1).tolist()
-        return [step if anew else None for step, anew in zip(steps.unbind(0), some, strict=True)]
+        return [step if row_resets else None for step, row_resets in zip(steps.unbind(0), some, strict=True)]
 
     def kind(self, weights: Sequence[Any], x: Tensor) -> Hashable:
-        """What windows that can use each other's scratch agree in, one direction after the other."""
+        """A key: windows with equal keys can share scratch memory."""
         sizes = tuple((type(w), w.hidden_size) for w in weights)
         return self.plan, self.recompute, self.resets is None, sizes, tuple(x.shape)
 
 
 @dataclass(frozen=True)
 class Saved:
-    """What backward needs. h and c hold what each node wrote, one entry a step; of a slot's last node they begin with
-    the state before the window, and are one longer. z is empty under `recompute`."""
+    """What backward needs. h and c hold what each node wrote, one entry per step; for the last node of a slot they have
+    one more entry in front, the state before the window. z is empty under `recompute`."""
 
     x: Tensor
     weights: tuple[Any, ...]
@@ -112,7 +112,7 @@ class Saved:
 
     @staticmethod
     def of(window: Window, x: Tensor, weights: tuple[Any, ...], tensors: Sequence[Tensor]) -> Saved:
-        """The reverse of `tensors()`."""
+        """The inverse of `tensors()`."""
         nodes, count = len(window.plan.slot), len(window.emitted)
         h, c, rest = tensors[:nodes], tensors[nodes : 2 * nodes], tensors[2 * nodes :]
         return Saved(x, weights, tuple(h), tuple(c), tuple(rest[count:]), tuple(rest[:count]))
@@ -120,9 +120,9 @@ class Saved:
 
 @dataclass(frozen=True)
 class History:
-    """Views of what the nodes wrote, (T, B, H) each: `out[n]` by node n, `read[n]` what node n reads.
+    """Views of the states that the nodes wrote, (T, B, H) each: `out[n]` the output of node n, `read[n]` what it reads.
 
-    Where rows start anew `read` has their zeros, and so has `out` of a slot's last node.
+    Where rows are reset, `read` contains the zeros, and so does `out` of a slot's last node.
     """
 
     out: tuple[Tensor, ...]
@@ -139,13 +139,13 @@ class History:
 
 
 def block_steps(steps: int, rows: int, sizes: Sequence[int], device: str) -> int:
-    """How many steps a block has."""
+    """The number of steps in a block."""
     fitting = max(1, BLOCK_NUMBERS[device] // (4 * max(sizes) * max(1, rows)))
     return min(fitting, -(-max(1, steps) // BLOCKS)) if device == "cpu" else fitting
 
 
 def span_steps(steps: int, rows: int, block: int) -> int:
-    """How many steps a span has: whole blocks, of about `SPAN_ROWS` rows."""
+    """The number of steps in a span: whole blocks, about `SPAN_ROWS` rows in all."""
     least, most = SPAN_ROWS
     wanted = max(block, min(most, max(least, steps * rows // 8)) // max(1, rows))
     return min(steps, -(-wanted // block) * block)

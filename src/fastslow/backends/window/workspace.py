@@ -1,8 +1,8 @@
-"""Scratch memory that outlives a window.
+"""Scratch memory that is reused from one window to the next.
 
-Memory fresh from the system is paid for page by page when it is first touched; at the sizes people train on a CPU
-that is a tenth of a window. So the buffers of a window wait for the next one of the same kind, up to `LIMIT` bytes.
-CUDA needs none of it: torch's allocator there keeps what is freed.
+Memory newly obtained from the system costs a page fault per page at first touch. At sizes common for training on a CPU
+that is a tenth of a window's time. So the buffers of a window are kept for the next one of the same kind, up to `LIMIT`
+bytes. CUDA does not need this: torch's CUDA allocator caches freed memory.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 LIMIT = 2**28
-"""Bytes of scratch kept between windows, by each thread."""
+"""Bytes of scratch memory kept between windows, per thread."""
 
 
 class Workspace:
-    """Buffers by name. A name means one buffer: to take it again is to have the same memory."""
+    """Buffers by name. Taking the same name again returns the same memory."""
 
     def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
         self.dtype, self.device = dtype, device
@@ -29,12 +29,12 @@ class Workspace:
         self._views: dict[tuple[Hashable, tuple[int, ...]], Tensor] = {}
 
     def take(self, name: Hashable, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
-        """A tensor of any contents, of this workspace's type if `dtype` does not say otherwise."""
+        """An uninitialised tensor, of the workspace's dtype unless `dtype` is given."""
         view = self._views.get((name, shape))
         if view is None:
             size = math.prod(shape)
             buffer = self._buffers.get(name)
-            # An ordinary tensor even in inference mode, which the next window may not be in.
+            # A normal tensor even in inference mode: the next window may run outside of it.
             with torch.inference_mode(False):
                 if buffer is None or buffer.numel() < size:
                     self._views = {key: kept for key, kept in self._views.items() if key[0] != name}
@@ -58,7 +58,7 @@ _kept = _Kept()
 
 @contextmanager
 def workspace(kind: Hashable, dtype: torch.dtype, device: torch.device) -> Iterator[Workspace]:
-    """The workspace of the last window of this kind, or a new one. Nobody else has it meanwhile."""
+    """The workspace of the last window of this kind, or a new one. It is used exclusively until the context ends."""
     key = (kind, dtype, device)
     room = _kept.workspaces.pop(key, None)
     if room is None or _fresh_is_poisoned():
@@ -73,6 +73,6 @@ def workspace(kind: Hashable, dtype: torch.dtype, device: torch.device) -> Itera
 
 
 def _fresh_is_poisoned() -> bool:
-    # Whoever asks torch to fill fresh memory looks for reads of what was never written; old contents would hide them.
+    # This option is set to find reads of uninitialised memory; reused buffers would hide them.
     filled: bool = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     return filled and torch.are_deterministic_algorithms_enabled()

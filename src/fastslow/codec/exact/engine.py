@@ -3,7 +3,7 @@
 Integers held in float64. Every product of a step is a sum of integers times one power of two, and every such sum stays
 below 2^53 (`ExactModel.check` proves it for the weights at hand), so it is exact whatever the order, the number of
 lanes, of threads, the instruction set or the device. What is not a sum is a table look-up, a floor, or a division or
-square root of exact numbers, which IEEE 754 rounds in one way only.
+square root of exact numbers, whose rounding IEEE 754 defines.
 
     z    = floor((W [u, h]) / 2^(bits + 15 - z_bits) + 1/2) + bias          + the embedding's part, from a table
     m    = floor((2 sum z + H) / 2H)                                         per gate
@@ -13,7 +13,7 @@ square root of exact numbers, which IEEE 754 rounds in one way only.
     gate = table[floor((n gain + shift) / 2^(2 + gate_bits) + 1/2)]          argument with 12 fractional bits
     c'   = floor((f c + i g) / 2^15 + 1/2), within +-(2^23 - 1)
     h'   = floor(o tanh[LN(c')] / 2^15 + 1/2)
-    h    = floor((keep h' + (2^15 - keep) h) / 2^15 + 1/2), c the same       zoneout's expectation
+    h    = floor((keep h' + (2^15 - keep) h) / 2^15 + 1/2), c the same       zoneout in expectation
 
 docs/format.md has the same in prose. This is the reference; codec/native has it in compiled code.
 """
@@ -41,7 +41,7 @@ Floats = NDArray[np.float64]
 
 
 def norm_vectors(gain: Ints, shift: Ints, bits: int) -> tuple[Floats, Floats]:
-    """Gain and shift of a layer norm, made ready: argument = n gain + shift, a table index before its floor."""
+    """Prepared gain and shift of a layer norm: argument = n gain + shift, a table index before its floor."""
     gains: Floats = gain.astype(np.float64) * 2.0 ** (INDEX_BITS - NORM_BITS - bits)
     # The half rounds; HALF_TABLE makes the index positive, so that cutting off its fraction is a floor.
     shifts: Floats = shift.astype(np.float64) * 2.0 ** (INDEX_BITS - SHIFT_BITS) + (0.5 + HALF_TABLE)
@@ -49,7 +49,7 @@ def norm_vectors(gain: Ints, shift: Ints, bits: int) -> tuple[Floats, Floats]:
 
 
 def input_table(cell: ExactCell, model: ExactModel) -> Floats:
-    """What is added to a cell's products before the floor that gives z, the half that rounds included."""
+    """The term added to a cell's products before the floor that gives z, including 1/2 for rounding."""
     table: Floats = cell.input_table(model.embedding, model.embedding_bits).astype(np.float64) + 0.5
     return table
 
@@ -75,9 +75,9 @@ class _Cell:
 
 
 class ExactEngine:
-    """Runs one `ExactModel` on one device. `begin(lanes)`, then `step` once a symbol.
+    """Runs one `ExactModel` on one device. `begin(lanes)`, then `step` once per symbol.
 
-    The state lives here: h and c of every slot, (S, H) float64 holding integers.
+    It holds the state: h and c of every slot, (S, H) float64 with integer values.
     """
 
     def __init__(self, model: ExactModel, device: torch.device | str = "cpu") -> None:

@@ -1,7 +1,7 @@
 """A language model in integers: embedding -> any wiring of the LSTM cell -> linear head, and its one serial form.
 
-The SHA-256 of `ExactModel.to_bytes()` names the model. Everything is checked on the way in, the bounds that keep every
-sum below 2^53 included, so that a model from a stranger computes exactly or is refused.
+The SHA-256 of `ExactModel.to_bytes()` names the model. Everything is checked on loading, including the bounds that keep
+every sum below 2^53, so that an untrusted model either computes exactly or is rejected.
 
 Units: a matrix with `bits` b holds w as round(2^b w). z (a gate's pre-activation) is in units of 2^-z_bits, chosen for
 each cell so that sums of squares over a gate stay below 2^53; h, c and logits are in units of 2^-15.
@@ -114,7 +114,7 @@ class ExactNode:
 class ExactModel:
     """The whole model. `symbols`: the alphabet; `start`: the symbol fed before the first one of a lane, and in place
     of a byte outside the alphabet; `width`: bytes of a stored weight; `keep_h`, `keep_c`: the share of the new value
-    in zoneout's expectation, in 2^-15."""
+    of zoneout in expectation, in 2^-15."""
 
     symbols: bytes
     start: int
@@ -172,12 +172,12 @@ class ExactModel:
 
     @cached_property
     def id(self) -> bytes:
-        """32 bytes that name the model: the SHA-256 of its serial form."""
+        """32 bytes that identify the model: the SHA-256 of its serial form."""
         return hashlib.sha256(self.to_bytes()).digest()
 
     @property
     def parameters(self) -> int:
-        """Integers the model learned, its tables not counted."""
+        """The number of learned integers, without the tables."""
         return sum(values.size for values, _ in self._arrays()) - KNOTS - COARSE - (1 << FINE_BITS)
 
     # ------------------------------------------------------------------ bounds
@@ -257,7 +257,7 @@ def model_from_bytes(data: bytes) -> ExactModel:
     """The model that `to_bytes` wrote. FormatError for anything else; allocates no more than a few times `data`."""
     _require(data[:4] == MAGIC, "it does not begin with FSXM")
     length = int.from_bytes(data[4:8], "little")
-    _require(length <= _MAX_HEADER and 8 + length <= len(data), "its header is cut or too long")
+    _require(length <= _MAX_HEADER and 8 + length <= len(data), "its header is truncated or too long")
     try:
         header = json.loads(data[8 : 8 + length])
     except (ValueError, RecursionError):
@@ -268,7 +268,7 @@ def model_from_bytes(data: bytes) -> ExactModel:
     except (KeyError, TypeError, ValueError, IndexError):
         raise FormatError("the header of the model in integers lacks a field or has one of the wrong type") from None
     model.check()
-    _require(model.to_bytes() == data, "it is not written in the one way that is read")
+    _require(model.to_bytes() == data, "it is not in the canonical form")
     return model
 
 
@@ -285,7 +285,7 @@ def _parse(header: dict[str, Any], data: bytes, at: int) -> ExactModel:
         dtype = np.dtype(f"<i{width}" if kind == "w" else kind)
         count = int(np.prod(shape))
         end = position + count * dtype.itemsize
-        _require(end <= len(data), "it is cut short")
+        _require(end <= len(data), "it is truncated")
         values = np.frombuffer(data, dtype, count, position).astype(np.int64).reshape(shape)
         position = end
         return values
@@ -306,7 +306,7 @@ def _parse(header: dict[str, Any], data: bytes, at: int) -> ExactModel:
     _require(0 <= slot < len(slots), "its output names no slot")
     head = take("w", (len(symbols), slots[slot]))
     head_bias = take("<i4", (len(symbols),))
-    _require(position == len(data), "it goes on after its end")
+    _require(position == len(data), "there is data after its end")
     keep_h, keep_c = (integer(value, 0, ONE, "zoneout") for value in header["keep"])
     return ExactModel(
         symbols=symbols,

@@ -32,7 +32,7 @@ _EXACT = 1 << 53
 
 
 def start_symbol(symbols: bytes) -> int:
-    """The symbol a lane starts after: a line feed, else a space, else the first of the alphabet."""
+    """The symbol before the first one of a lane: a line feed, else a space, else the first of the alphabet."""
     return next((symbols.index(byte) for byte in b"\n " if byte in symbols), 0)
 
 
@@ -45,7 +45,7 @@ def quantise(
     *,
     weight_bits: int = 16,
 ) -> ExactModel:
-    """The model in integers of `weight_bits` (8 to 16) bits a weight.
+    """The model in integers of `weight_bits` (8 to 16) bits per weight.
 
     embedding (V, E), head (V, H), head_bias (V) or None; the layer's options are read from it. Raises ModelError for
     weights that are not finite, or too large for a fixed point.
@@ -59,7 +59,7 @@ def quantise(
             f"the model has {embedding.shape[0]} embedded symbols and {head.shape[0]} logits, its alphabet {size}"
         )
     if any(type(weights) is not CellWeights for weights in layer.weights()):
-        raise ModelError("archives know models of LSTM cells alone, and this one has others")
+        raise ModelError("archives support models of LSTM cells only, and this model has other cells")
     embedded, embedding_bits = _matrix(embedding, limit, "the embedding")
     names: list[tuple[str, bool]] = []
     cells: list[ExactCell] = []

@@ -1,6 +1,6 @@
 """Sigmoid, tanh and exp as tables of integers.
 
-What travels with a model is short: `sigmoid` at 1025 knots and two factors of exp, in units of 2^-30. The loader
+A model only contains short tables: `sigmoid` at 1025 knots and two factors of exp, in units of 2^-30. The loader
 unfolds them with integer arithmetic alone, so every machine has the same tables. The knots themselves come from
 `decimal`, whose exp is correctly rounded everywhere.
 
@@ -39,21 +39,21 @@ FINE_BITS = 10
 
 @dataclass(frozen=True)
 class Tables:
-    """The short tables, as they are stored: int64 (1025,), (704,), (1024,)."""
+    """The short tables as stored: int64 (1025,), (704,), (1024,)."""
 
     sigmoid_knots: Ints
     exp_coarse: Ints
     exp_fine: Ints
 
     def check(self) -> None:
-        """FormatError unless the tables have the properties that the overflow bounds rest on."""
+        """FormatError unless the tables have the properties on which the overflow bounds depend."""
         one = 1 << KNOT_BITS
         knots = self.sigmoid_knots
         shapes = (knots.shape, self.exp_coarse.shape, self.exp_fine.shape)
         if shapes != ((KNOTS,), (COARSE,), (1 << FINE_BITS,)):
             raise FormatError(f"the model's tables have the wrong lengths: {shapes}")
         if knots[0] < one // 2 or knots[-1] > one or (np.diff(knots) < 0).any():
-            raise FormatError("the model's sigmoid table does not rise from 1/2 to at most 1")
+            raise FormatError("the model's sigmoid table does not increase from 1/2 to at most 1")
         for table in (self.exp_coarse, self.exp_fine):
             if table[0] != one or table.min() < 0 or table.max() > one:
                 raise FormatError("the model's exp tables do not start at 1 or leave 0..1")
@@ -89,7 +89,7 @@ def _to_one(values: Ints) -> Ints:
 
 @lru_cache(maxsize=1)
 def standard_tables() -> Tables:
-    """The tables of every model this version exports."""
+    """The tables of all models that this version exports."""
     context = Context(prec=40, rounding=ROUND_HALF_EVEN)
     one = Decimal(1 << KNOT_BITS)
 

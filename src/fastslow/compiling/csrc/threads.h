@@ -1,8 +1,8 @@
 // Running one function on several threads.
 //
-// PyTorch's own OpenMP team is used where its runtime is loaded (its entry points are handed in, see fs_use_openmp): a
-// second set of threads would compete with that team, whose members spin for a while after every parallel region. Else,
-// and in a forked child, where that team is gone, a small pool of our own.
+// If PyTorch's OpenMP runtime is loaded, its thread team is used (the entry points are passed to fs_use_openmp): a
+// second set of threads would compete with that team, whose threads spin for a while after every parallel region.
+// Otherwise, and in a forked child, where that team no longer exists, our own small thread pool is used.
 #pragma once
 #include <pthread.h>
 #include <sched.h>
@@ -24,7 +24,7 @@ inline void relax() {
 #endif
 }
 
-// Holds `members` threads until all have come. Spins for a short while, then yields, so that more threads than cores
+// A barrier for `members` threads. Spins for a short while, then yields, so that more threads than cores
 // only lose time.
 class Barrier {
     std::atomic<int> waiting{0}, phase{0};
@@ -108,7 +108,7 @@ class Pool {
     }
 };
 
-// The pool of this process; never destroyed, since its threads wait in it when the process ends.
+// The pool of this process; never destroyed, because its threads still wait in it when the process ends.
 inline Pool& pool() {
     static std::mutex guard;
     static std::atomic<Pool*> current{nullptr};
@@ -123,7 +123,7 @@ inline Pool& pool() {
     return *current.load();
 }
 
-// fn(data, 0 .. n-1, n), each on a thread of its own, all at the same time; n is at most `threads`.
+// Calls fn(data, i, n) for i in 0 .. n-1, each on its own thread, in parallel; n is at most `threads`.
 inline void parallel(Task fn, void* data, int threads) {
     if (threads <= 1) return fn(data, 0, 1);
     const OpenMP& runtime = openmp();

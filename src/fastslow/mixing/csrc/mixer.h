@@ -1,10 +1,12 @@
-// The context mixer: a probability for every bit of a text, from contexts that learn as it is read and, where there is
-// one, from a network's distribution over the next byte. mixing/reference.py is its twin; docs/format.md specifies it.
+// The context mixer: a probability for every bit of a text, from contexts that learn as the text is read and,
+// optionally, from a network's distribution over the next byte. mixing/reference.py is the reference, docs/format.md
+// the specification.
 //
-// Integers only. Units: a probability p is that of a 1, in 2^-16; a logit is ln(p / (1 - p)) in 2^-10, within
-// +-LIMIT (12.0); weights are in 2^-16, within +-WEIGHT_LIMIT (2.0). >> of a negative number rounds down, as GCC and Clang
-// define it. Bounds: |input| <= LIMIT, so that each product with a weight is below 12288 * 2^17 < 2^31, and INPUTS of
-// them, each shifted down by 8, sum below 40 * 2^23 < 2^29; |error| <= 65535 * 40 / 2^8 < 2^14, so that input * error < 2^28.
+// Integers only. Units: a probability p is that of a 1 bit, in 2^-16; a logit is ln(p / (1 - p)) in 2^-10, within
+// +-LIMIT (12.0); weights are in 2^-16, within +-WEIGHT_LIMIT (2.0). >> of a negative number rounds down, as GCC and
+// Clang define it. Bounds: |input| <= LIMIT, so that each product with a weight is below 12288 * 2^17 < 2^31, and
+// INPUTS of them, each shifted down by 8, sum below 40 * 2^23 < 2^29; |error| <= 65535 * 40 / 2^8 < 2^14, so that input
+// * error < 2^28.
 #pragma once
 #include <cstdint>
 #include <cstdlib>
@@ -19,7 +21,7 @@
 
 extern "C" {
 
-// mixing/tables.py makes these; they are copied.
+// Computed by mixing/tables.py; they are copied.
 struct fs_mixing_tables {
     const std::int16_t* stretch;      // (65536): the logit of a probability
     const std::uint16_t* squash;      // (24576): the probability of a logit, from -12288 up
@@ -45,9 +47,9 @@ using i64 = std::int64_t;
 constexpr int LIMIT = 12287, WEIGHT_LIMIT = (1 << 17) - 1;
 constexpr int HASHED = 13, DIRECT = 3, MATCHES = 2, NETWORK = 3, SETS = 6, MAPS = 5;
 constexpr int INPUTS = 2 * HASHED + 2 * DIRECT + 2 * MATCHES + NETWORK + 1, PADDED = 48;
-constexpr int CELLS = 33, SPACING = 768;  // of an adaptive map: SPACING logits between two of its CELLS points
-constexpr u32 ESCAPE_MASS = 64;          // of a byte that the network does not know, beside 2^24 for all that it does
-constexpr u32 HALF = u32(1) << 31;       // an estimate of 1/2 that has seen nothing
+constexpr int CELLS = 33, SPACING = 768;  // of an adaptive map: CELLS points, SPACING logits apart
+constexpr u32 ESCAPE_MASS = 64;          // of each byte outside the network's alphabet; those in it have 2^24 in total
+constexpr u32 HALF = u32(1) << 31;       // an initial estimate of 1/2 with count 0
 constexpr i64 SHORTEST[MATCHES] = {5, 12};
 constexpr u32 LONGEST = 65000;
 
@@ -95,12 +97,12 @@ inline u32 table_size(i64 n, int least, int most) {
 
 // A network's distribution over the next byte.
 struct Masses {
-    u32 sums[257];  // of the masses of the bytes below each; the last is the total, below 2^25
+    u32 sums[257];  // cumulative masses of the bytes below each; the last is the total, below 2^25
     u32 top;        // the likeliest byte, the first of equals
-    int surprise;   // of it, in half bits, 0 to 7
+    int surprise;   // code length of the likeliest byte in half bits, 0 to 7
 };
 
-// Fills what follows from the sums.
+// Sets the fields that follow from the sums.
 inline void complete(Masses& m, const Tables& t) {
     u32 best = 0;
     for (u32 j = 0; j < 256; j++) {
@@ -121,7 +123,7 @@ inline void spread(Masses& m, const i64* frequencies, const u8* symbols, i64 siz
     complete(m, t);
 }
 
-// Zeroed memory on cache lines, in large pages where the system gives them.
+// Zeroed memory, aligned to cache lines, in huge pages if the system provides them.
 class Slots {
     u8* first = nullptr;
 
@@ -143,17 +145,17 @@ class Slots {
 };
 
 class Mixer {
-    // What one lane remembers.
+    // The state of one lane.
     struct Lane {
-        i64 first = 0, at = 0;               // where it begins, where its next byte goes
-        i64 line = 0, line_before = 0;       // where its line began, and the one before
+        i64 first = 0, at = 0;               // its first byte, its next byte
+        i64 line = 0, line_before = 0;       // the beginning of its line, and of the one before
         u64 last = 0;                        // its last eight bytes, the newest lowest
-        u32 word = 0, word1 = 0, word2 = 0;  // hashes of the word it is in and of the two before
+        u32 word = 0, word1 = 0, word2 = 0;  // hashes of the current word and of the two before
         u32 first_of_line = 0;
-        i64 match[MATCHES] = {0, 0};         // where the byte lies that a match predicts
+        i64 match[MATCHES] = {0, 0};         // the position of the byte that a match predicts
         i64 match_lane[MATCHES] = {0, 0};
-        u32 length[MATCHES] = {0, 0};        // of a match; 0: there is none
-        u32 misses[MATCHES] = {0, 0};        // a bit for every byte that was predicted, 1 for a wrong one
+        u32 length[MATCHES] = {0, 0};        // of a match; 0 if there is none
+        u32 misses[MATCHES] = {0, 0};        // one bit per predicted byte, 1 if it was wrong
         u32 context[HASHED] = {};
     };
 
@@ -171,16 +173,16 @@ class Mixer {
     std::vector<i32> weights[SETS], last_weights;
     std::vector<u16> maps[MAPS];
 
-    // The byte at hand.
+    // The current byte.
     Lane* z = nullptr;
     i64 number = 0, step = 0;
     const Masses* masses = nullptr;
-    int expected[MATCHES];                   // the byte a match predicts, or -1
+    int expected[MATCHES];                   // the byte that a match predicts, or -1
     u32 bucket[MATCHES];
     u8* slot[HASHED];
     u32 base[DIRECT];
     int rate = 0;
-    // The bit at hand.
+    // The current bit.
     u32 node = 1;
     int bit = 0, within = 1;
     alignas(64) i32 input[PADDED] = {};
@@ -349,7 +351,7 @@ class Mixer {
         return p < 1 ? 1 : p > 65535 ? 65535 : p;
     }
 
-    // The bit that `predict` was asked for.
+    // Learns from the bit that was predicted.
     void update(int y) {
         const i32 goal = y << 16;
         for (int s = 0; s < SETS; s++) {
@@ -381,7 +383,7 @@ class Mixer {
         bit++;
     }
 
-    // After eight bits: the byte they make.
+    // Finishes the byte after eight bits, and returns it.
     u8 end() {
         const u32 c = node & 255, c1 = z->last & 255, c2 = z->last & 0xffff;
         text[z->at++] = static_cast<u8>(c);
@@ -432,7 +434,7 @@ class Mixer {
         return b;
     }
 
-    // An estimate is a probability in 2^-22, then a count of ten bits.
+    // An estimate holds a probability in 2^-22, then a count of ten bits.
     void learn(u32& estimate, int y, u32 most) const {
         const u32 count = estimate & 1023;
         i64 p = estimate >> 10;
@@ -465,8 +467,8 @@ class Mixer {
 
     u8* address(u32 h) const { return slots.get() + size_t(h * 0x9e3779b1u >> 7 & slot_mask) * 16; }
 
-    // The slot of a context: a check byte, then the histories of 15 nodes. One of three places in a cache line; else the
-    // one whose first node has seen least is taken over.
+    // The slot of a context: a check byte, then the histories of 15 nodes, at one of three places in a cache line. If
+    // the context is at none of them, the place whose first node has the fewest counts is replaced.
     u8* find(u32 h) {
         u8* const table = slots.get();
         const u32 at = h * 0x9e3779b1u >> 7 & slot_mask;
@@ -495,7 +497,7 @@ class Mixer {
         return h;
     }
 
-    // The text after the place that the table names, if it is preceded by what this lane has just read.
+    // Starts a match at the place in the table if the text before it equals what this lane has just read.
     void look_up(int m, u32 place) {
         const i64 at = place;
         if (at == 0 || (z->length[m] && z->match[m] == at)) return;

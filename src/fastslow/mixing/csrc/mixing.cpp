@@ -5,7 +5,7 @@ using namespace fastslow::mixing;
 
 namespace {
 
-// A mixer with its own tables and a place in the text.
+// A mixer with its own tables and its position in the text.
 struct Session {
     Tables tables;
     Mixer mixer;
@@ -22,7 +22,7 @@ extern "C" {
 
 FS_PUBLIC std::int64_t fs_mixing_abi() { return sizeof(fs_mixing_tables); }
 
-// A mixer for a text of so many bytes, or null for want of memory.
+// A mixer for a text of this many bytes, or null if there is not enough memory.
 FS_PUBLIC void* fs_mixer_make(const fs_mixing_tables* tables, std::int64_t length, std::int64_t lanes, std::int64_t network) {
     try {
         return new Session(*tables, length, lanes, network != 0);
@@ -32,8 +32,8 @@ FS_PUBLIC void* fs_mixer_make(const fs_mixing_tables* tables, std::int64_t lengt
 }
 FS_PUBLIC void fs_mixer_free(void* session) { delete static_cast<Session*>(session); }
 
-// The next `count` bytes, in order of steps, then of lanes; they are within the length. frequencies (count, V): what a
-// network said of each, of the bytes in `symbols` (V); null without one. probabilities (count, 8): of each bit that came.
+// The next `count` bytes, in order of steps, then of lanes, within the length. frequencies (count, V): the network's
+// predictions for the bytes in `symbols` (V); null without one. probabilities (count, 8): of each bit that occurred.
 FS_PUBLIC void fs_mixer_code(void* session, const std::uint8_t* bytes, std::int64_t count, const std::int64_t* frequencies,
                              const std::uint8_t* symbols, std::int64_t size, std::uint16_t* probabilities) {
     Session& its = *static_cast<Session*>(session);
@@ -52,7 +52,7 @@ FS_PUBLIC void fs_mixer_code(void* session, const std::uint8_t* bytes, std::int6
     }
 }
 
-// Whether this build's instructions run here.
+// Whether this build's instructions run on this machine.
 FS_PUBLIC std::int64_t fs_self_test() { return 1; }
 
 }  // extern "C"

@@ -1,18 +1,18 @@
-// Matrix products of float32 on the tile unit (AMX), where the processor has one: the same products as gemm.h's.
+// Matrix products of float32 on the tile unit (AMX), where the processor has one: the same products as in gemm.h.
 //
-// The unit multiplies bfloat16 (8 bits of significand) and adds in float32. A float32 (24 bits) is written as a sum of
-// parts of 8 bits each, v = v1 + v2 + v3 exactly, and a product as the sum of those partial products that matter:
+// The unit multiplies bfloat16 (8 bits of significand) and adds in float32. A float32 (24 bits) is split into a sum of
+// parts of 8 bits each, v = v1 + v2 + v3 exactly, and a product is the sum of the significant partial products:
 //
-//     PARTS 3   v1w1 + v1w2 + v2w1 + v1w3 + v2w2 + v3w1     what is left out is below 2^-24: as exact as float32
+//     PARTS 3   v1w1 + v1w2 + v2w1 + v1w3 + v2w2 + v3w1     the omitted terms are below 2^-24: as exact as float32
 //     PARTS 2   v1w1 + v1w2 + v2w1                          relative error about 2^-18
 //     PARTS 1   v1w1                                        bfloat16: about 2^-9
 //
-// which takes 6, 3 or 1 of the unit's products. Measured beside fused multiply-adds of float32 on one core (Xeon with
-// AMX; 64 rows, 2800 x 828): 262, 460 and 950 GFLOP/s against at most 165. Accumulation runs over k in one fixed order
-// for every entry, so results do not depend on how rows are dealt to threads.
+// which takes 6, 3 or 1 of the unit's products. Measured on one core (Xeon with AMX; 64 rows, 2800 x 828): 262, 460 and
+// 950 GFLOP/s, compared with at most 165 for float32 fused multiply-adds. Accumulation runs over k in one fixed order
+// for every entry, so results do not depend on how rows are distributed over threads.
 //
-// A tile is 16 rows of 64 bytes. The left factor's tile holds 16 rows of 32 k's. The right factor's holds 32 k's of 16
-// columns as 16 rows of pairs: row r has, for each column, the entries of k = 2r and 2r + 1 side by side.
+// A tile is 16 rows of 64 bytes. A tile of the left factor holds 16 rows of 32 k's. One of the right factor holds 32
+// k's of 16 columns as 16 rows of pairs: row r has, for each column, the entries of k = 2r and 2r + 1 side by side.
 #pragma once
 #include "gemm.h"
 
@@ -29,10 +29,10 @@ namespace amx {
 
 typedef unsigned short u16;
 constexpr i64 SIDE = 16;            // rows of a tile; columns of a tile of float32
-constexpr i64 STEP = 32;            // k's of a tile
-constexpr i64 TILE = SIDE * STEP;   // entries of a bfloat16 tile
+constexpr i64 STEP = 32;            // k's per tile
+constexpr i64 TILE = SIDE * STEP;   // elements of a bfloat16 tile
 
-// Asks the system for the tile unit, once a process; false if it refuses.
+// Requests the tile unit from the system, once per process; false if it is denied.
 inline bool allowed() {
     static const bool granted = [] {
         constexpr int ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18;
@@ -41,7 +41,7 @@ inline bool allowed() {
     return granted;
 }
 
-// fn with the number of parts as a constant.
+// Calls fn with the number of parts as a compile-time constant.
 template <class Fn>
 void with_parts(i64 parts, Fn fn) {
     if (parts == 1)
@@ -54,8 +54,8 @@ void with_parts(i64 parts, Fn fn) {
 
 inline i64 round_up(i64 n, i64 to) { return (n + to - 1) / to * to; }
 
-// Tiles 0 to 3 are sums, 4 and 5 left factors, 6 and 7 right factors. `upper` rows in the first of two row blocks,
-// `lower` in the second (0: there is none).
+// Tiles 0 to 3 are sums, 4 and 5 left factors, 6 and 7 right factors. `upper`: rows in the first of two row blocks;
+// `lower`: rows in the second (0 if there is none).
 struct Shape {
     i64 upper = 0, lower = 0;
 
@@ -73,7 +73,7 @@ struct Shape {
         _tile_loadconfig(&config);
     }
     ~Shape() {
-        if (upper) { _tile_release(); }  // lets the core leave its tile state behind
+        if (upper) { _tile_release(); }  // releases the tile state of the core
     }
 };
 
@@ -82,8 +82,8 @@ inline __mmask16 first_columns(i64 count) {
     return count >= SIDE ? 0xFFFF : count <= 0 ? 0 : static_cast<__mmask16>((1u << count) - 1);
 }
 
-// v's next part, its nearest bfloat16, as a float32; v keeps the rest. Two halves of a step away from zero, where the
-// processor's own conversion would go to the even one; a NaN may be lost here, but the rest then holds it.
+// v's next part, its nearest bfloat16, as a float32; v keeps the remainder. Ties round away from zero, where the
+// processor's own conversion rounds to even. A NaN may be lost in this part, but then the remainder holds it.
 inline __m512 next_part(__m512& v) {
     const __m512i rounded = _mm512_add_epi32(_mm512_castps_si512(v), _mm512_set1_epi32(0x8000));
     const __m512 part = _mm512_castsi512_ps(_mm512_and_si512(rounded, _mm512_set1_epi32(-0x10000)));
@@ -91,7 +91,7 @@ inline __m512 next_part(__m512& v) {
     return part;
 }
 
-// The last of PARTS parts as a float32 whose upper half is the bfloat16: of three parts the last is exact.
+// The last of PARTS parts as a float32 whose upper half is the bfloat16. With three parts the last is exact.
 template <int PARTS>
 inline __m512i last_part(__m512 v) {
     if (PARTS == 3) return _mm512_castps_si512(v);
@@ -100,8 +100,8 @@ inline __m512i last_part(__m512 v) {
 
 // ---------------------------------------------------------------- left factors
 
-// rows x k of every operand -> `out`: for every SIDE rows (the last may be fewer), for every STEP of k (each operand's k
-// padded with zeros), PARTS tiles one after the other. Returns the padded sum of the k's.
+// rows x k of every operand -> `out`: for every SIDE rows (the last may be fewer), for every STEP of k (each operand's
+// k padded with zeros), PARTS consecutive tiles. Returns the total of the padded k's.
 template <int PARTS>
 i64 split(i64 rows, const Operand<float>* operands, int count, u16* out) {
     i64 depth = 0;
@@ -128,7 +128,7 @@ i64 split(i64 rows, const Operand<float>* operands, int count, u16* out) {
 
 // ---------------------------------------------------------------- right factors
 
-// Two lines of 16 columns, k and k + 1 -> a row of pairs of every part: out + part * TILE.
+// Two rows of 16 columns, k and k + 1 -> one row of pairs for every part: out + part * TILE.
 template <int PARTS>
 inline void pair_lines(__m512 even, __m512 odd, u16* out) {
     for (int part = 0; part < PARTS; part++) {
@@ -142,7 +142,7 @@ inline void pair_lines(__m512 even, __m512 odd, u16* out) {
 }
 
 // Repacks vectors first .. last-1 of a factor packed by gemm.h (panels) into tiles: for every vector, for every STEP of
-// k (each of `count` parts of k padded by itself), PARTS tiles.
+// k (each of `count` parts of k is padded separately), PARTS tiles.
 template <int PARTS>
 void pack(const float* panels, i64 vectors, const i64* ks, int count, u16* packed, i64 first, i64 last) {
     i64 depth = 0, blocks = 0;
@@ -166,16 +166,17 @@ void pack(const float* panels, i64 vectors, const i64* ks, int count, u16* packe
 
 // ---------------------------------------------------------------- products
 
-// A left factor: row m, part i, block j of STEP k's at a + m * ld + i * plane + j * jump; rows 16 to 31 at + second.
+// A left factor: row m, part i, block j of STEP k's at a + m * ld + i * plane + j * jump; rows 16 to 31 are `second`
+// further.
 struct Left {
     const u16* a;
     i64 ld, plane, jump, second;
 };
 
-// What the next product will read of the right factor, two runs of it: fetched into the second cache a part a step.
+// The two runs of the right factor that the next product reads: prefetched into the L2 cache, a part per step.
 struct Ahead {
     const char *first, *second;
-    i64 bytes;  // of each run, a step
+    i64 bytes;  // of each run, per step
 
     void fetch(i64 step) const {
         for (i64 i = step * bytes; i < (step + 1) * bytes; i += 64) {
@@ -185,8 +186,8 @@ struct Ahead {
     }
 };
 
-// Up to 2 x 2 tiles of sums over `blocks` STEPs: rows at left.a and, if two_rows, left.second further; columns b0 and, if
-// two_columns, b1. From one partial product to the next only one factor changes, to load as few tiles as can be.
+// Up to 2 x 2 tiles of sums over `blocks` STEPs: rows at left.a and, if two_rows, `left.second` further; columns b0
+// and, if two_columns, b1. Consecutive partial products share one factor, to load as few tiles as possible.
 template <int PARTS, bool TWO_ROWS, bool TWO_COLUMNS>
 inline void multiply(const Left& left, i64 blocks, const u16* b0, const u16* b1, const Ahead& ahead) {
     const i64 stride = left.ld * 2;
@@ -232,7 +233,7 @@ inline void multiply(const Left& left, i64 blocks, const u16* b0, const u16* b1,
 inline void load_sums(int index, const Tile<float>& tile, i64 row) {
     const float* at = tile.at + row * tile.ld;
     const i64 stride = tile.ld * 4;
-    switch (index * 2 + tile.add) {  // tile numbers are part of the instructions
+    switch (index * 2 + tile.add) {  // tile numbers must be constants in the instructions
         case 0: { _tile_zero(0); break; }
         case 1: { _tile_loadd(0, at, stride); break; }
         case 2: { _tile_zero(1); break; }
@@ -255,14 +256,14 @@ inline void store_sums(int index, const Tile<float>& tile, i64 row) {
     }
 }
 
-constexpr i64 SLICE = 40;            // steps of k walked before the next columns: rows' and columns' slices stay in cache
-constexpr i64 CACHED = 1 << 20;      // a right factor of so many bytes stays there from product to product
+constexpr i64 SLICE = 40;            // steps of k per block of columns: the slices of rows and columns stay in cache
+constexpr i64 CACHED = 1 << 20;      // a right factor up to this many bytes stays in cache between products
 
-// As gemm.h's product, for vectors first .. last-1 of a factor packed by `pack`; left factors as `split` leaves them.
+// Like the product of gemm.h, for vectors first .. last-1 of a factor packed by `pack`; left factors are from `split`.
 template <int PARTS>
 void product(i64 rows, const u16* left, i64 depth, const u16* packed, const Target<float>& target, i64 first, i64 last) {
     const i64 blocks = depth / STEP, side = blocks * PARTS * TILE, slices = (blocks + SLICE - 1) / SLICE;
-    // While two columns of tiles are multiplied, the next two are fetched: a share a block of rows and step.
+    // While two columns of tiles are multiplied, the next two are prefetched: a part per block of rows and step.
     const i64 pairs_of_rows = (rows + 2 * SIDE - 1) / (2 * SIDE);
     const i64 fetched = (last - first) * side * 2 > CACHED ? round_up(PARTS * TILE * 2 / pairs_of_rows, 64) : 0;
     Shape shape;
@@ -300,11 +301,11 @@ void product(i64 rows, const u16* left, i64 depth, const u16* packed, const Targ
 
 // ---------------------------------------------------------------- sums over rows
 
-// out (16, 16) = in (16, 16)^T, rows in_ld and out_ld numbers apart.
+// out (16, 16) = in (16, 16)^T, with row strides in_ld and out_ld.
 inline void transpose_square(const float* in, i64 in_ld, float* out, i64 out_ld) {
     __m512i a[16], b[16];
     for (int r = 0; r < 16; r++) a[r] = _mm512_loadu_si512(in + r * in_ld);
-    // Within every fourth of a vector: pairs of rows, then fours of rows; then fourths change places.
+    // Within every quarter of a vector, interleave pairs of rows, then groups of four; then exchange the quarters.
     for (int r = 0; r < 16; r += 2) {
         b[r] = _mm512_unpacklo_epi32(a[r], a[r + 1]);
         b[r + 1] = _mm512_unpackhi_epi32(a[r], a[r + 1]);
@@ -314,7 +315,7 @@ inline void transpose_square(const float* in, i64 in_ld, float* out, i64 out_ld)
             a[r + 2 * i] = _mm512_unpacklo_epi64(b[r + i], b[r + 2 + i]);
             a[r + 2 * i + 1] = _mm512_unpackhi_epi64(b[r + i], b[r + 2 + i]);
         }
-    // a[4 g + c] holds, in fourth f, column 4 f + c of rows 4 g .. 4 g + 3.
+    // a[4 g + c] holds, in quarter f, column 4 f + c of rows 4 g .. 4 g + 3.
     for (int c = 0; c < 4; c++) {
         const __m512i low_01 = _mm512_shuffle_i32x4(a[c], a[4 + c], 0x44), high_01 = _mm512_shuffle_i32x4(a[c], a[4 + c], 0xEE);
         const __m512i low_23 = _mm512_shuffle_i32x4(a[8 + c], a[12 + c], 0x44);
@@ -326,8 +327,8 @@ inline void transpose_square(const float* in, i64 in_ld, float* out, i64 out_ld)
     }
 }
 
-// STEP rows of 16 columns of a (rows, ld) -> the left factor's tiles, transposed: 16 rows of 32 bfloat16, a tile a part.
-// Zeros stand in for rows and columns past the last.
+// STEP rows of 16 columns of a (rows, ld) -> the left factor's tiles, transposed: 16 rows of 32 bfloat16, one tile per
+// part. Rows and columns past the last are filled with zeros.
 template <int PARTS>
 void transpose(const float* a, i64 ld, i64 row, i64 rows, i64 column, i64 columns, u16* tiles) {
     alignas(64) u16 pairs[PARTS * TILE];
@@ -340,24 +341,24 @@ void transpose(const float* a, i64 ld, i64 row, i64 rows, i64 column, i64 column
         const __m512 odd = row + r + 1 < rows ? _mm512_maskz_loadu_ps(mask, at + ld) : _mm512_setzero_ps();
         pair_lines<PARTS>(even, odd, pairs + r / 2 * STEP);
     }
-    for (int part = 0; part < PARTS; part++)  // pairs are moved whole, as if they were floats
+    for (int part = 0; part < PARTS; part++)  // pairs are moved together, like floats
         transpose_square(reinterpret_cast<const float*>(pairs + part * TILE), SIDE,
                          reinterpret_cast<float*>(tiles + part * TILE), SIDE);
 }
 
-// One left factor of `outer`: a (rows, ld), m numbers a row.
+// One left factor of `outer`: a (rows, ld), m elements per row.
 struct Columns {
     const float* a;
     i64 ld, m;
 };
 
-constexpr i64 BAND = 16;  // vectors of b that are packed at a time, a block of rows after the other
+constexpr i64 BAND = 16;  // vectors of b packed at a time, for one block of rows after another
 
-// sums = (a_0 | a_1 ..)^T b, the sum over rows of `count` left factors side by side and b (rows, ldb), n numbers a row,
-// for vectors first .. last-1 of b, `chunk` rows at a time. sums: 32 columns after 32 columns, each (the sum of the m's,
-// each rounded up to 32; 32). left: 2 * PARTS bytes for every number of a chunk of the a's, their columns rounded up to
-// 32; right: for BAND vectors of b. Rows are read some steps ahead of their use: their lines lie too far apart for the
-// processor to foresee them.
+// sums = (a_0 | a_1 ..)^T b: the sum over rows of `count` left factors side by side and b (rows, ldb) with n elements
+// per row, for vectors first .. last-1 of b, `chunk` rows at a time. sums: blocks of 32 columns, each (the sum of the
+// m's, each rounded up to 32; 32). left: 2 * PARTS bytes for every element of a chunk of the a's, with their columns
+// rounded up to 32; right: for BAND vectors of b. Rows are prefetched some steps ahead: they are too far apart in
+// memory for the hardware prefetcher.
 template <int PARTS>
 void outer(i64 rows, i64 chunk, const Columns* a, int count, const float* b, i64 ldb, i64 n, float* sums, i64 first,
            i64 last, u16* left, u16* right) {

@@ -1,9 +1,9 @@
-// One cell step for one row, forward and backward, but for its products: what every cell has in common.
+// One cell step for one row, forward and backward, without its products: the code shared by all cells.
 //
-// A cell is a file in cells/, written after its equation in fastslow/cells/: `forward` and `backward` of a few rows. A row
-// of pre-activations is some blocks of `padded` numbers, of which the first `hidden` count; a row of h or c is `padded`
-// numbers. Pads stay zero. The parameters of a cell other than its matrices are one array of blocks of `padded` numbers,
-// which fastslow/cells/ lays out (`Kind.vectors`).
+// A cell is a file in cells/ that implements its equation in fastslow/cells/: `forward` and `backward` of a few rows. A
+// row of pre-activations consists of blocks of `padded` elements, of which the first `hidden` are used; a row of h or c
+// has `padded` elements. The padding stays zero. The parameters of a cell other than its matrices are one array of
+// blocks of `padded` elements, in the layout of fastslow/cells/ (`Kind.vectors`).
 #pragma once
 #include <cmath>
 
@@ -17,23 +17,23 @@ template <class T>
 struct Cell {
     i64 hidden, padded;
     T forget_bias;
-    u32 threshold_h, threshold_c;  // RANDOM: below these a unit keeps its old value
+    u32 threshold_h, threshold_c;  // RANDOM: below these thresholds a unit keeps its old value
     T rate_h, rate_c;              // EXPECTATION: the share of the old value
-    T* vectors;                    // owner: the caller's scratch, one a node
+    T* vectors;                    // owned by the caller: scratch, one per node
 };
 
 constexpr double NORM_EPSILON = 1e-3;
-constexpr int GATES = 4;  // blocks of pre-activations, at most
-constexpr i64 STATS = 8;  // numbers kept a row
+constexpr int GATES = 4;  // maximum number of blocks of pre-activations
+constexpr i64 STATS = 8;  // elements per row
 
-// Rows go through the parts of a step together, so that one row's arithmetic fills the time in which another waits for
-// a sum. `scratch` of both directions: (BLOCK, 10 padded) a thread.
+// A few rows go through the parts of a step together, so that the arithmetic of one row hides the latency of another
+// row's sums. `scratch` in both directions: (BLOCK, 10 padded) per thread.
 constexpr int BLOCK = 4;
 constexpr i64 ROW_SCRATCH = 10, SCRATCH = BLOCK * ROW_SCRATCH;
 
-// Forward, of one row. z, in: the products; out: the normalised blocks before gain and shift (NORM), else the
-// pre-activations with the bias. stats (STATS): written if NORM. h_old, c_old, h_new, c_new (padded): new may be old; of a
-// cell without c those of c are null. h_new null: replay, only z and stats are wanted.
+// Forward, for one row. z, in: the products; out: the normalised blocks before gain and shift (NORM), else the
+// pre-activations with the bias. stats (STATS): written if NORM. h_old, c_old, h_new, c_new (padded): new may alias
+// old; c_old and c_new are null for a cell without c. h_new null: replay, only z and stats are computed.
 template <class T>
 struct ForwardRow {
     T *z, *stats;
@@ -42,9 +42,9 @@ struct ForwardRow {
     RowWords words;
 };
 
-// Backward, of one row. z, in: what forward left; out: the gradient of the products. stats, h_old, c_old: of forward.
-// dh, dc (padded), in: the gradients of h_new and c_new; out: dc that of c_old, dh that of h_old but for what flows
-// through the products.
+// Backward, for one row. z, in: the result of forward; out: the gradient of the products. stats, h_old, c_old: as in
+// forward. dh, dc (padded), in: the gradients of h_new and c_new; out: dc is that of c_old, dh that of h_old without
+// the part that flows through the products.
 template <class T>
 struct BackwardRow {
     T* z;
@@ -53,14 +53,14 @@ struct BackwardRow {
     RowWords words;
 };
 
-// The code of a cell. backward: `sums` are the gradients of the vectors, added to, row after row.
+// The functions of a cell. backward: `sums` are the gradients of the vectors, accumulated over the rows.
 template <class T>
 struct CellCode {
     void (*forward)(const Cell<T>& cell, const ForwardRow<T>* rows, int count, T* scratch);
     void (*backward)(const Cell<T>& cell, const BackwardRow<T>* rows, int count, T* sums, T* scratch);
 };
 
-// The code of CELL<T, NORM, ZONE> for what a node and a window have.
+// The functions of CELL<T, NORM, ZONE> for the properties of a node and a window.
 template <template <class, bool, int> class CELL, class T>
 CellCode<T> code_of(bool norm, i64 zoneout) {
     auto of = [](auto cell) { return CellCode<T>{decltype(cell)::forward, decltype(cell)::backward}; };
@@ -73,9 +73,9 @@ CellCode<T> code_of(bool norm, i64 zoneout) {
                                     : of(CELL<T, false, NONE>());
 }
 
-// ---------------------------------------------------------------- parts that cells share
+// ---------------------------------------------------------------- code shared by cells
 
-// z (4 blocks) += bias. With NORM, mean and scale (1 / deviation) of every block, which goes to stats[0..3].
+// z (4 blocks) += bias. With NORM, mean and scale (1 / deviation) of every block, which are stored in stats[0..3].
 template <class T, bool NORM>
 FS_INLINE void add_bias(const Cell<T>& cell, const T* bias, const ForwardRow<T>* rows, int count, T (*mean)[4], T (*scale)[4]) {
     constexpr int W = Simd<T>::W;
@@ -115,8 +115,8 @@ FS_INLINE void add_bias(const Cell<T>& cell, const T* bias, const ForwardRow<T>*
         }
 }
 
-// The gradients da (4 blocks, behind the norms, times their gains) of every row -> z, before the norms; and of the bias.
-// first, second: the sums over units of da and of da times the normalised values. da of row r lies at r * ROW_SCRATCH *
+// The gradients da (4 blocks, after the norms, times their gains) of every row -> z, before the norms; and of the bias.
+// first, second: the sums over units of da and of da times the normalised values. da of row r is at r * ROW_SCRATCH *
 // padded + at in scratch.
 template <class T>
 FS_INLINE void norm_backward(const Cell<T>& cell, const BackwardRow<T>* rows, int count, const T* scratch, i64 at, T (*first)[4],

@@ -1,4 +1,4 @@
-// Every cell by the number that fastslow/cells/ gives it (`Kind.code`).
+// All cells by their code in fastslow/cells/ (`Kind.code`).
 #pragma once
 #include "cells/gru.h"
 #include "cells/lstm.h"
@@ -16,10 +16,10 @@ CellCode<T> cell_code(i64 code, bool norm, i64 zoneout) {
     }
 }
 
-// A node's vectors, or a step's, as the caller has them, and where their blocks go.
+// The caller's vectors of a node (of a window or a step), and the places of their blocks.
 constexpr int MOST_VECTORS = 8;
 
-// vectors (blocks padded numbers) = every given vector's blocks of `hidden` numbers at their places, added; pads zero.
+// vectors (blocks of `padded` elements) = the sum of all given vectors' blocks of `hidden` elements at their places.
 template <class T>
 void lay_out(T* vectors, i64 blocks, i64 hidden, i64 padded, const void* const* given, const std::int8_t (*places)[4]) {
     std::memset(vectors, 0, sizeof(T) * blocks * padded);

@@ -1,4 +1,4 @@
-// Numbers too small for a normal exponent are zero while one of these lives: processors take many times as long over them.
+// Denormal numbers are treated as zero while an object of this class exists: they slow processors down many times.
 #pragma once
 #include <cstdint>
 

@@ -8,14 +8,14 @@ extern "C" {
 
 #define FS_PUBLIC __attribute__((visibility("default")))
 
-// The gradients of a node's matrices on the tile unit, only where fs_tiles() says so: out[o] (blocks hidden, m[o]) (+)=
-// b^T a[o], the sum over rows of what the node read, a[o] (rows, lda[o]), m[o] numbers a row, and b (rows, ldb), the gradients
-// of its products, blocks of `padded` numbers, which are taken into bfloat16 once for all a's. Block i of b is block
-// to[i] of out's rows.
+// The gradients of a node's matrices on the tile unit; only if fs_tiles() is true. out[o] (blocks hidden, m[o]) (+)=
+// b^T a[o], summed over rows: a[o] (rows, lda[o]) is an input of the node with m[o] elements per row, and b (rows, ldb)
+// has the gradients of the products, in blocks of `padded` elements. b is converted to bfloat16 once for all a's. Block
+// i of b is block to[i] of out's rows.
 struct fs_outer {
     std::int64_t rows, count, hidden, padded, ldb, blocks;
     std::int8_t to[8];
-    std::int64_t parts;    // float32 as that many bfloat16
+    std::int64_t parts;    // float32 split into that many bfloat16
     std::int64_t threads;
     std::int64_t chunk;    // rows at a time, a multiple of 32
     std::int64_t add;
@@ -51,7 +51,7 @@ struct Outer {
         });
     }
 
-    // The sums, turned round, without the pads.
+    // The transposed sums, without the padding.
     void finish(int thread, int threads) const {
         constexpr i64 S = amx::SIDE;
         const Range mine = share(vectors(), thread, threads);
@@ -79,7 +79,7 @@ struct Outer {
 
 extern "C" {
 
-// What this build is: checked after loading, so that a foreign file is not used.
+// Identifies this build; checked after loading, so that no incompatible library is used.
 FS_PUBLIC std::int64_t fs_abi() {
     std::int64_t sizes[] = {sizeof(fs_node), sizeof(fs_window), sizeof(fs_outer), sizeof(fs_step), sizeof(fs_step_node)};
     std::int64_t abi = 0;
@@ -90,7 +90,7 @@ FS_PUBLIC std::int64_t fs_abi() {
 // Bytes in a vector: padded sizes are multiples of this.
 FS_PUBLIC std::int64_t fs_vector_bytes() { return FS_BYTES; }
 
-// The entry points of the OpenMP runtime that the process has loaded already.
+// The entry points of the OpenMP runtime that the process has already loaded.
 FS_PUBLIC void fs_use_openmp(void* parallel, void* thread_number, void* team_size) {
     openmp().parallel = reinterpret_cast<void (*)(void (*)(void*), void*, unsigned, unsigned)>(parallel);
     openmp().thread_number = reinterpret_cast<int (*)()>(thread_number);
@@ -98,7 +98,7 @@ FS_PUBLIC void fs_use_openmp(void* parallel, void* thread_number, void* team_siz
     openmp().owner = getpid();
 }
 
-// Whether this build's instructions run here: asked in a process of its own before a new build is taken into use.
+// Whether this build's instructions run on this machine; called in a separate process before a new build is used.
 FS_PUBLIC std::int64_t fs_self_test() {
     alignas(64) float x[2 * Simd<float>::W];
     for (int i = 0; i < 2 * Simd<float>::W; i++) x[i] = 0.1f * static_cast<float>(i);
@@ -108,19 +108,19 @@ FS_PUBLIC std::int64_t fs_self_test() {
     return s[1] > 0.0f && s[1] < 1.0f && d[0] > 0.4 && d[0] < 0.6 && bits[0] != bits[1] ? 1 : 0;
 }
 
-// Steps first .. last-1 of a window; `prepare`: pack the weights, which the first call of a pass asks for.
+// Steps first .. last-1 of a window; `prepare`: pack the weights, set in the first call of a pass.
 FS_PUBLIC void fs_forward_float(const fs_window* w, std::int64_t prepare) { run_window<float>(*w, false, prepare != 0); }
 FS_PUBLIC void fs_forward_double(const fs_window* w, std::int64_t prepare) { run_window<double>(*w, false, prepare != 0); }
 FS_PUBLIC void fs_backward_float(const fs_window* w, std::int64_t prepare) { run_window<float>(*w, true, prepare != 0); }
 FS_PUBLIC void fs_backward_double(const fs_window* w, std::int64_t prepare) { run_window<double>(*w, true, prepare != 0); }
 
-// The streaming path: how many numbers of scratch it needs, and its steps.
+// The streaming path: the number of scratch elements that it needs, and its steps.
 FS_PUBLIC std::int64_t fs_step_scratch_float(const fs_step* s) { return Steps<float>::scratch_size(*s); }
 FS_PUBLIC std::int64_t fs_step_scratch_double(const fs_step* s) { return Steps<double>::scratch_size(*s); }
 FS_PUBLIC void fs_step_float(const fs_step* s) { run_steps<float>(*s); }
 FS_PUBLIC void fs_step_double(const fs_step* s) { run_steps<double>(*s); }
 
-// Whether products of float32 can run on the tile unit here.
+// Whether products of float32 can run on the tile unit of this machine.
 FS_PUBLIC std::int64_t fs_tiles() {
 #ifdef FASTSLOW_AMX
     return amx::allowed() ? 1 : 0;

@@ -1,4 +1,4 @@
-// The random words of fastslow/noise.py: the same bits, drawn where they are needed.
+// The random words of fastslow/noise.py: the same bits, computed where they are needed.
 #pragma once
 #include "vec.h"
 
@@ -43,7 +43,7 @@ FS_INLINE Vec<T> dropout_factor(RowWords w, i64 first, u32 threshold, T scale) {
     return keep_lanes<T>(Simd<T>::widen(keep), splat(scale));
 }
 
-// Where h, and where c, take the new value.
+// Masks of the units whose h, and whose c, take the new value.
 template <class T>
 struct Updates {
     Ints<T> h, c;

@@ -1,8 +1,8 @@
-// The streaming path: steps of one row, or a few, without gradients and without masks.
+// The streaming path: steps of one row, or a few, without gradients or masks.
 //
-// At so few rows a step reads every weight for a handful of multiplications, so weights are read where they lie,
-// row-major, each once: z[r] = w_x[r] . x + w_h[r] . h, a block of rows of the matrix at a time. Threads share the rows of
-// every node, with a barrier before the pointwise part, which needs all of them, and one after it.
+// With so few rows, a step reads every weight for a handful of multiplications. So weights are read in place,
+// row-major, each once: z[r] = w_x[r] . x + w_h[r] . h, for one block of rows of the matrix at a time. Threads share
+// the rows of every node, with a barrier before the pointwise part, which needs all of them, and one after it.
 #pragma once
 #include <cmath>
 
@@ -12,18 +12,19 @@
 
 extern "C" {
 
-// One node. The weights are the caller's, of the engine's type; or int8 with one scale a row and matrix, rows padded
-// with zeros to `ld_x` and `ld_h` numbers. Block b of the rows of w_x adds to block x_places[b] of z, of w_h to h_places[b].
+// One node. The weights are the caller's, in the engine's dtype; or int8 with one scale per row and matrix, rows padded
+// with zeros to `ld_x` and `ld_h` elements. Block b of the rows of w_x adds to block x_places[b] of z, of w_h to
+// h_places[b].
 struct fs_step_node {
     std::int64_t hidden, padded, inputs, slot, source, norm, code, blocks, vector_blocks;
     std::int64_t x_blocks, h_blocks, joint;  // joint: the blocks of both matrices have the same places
     std::int8_t x_places[4], h_places[4];
     double forget_bias;
     const void *w_x, *w_h;              // (x_blocks H, inputs), (h_blocks H, H); or int8 (., ld_x), (., ld_h)
-    const float *scale_x, *scale_h;     // one a row for int8, else null
+    const float *scale_x, *scale_h;     // one per row for int8, else null
     std::int64_t ld_x, ld_h;
-    const void* parameters[8];          // vectors, null where there is none,
-    std::int8_t places[8][4];           // and where each block of H goes; -1 past the last
+    const void* parameters[8];          // vectors, null where there is none;
+    std::int8_t places[8][4];           // the place of each block of H; -1 past the last
 };
 
 struct fs_step {
@@ -32,12 +33,12 @@ struct fs_step {
     std::int64_t zoneout;  // 0 none, 2 expectation
     double rate_h, rate_c;
     fs_step_node* node;
-    void* scratch;  // fs_step_scratch(...) numbers, kept from call to call by the owner of this structure
+    void* scratch;  // fs_step_scratch(...) elements, kept between calls by the owner of this structure
     const void* x;  // (T, B, inputs)
     void* y;        // (T, B, H of the output)
-    const void** state_in;  // h and c of every slot in turn, (B, H) each; c null of slots without one
+    const void** state_in;  // h and c of every slot in turn, (B, H) each; c is null for slots without one
     void** state_out;       // the same; may be the same memory
-    // A language model's two ends, or null: rows of `embedding` (V, inputs) stand in for x, and `logits` for y.
+    // A language model's embedding and head, or null: rows of `embedding` (V, inputs) replace x, `logits` y.
     const std::int64_t* tokens;           // (T, B), each in 0 .. V-1
     const void *embedding, *head, *head_bias;  // (V, inputs), (V, H of the output), (V) or null
     void* logits;                         // (T, B, V)
@@ -48,7 +49,7 @@ struct fs_step {
 
 namespace fastslow {
 
-constexpr int CHAINS = FS_BYTES == 64 ? 16 : 8;  // sums that are under way side by side
+constexpr int CHAINS = FS_BYTES == 64 ? 16 : 8;  // independent sums computed at the same time
 
 template <class T>
 FS_INLINE Vec<T> load_first(const T* p, i64 n) {
@@ -67,7 +68,7 @@ FS_INLINE Vec<double> load_first<double>(const double* p, i64 n) {
 }
 #endif
 
-// The k-th vector of a row of weights as numbers of type T.
+// The k-th vector of a row of weights, converted to type T.
 template <class T>
 FS_INLINE Vec<T> weights_at(const T* row, i64 k) {
     return load(row + k);
@@ -75,7 +76,7 @@ FS_INLINE Vec<T> weights_at(const T* row, i64 k) {
 template <class T>
 FS_INLINE Vec<T> weights_at(const std::int8_t* row, i64 k) {
     typedef std::int8_t Bytes __attribute__((vector_size(Simd<T>::W), aligned(1), may_alias));
-    // By way of int32, for which machines have instructions.
+    // Via int32, for which there are instructions.
     return __builtin_convertvector(__builtin_convertvector(*reinterpret_cast<const Bytes*>(row + k), typename Simd<T>::S), Vec<T>);
 }
 #if defined(__AVX512F__)
@@ -92,7 +93,7 @@ FS_INLINE Vec<float> weights_at<float>(const std::int8_t* row, i64 k) {
 }
 #endif
 
-// acc[b][l] += w[b] . v[l] by lanes, over n numbers.
+// acc[b][l] += w[b] . v[l] per lane, over n elements.
 template <class T, class Q, int B, int L>
 FS_INLINE void dots(Vec<T> (&acc)[B][L], const Q* w, i64 ld, const T* const* v, i64 n) {
     constexpr int W = Simd<T>::W;
@@ -129,8 +130,8 @@ FS_INLINE void sum_all(const Vec<T>* v, T* totals) {
     constexpr int W = Simd<T>::W;
 #if defined(__GNUC__) && !defined(__clang__)
     if constexpr (N % W == 0) {
-        // W vectors at a time, by halves: each round adds the upper half of every segment to the lower one and packs two
-        // vectors into one, so that the last holds the W sums in order.
+        // Add W vectors at a time by halves: each round adds the upper half of every segment to the lower half and
+        // packs two vectors into one, so that the last vector holds the W sums in order.
 #pragma GCC unroll 4
         for (int base = 0; base < N; base += W) {
             Vec<T> part[W];
@@ -160,7 +161,8 @@ FS_INLINE void sum_all(const Vec<T>* v, T* totals) {
 
 enum Part { OF_BOTH, OF_X, OF_H };
 
-// Rows first .. first + B - 1 of a node's matrices times the activations of L lanes -> z[l][0 .. B-1], added to if `add`.
+// Rows first .. first + B - 1 of a node's matrices times the activations of L lanes -> z[l][0 .. B-1], accumulated if
+// `add`.
 template <class T, class Q, int B, int L, Part PART>
 FS_INLINE void rows_of(const fs_step_node& node, i64 first, const T* const* x, const T* const* h, T* const* z, bool add) {
     Vec<T> acc[B][L] = {};
@@ -237,7 +239,7 @@ struct Steps {
                 return;
             }
         const Node own = layout(last_of_slot(s.node[index].slot));
-        h = own.h, c = own.c;  // of the step before
+        h = own.h, c = own.c;  // from the previous step
     }
 
     static void pad(T* to, const void* from, i64 blocks, i64 hidden, i64 padded) {
@@ -279,7 +281,7 @@ struct Steps {
         return s.tokens ? static_cast<const T*>(s.embedding) + s.tokens[at] * s.inputs : static_cast<const T*>(s.x) + at * s.inputs;
     }
 
-    // A share of the rows of a node's matrices, or of one of them, for L lanes from `lane` on.
+    // A thread's share of the rows of a node's matrices, or of one of them, for L lanes from `lane` on.
     template <class Q, int L, Part PART>
     void gates(i64 index, i64 t, i64 lane, int thread, int threads) const {
         const fs_step_node& node = s.node[index];
@@ -328,7 +330,7 @@ struct Steps {
     template <class Q, int L>
     void gates_of(i64 index, i64 t, i64 lane, int thread, int threads) const {
         if (s.node[index].joint) return gates<Q, L, OF_BOTH>(index, t, lane, thread, threads);
-        // Blocks that both matrices add to have the same rows in each, so that one thread makes both sums.
+        // Blocks that both matrices add to use the same rows of each, so one thread computes both sums.
         if (s.node[index].inputs) gates<Q, L, OF_X>(index, t, lane, thread, threads);
         gates<Q, L, OF_H>(index, t, lane, thread, threads);
     }
@@ -336,7 +338,7 @@ struct Steps {
     template <class Q>
     void all_gates(i64 index, i64 t, int thread, int threads) const {
         i64 lane = 0;
-        // Rows of activations that share one reading of the weights.
+        // Rows of activations that share one pass over the weights.
         for (; lane + 4 <= s.rows; lane += 4) gates_of<Q, 4>(index, t, lane, thread, threads);
         for (; lane + 2 <= s.rows; lane += 2) gates_of<Q, 2>(index, t, lane, thread, threads);
         for (; lane < s.rows; lane++) gates_of<Q, 1>(index, t, lane, thread, threads);
@@ -407,7 +409,7 @@ struct Steps {
                 cells(n, thread, threads);
                 barrier.wait();
             }
-            // Nobody writes the output's h again before the barrier that follows the next step's first products.
+            // The output's h is not written again before the barrier after the first products of the next step.
             if (s.logits)
                 all_logits(t, s.vocabulary * thread / threads, s.vocabulary * (thread + 1) / threads);
             else

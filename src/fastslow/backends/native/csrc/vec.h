@@ -1,4 +1,4 @@
-// Vectors of the machine's width, as the compiler's own vector types: AVX-512, AVX2, SSE and NEON from one source.
+// Vectors of the machine's width, as the compiler's vector types: AVX-512, AVX2, SSE and NEON from one source.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -28,7 +28,7 @@ namespace fastslow {
 using i64 = std::int64_t;
 using u32 = std::uint32_t;
 
-// V: W numbers; VU: the same, at any address; I: W integers as wide as the number; S: W int32; U: W uint32.
+// V: W elements; VU: the same, unaligned; I: W integers of the element's size; S: W int32; U: W uint32.
 template <class T>
 struct Simd;
 
@@ -85,7 +85,7 @@ FS_INLINE T sum(Vec<T> v) {
 #if defined(__AVX512F__)
 template <>
 FS_INLINE float sum<float>(Vec<float> v) {
-    return _mm512_reduce_add_ps((__m512)v);  // by halves too, without leaving the registers
+    return _mm512_reduce_add_ps((__m512)v);  // also by halves, within the registers
 }
 template <>
 FS_INLINE double sum<double>(Vec<double> v) {
@@ -102,7 +102,7 @@ FS_INLINE void sum_four(const Vec<T>* v, T* totals) {
 #if defined(__AVX512F__)
 template <>
 FS_INLINE void sum_four<float>(const Vec<float>* v, float* totals) {
-    // The same halves, of four vectors side by side: a fourth of the last vector belongs to each.
+    // The same halves for four vectors at a time: each takes a quarter of the last vector.
     const __m512 a = (__m512)v[0], b = (__m512)v[1], c = (__m512)v[2], d = (__m512)v[3];
     const __m512 ab = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xEE));
     const __m512 cd = _mm512_add_ps(_mm512_shuffle_f32x4(c, d, 0x44), _mm512_shuffle_f32x4(c, d, 0xEE));
@@ -137,7 +137,7 @@ FS_INLINE Vec<T> keep_lanes(Ints<T> lanes, Vec<T> v) {
 
 // ---------------------------------------------------------------- functions
 
-// x, but no less than low and no more than high; NaN stays NaN.
+// x clamped to [low, high]; NaN stays NaN.
 template <class T>
 FS_INLINE Vec<T> clamp(Vec<T> x, T low, T high) {
     x = x > splat(high) ? splat(high) : x;
@@ -160,13 +160,13 @@ FS_INLINE Vec<T> reciprocal(Vec<T> d) {
 #if defined(__AVX512F__)
 template <>
 FS_INLINE Vec<float> reciprocal<float>(Vec<float> d) {
-    // 14 bits, then one Newton step: within 1 ulp of the quotient, at a third of a division's time.
+    // 14 bits, then one Newton step: within 1 ulp of the quotient, in a third of the time of a division.
     Vec<float> y = (Vec<float>)_mm512_maskz_rcp14_ps(0xFFFF, (__m512)d);
     return y + y * (1.0f - d * y);
 }
 #endif
 
-// exp(x) = scale (1 + p): scale a power of two, p = expm1 of the rest, |rest| <= ln(2) / 2.
+// exp(x) = scale (1 + p): scale a power of two, p = expm1(r) of the remainder r, |r| <= ln(2) / 2.
 template <class T>
 struct Exponent {
     Vec<T> scale, p;
@@ -204,7 +204,7 @@ FS_INLINE Exponent<double> exponent<double>(Vec<double> x) {
     V n = t - magic;
     V r = x - n * 6.93147180369123816490e-01;
     r = r - n * 1.90821492927058770002e-10;
-    // The series of (expm1(r) - r) / r^2, to r^14 / 14!.
+    // The Taylor series of (expm1(r) - r) / r^2, to r^14 / 14!.
     V q = splat(1.0 / 87178291200.0);
     q = q * r + 1.0 / 6227020800.0;
     q = q * r + 1.0 / 479001600.0;
@@ -228,7 +228,7 @@ FS_INLINE Vec<T> sigmoid(Vec<T> x) {
     return reciprocal<T>(static_cast<T>(1) + (e.scale + e.scale * e.p));
 }
 
-// By expm1, so that small arguments keep their relative precision.
+// Uses expm1 so that small arguments keep their relative precision.
 template <class T>
 FS_INLINE Vec<T> tanh(Vec<T> x) {
     Exponent<T> e = exponent<T>(x + x);

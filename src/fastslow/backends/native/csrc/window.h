@@ -1,8 +1,8 @@
 // A window of T steps of any wiring, forward and backward, in one call.
 //
-// Rows are independent of each other, so threads form groups, a group owns a block of rows for the whole window, and
-// groups never wait for each other. Where there are more threads than blocks worth having, the members of a group share
-// each product's panels and each step's rows, with a barrier between.
+// Rows are independent of each other, so threads form groups; a group owns a block of rows for the whole window, and
+// groups never wait for each other. If there are more threads than useful blocks, the members of a group share each
+// product's panels and each step's rows, with a barrier in between.
 #pragma once
 #include <initializer_list>
 #include <type_traits>
@@ -15,46 +15,48 @@
 
 extern "C" {
 
-// One node. Arrays of T steps have a stride in numbers from step to step, 0 where every step uses the same memory.
-// Padded sizes are multiples of the vector width. "saved": owner is the window's memory, alive until its backward.
+// One node. Arrays of T steps have a stride in elements from step to step, 0 if every step uses the same memory. Padded
+// sizes are multiples of the vector width. "saved" means that the array belongs to the window's saved memory, which is
+// kept until its backward.
 //
-// z has `blocks` blocks of P numbers. The product with what the node reads adds to the x_blocks of them from x_first on,
-// that with h to the h_blocks from h_first on. Where these are the same (joint) one product of both makes them.
+// z has `blocks` blocks of P elements. The product with the node's input adds to x_blocks of them, starting at x_first;
+// the product with h adds to h_blocks of them, starting at h_first. If these are the same (joint), one product computes
+// both.
 struct fs_node {
     std::int64_t hidden, padded;         // H and its padded size P
-    std::int64_t inputs, padded_inputs;  // size of what it reads, 0 if nothing
-    std::int64_t slot, source;           // source: node, -1 the input x, -2 nothing
+    std::int64_t inputs, padded_inputs;  // size of its input, 0 if it has none
+    std::int64_t slot, source;           // source: node, -1 the input x, -2 none
     std::int64_t code, norm;             // `Kind.code`; whether it has norms
     std::int64_t blocks, x_first, x_blocks, h_first, h_blocks;
-    std::int8_t x_rows[4], h_rows[4];    // for each of those blocks the block of rows of the matrix that makes it
+    std::int8_t x_rows[4], h_rows[4];    // for each of those blocks, the block of rows of the matrix that computes it
     double forget_bias;
     const void *w_x, *w_h;        // (x_blocks H, inputs), (h_blocks H, H): the caller's parameters, row-major
-    const void* parameters[8];    // the caller's vectors, null where there is none,
-    std::int8_t places[8][4];     // and where each block of H goes among `vectors`; -1 past the last
+    const void* parameters[8];    // the caller's vectors, null where there is none;
+    std::int8_t places[8][4];     // the place of each block of H in `vectors`; -1 past the last
     void* forward_panels;   // (inputs + H, blocks P), or (inputs, x_blocks P): scratch of a forward call
     void* backward_panels;  // (blocks P, padded_inputs or 0 + P), or (x_blocks P, padded_inputs): scratch of a backward call
-    void *forward_panels_h, *backward_panels_h;  // of h alone, where the products are apart: (H, h_blocks P), (h_blocks P, P)
-    void *forward_tiles, *backward_tiles;  // the panels as amx.h packs them: scratch of a call; null where `parts` is 0
+    void *forward_panels_h, *backward_panels_h;  // for h alone, if the products are separate: (H, h_blocks P), (h_blocks P, P)
+    void *forward_tiles, *backward_tiles;  // the panels packed by amx.h: scratch of a call; null if `parts` is 0
     void *forward_tiles_h, *backward_tiles_h;
     std::int64_t vector_blocks;
-    void* vectors;          // (vector_blocks P): scratch, the parameters padded
-    void* z;                // (T, B, blocks P): saved; normalised blocks, which backward replaces by gradients of the products
+    void* vectors;          // (vector_blocks P): scratch: the padded parameters
+    void* z;                // (T, B, blocks P): saved; normalised blocks, which backward overwrites with gradients of the products
     void* stats;            // (T, B, 8): saved
     std::int64_t z_step, stats_step;
-    const void* read;  // (T, B, inputs), row stride read_ld: what the product reads: x, the source's h, or `dropped`
+    const void* read;  // (T, B, inputs), row stride read_ld: the input of the product: x, the source's h, or `dropped`
     std::int64_t read_step, read_ld;
     void* dropped;             // (T, B, inputs), or null without dropout: saved; the input after dropout
-    const void* undropped;     // (T, B, inputs), row stride undropped_ld: what `dropped` is drawn from
+    const void* undropped;     // (T, B, inputs), row stride undropped_ld: the input before dropout
     std::int64_t undropped_step, undropped_ld;
-    const void *h_old, *c_old;  // (T, B, P): saved; the slot's state that the node reads; c null of cells without one
+    const void *h_old, *c_old;  // (T, B, P): saved; the slot's state that the node reads; c is null for cells without one
     void *h_new, *c_new;        // (T, B, P): saved; the state that it writes
     std::int64_t old_step, new_step;
-    void* emitted;  // (T, B, P): saved; h_new once more, where resets may clear it before others have read it; or null
+    void* emitted;  // (T, B, P): saved; a copy of h_new where resets may clear it before others read it; or null
     std::int64_t emitted_step;
     void* d_out;              // (B, P), or null if no node reads this one: scratch; gradient of its output at this step
-    void* d_parameters;       // (threads, vector_blocks P): out; gradients of the padded vectors, zeroed by the call
-    std::int64_t input_grad;  // whether backward needs the gradient of what it reads
-    std::int64_t input_adds;  // whether a later node has written that gradient already
+    void* d_parameters;       // (threads, vector_blocks P): output; gradients of the padded vectors, zeroed by the call
+    std::int64_t input_grad;  // whether backward needs the gradient of its input
+    std::int64_t input_adds;  // whether a later node has already written that gradient
 };
 
 struct fs_window {
@@ -65,16 +67,16 @@ struct fs_window {
     const void* x;              // (T, B, inputs)
     void* y;                    // (T, B, H of the output), contiguous
     const std::int64_t* lengths;  // (B) or null
-    const std::uint8_t* resets;   // (T, B) or null: where a row's state is zeros before the step
+    const std::uint8_t* resets;   // (T, B) or null: whether a row's state is set to zero before the step
     std::int64_t random;        // whether masks are drawn
     std::int64_t zoneout;       // 0 none, 1 random, 2 expectation
-    std::int64_t drop;          // whether inputs and y are dropped out
+    std::int64_t drop;          // whether dropout is applied to inputs and y
     std::uint32_t key_low, key_high, first_step, first_row;
     std::uint32_t drop_threshold, threshold_h, threshold_c, unused;
     double drop_scale, rate_h, rate_c;
     void* scratch;  // (threads, scratch_size): scratch of a call
     std::int64_t scratch_size;
-    std::int64_t parts;       // 0: products by gemm.h; 1 to 3: on the tile unit, float32 as that many bfloat16
+    std::int64_t parts;       // 0: products by gemm.h; 1 to 3: on the tile unit, float32 split into that many bfloat16
     void* split;              // (threads, split_size) bfloat16: scratch of a call; a product's left factor in parts
     std::int64_t split_size;
     void* gather;  // (B, gather_ld): scratch of backward; gradient of a node's input before dropout's factor
@@ -84,7 +86,7 @@ struct fs_window {
     const void* d_y;  // (T, B, H of the output) or null
     void* d_x;        // (T, B, inputs) or null: out
     std::int64_t first, last;  // the steps this call runs
-    std::int64_t replay;       // forward: only z, stats and dropped, of a window whose states are saved
+    std::int64_t replay;       // forward: only z, stats and dropped, for a window whose states are saved
 };
 
 }  // extern "C"
@@ -106,7 +108,7 @@ struct Range {
 
 inline Range share(i64 count, i64 part, i64 parts) { return {count * part / parts, count * (part + 1) / parts}; }
 
-// What one thread does: member `member` of the `members` that own the rows `rows`.
+// The work of one thread: member `member` of the `members` that own the rows `rows`.
 struct Place {
     Range rows;
     i64 member, members, thread;
@@ -134,10 +136,10 @@ struct Window {
     }
     bool stopped(i64 t, i64 row) const { return w.lengths && w.lengths[row] <= t; }
 
-    bool anew(i64 t, i64 row) const { return w.resets[t * w.rows + row] && !stopped(t, row); }
-    bool any_anew(i64 t, Range rows) const {
+    bool is_reset(i64 t, i64 row) const { return w.resets[t * w.rows + row] && !stopped(t, row); }
+    bool any_reset(i64 t, Range rows) const {
         for (i64 r = rows.first; w.resets && r < rows.last; r++)
-            if (anew(t, r)) return true;
+            if (is_reset(t, r)) return true;
         return false;
     }
 
@@ -162,7 +164,7 @@ struct Window {
 
     static bool joint(const fs_node& node) { return node.x_first == node.h_first && node.x_blocks == node.h_blocks; }
 
-    // A row of an array that may not be there.
+    // A row of an array, or null if there is no array.
     static T* row(void* base, i64 offset) { return base ? at<T>(base, offset) : nullptr; }
     static const T* row(const void* base, i64 offset) { return base ? at<T>(base, offset) : nullptr; }
     static void copy(T* to, const T* from, i64 n) {
@@ -174,7 +176,8 @@ struct Window {
 
     // ------------------------------------------------------------ products
 
-    // target (+)= the sum over operands of a times their part of the packed weights; members of a place share the columns.
+    // target (+)= the sum over operands of a times their part of the packed weights; the members of a group share the
+    // columns.
     void multiply(i64 rows, const Operand<T>* operands, int count, const void* panels, const void* packed_tiles,
                   i64 vectors, const Target<T>& target, const Place& place) const {
 #ifdef FASTSLOW_AMX
@@ -195,7 +198,7 @@ struct Window {
         product<T>(rows, operands, count, at<T>(panels, 0), vectors, target, p.first, p.last);
     }
 
-    // Panels first .. last-1, just packed, once more as tiles.
+    // Packs the panels first .. last-1 also as tiles.
     void pack_tiles(const void* panels, void* tiles, i64 vectors, const i64* ks, int count, Range p) const {
 #ifdef FASTSLOW_AMX
         if constexpr (std::is_same<T, float>::value) {
@@ -252,7 +255,7 @@ struct Window {
         if (count) code.forward(cell, block, count, scratch);
     }
 
-    // z = the products of what the node reads and of h.
+    // z = the products of the node's input and of h.
     void products_forward(const fs_node& node, i64 t, const Place& place) const {
         const i64 rows = place.rows.last - place.rows.first, r0 = place.rows.first, ld = node.blocks * node.padded;
         const i64 block = node.padded / W;
@@ -269,12 +272,12 @@ struct Window {
         if (node.inputs) {
             const Target<T> target{z + node.x_first * node.padded, ld, false, node.x_blocks * block, nullptr, 0, false};
             multiply(rows, &x, 1, node.forward_panels, node.forward_tiles, node.x_blocks * block, target, place);
-            place.barrier->wait();  // the other product adds to what this one made
+            place.barrier->wait();  // the other product adds to this result
         } else if (place.member == 0) {
             for (i64 r = 0; r < rows; r++) std::memset(z + r * ld + node.x_first * node.padded, 0, sizeof(T) * node.x_blocks * node.padded);
         }
         if (!node.inputs) place.barrier->wait();
-        const i64 shared = (node.x_first + node.x_blocks - node.h_first) * block;  // blocks of both: the first of h's
+        const i64 shared = (node.x_first + node.x_blocks - node.h_first) * block;  // blocks that both add to: the first of h's
         T* to = z + node.h_first * node.padded;
         const Target<T> target{to, ld, true, shared, to + shared * W, ld, false};
         multiply(rows, &h, 1, node.forward_panels_h, node.forward_tiles_h, node.h_blocks * block, target, place);
@@ -319,10 +322,10 @@ struct Window {
         }
     }
 
-    // Zeros before step t in the states of the rows that start anew: where the first node of every slot reads them, which
-    // is where the last one wrote them a step ago. Other nodes that read its h read `emitted`.
+    // Sets the states of the rows that are reset before step t to zero: where the first node of every slot reads them,
+    // which is where the last one wrote them in the previous step. Other nodes that read its h read `emitted`.
     void reset_forward(i64 t, const Place& place) const {
-        if (w.replay || !any_anew(t, place.rows)) return;
+        if (w.replay || !any_reset(t, place.rows)) return;
         const Range rows = place.my_rows();
         for (i64 n = 0; n < w.nodes; n++) {
             const fs_node& node = w.node[n];
@@ -330,14 +333,14 @@ struct Window {
             for (i64 before = 0; before < n; before++) first = first && w.node[before].slot != node.slot;
             if (!first) continue;
             for (i64 r = rows.first; r < rows.last; r++)
-                if (anew(t, r))
+                if (is_reset(t, r))
                     for (const void* state : {node.h_old, node.c_old})
                         clear(const_cast<void*>(state), t * node.old_step + r * node.padded, node.padded);
         }
         place.barrier->wait();
     }
 
-    // Past the end of every row of a place: states stay, inputs and outputs are zero.
+    // Steps past the end of every row of a group: states stay, inputs and outputs are zero.
     void idle_forward(i64 t, const Place& place) const {
         const Range rows = place.my_rows();
         for (i64 n = 0; n < w.nodes; n++) {
@@ -406,7 +409,7 @@ struct Window {
         if (count) code.backward(cell, block, count, sums, scratch);
     }
 
-    // From dz the gradients of what the node read, to `gather`, and of h.
+    // Computes from dz the gradient of the node's input, in `gather`, and of h.
     void products_backward(const fs_node& node, i64 t, const Place& place) const {
         const i64 rows = place.rows.last - place.rows.first, r0 = place.rows.first, ld = node.blocks * node.padded;
         const T* dz = at<T>(static_cast<const void*>(node.z), t * node.z_step + r0 * ld);
@@ -428,7 +431,7 @@ struct Window {
         multiply(rows, &dz_h, 1, node.backward_panels_h, node.backward_tiles_h, of_h, target, place);
     }
 
-    // The gradient of what a node reads, from `gather` to its source's d_out or to d_x.
+    // Moves the gradient of a node's input from `gather` to its source's d_out or to d_x.
     void pass_input_gradient(const fs_node& node, i64 index, i64 t, const Place& place) const {
         const bool to_x = node.source < 0;
         const Range rows = place.my_rows();
@@ -455,7 +458,7 @@ struct Window {
         place.barrier->wait();
     }
 
-    // Steps past the end of every row of a place: nothing flows.
+    // Steps past the end of every row of a group: no gradient flows.
     void idle_backward(i64 t, const Place& place) const {
         const Range rows = place.my_rows();
         const i64 count = rows.last - rows.first;
@@ -467,14 +470,14 @@ struct Window {
         if (w.d_x) std::memset(at<T>(w.d_x, (t * w.rows + rows.first) * w.inputs), 0, sizeof(T) * count * w.inputs);
     }
 
-    // No gradient passes to the steps before a new start. A row's gradients are read next by the thread that clears them.
+    // No gradient flows to the steps before a reset. A row's gradients are read next by the thread that clears them.
     void reset_backward(i64 t, const Place& place) const {
         const Range rows = place.my_rows();
-        if (!any_anew(t, rows)) return;
+        if (!any_reset(t, rows)) return;
         for (i64 n = 0; n < w.nodes; n++) {
             const fs_node& node = w.node[n];
             for (i64 r = rows.first; r < rows.last; r++)
-                if (anew(t, r))
+                if (is_reset(t, r))
                     for (void* grad : {w.d_h[node.slot], w.d_c[node.slot]}) clear(grad, r * node.padded, node.padded);
         }
     }
@@ -523,7 +526,7 @@ struct Window {
                 Factors& product = found[f];
                 const Matrix<T>* matrices = product.matrices;
                 if (backward) {
-                    if (matrices[0].w == node.w_x && !node.input_grad) {  // x comes first
+                    if (matrices[0].w == node.w_x && !node.input_grad) {  // x is first
                         if (product.count == 1) continue;
                         matrices++, product.count--;
                     }
@@ -552,7 +555,7 @@ struct Window {
     // The first thread of a group: the least t with t * groups / threads == group.
     i64 first_thread(i64 group, int threads) const { return (group * threads + w.groups - 1) / w.groups; }
 
-    // How many threads a group has; with fewer threads than groups each thread runs several groups by itself.
+    // How many threads a group has; with fewer threads than groups, each thread runs several groups alone.
     i64 members(i64 group, int threads) const {
         return threads < w.groups ? 1 : first_thread(group + 1, threads) - first_thread(group, threads);
     }
@@ -575,7 +578,8 @@ struct Window {
     }
 };
 
-// A parallel region may get fewer threads than asked for: the first to arrive sets the barriers for those that came.
+// A parallel region may get fewer threads than requested: the first to arrive sets up the barriers for the actual
+// number.
 template <class T>
 struct Call {
     Window<T> window;

@@ -1,8 +1,8 @@
-"""What one row of one node does in a step, forward and backward: the kernels of a cell a file, chosen by `Kind.code`.
+"""The kernels for one row of one node in one step, forward and backward: one cell per file, chosen by `Kind.code`.
 
-A file has two kernels, `<name>_forward` and `<name>_backward`. All have the same arguments, those of lstm.py, whatever
-a cell uses of them: the loops that launch them do not know which cell they run. What they share is in
-`fastslow.backends.triton.row`. This file imports no triton.
+A file has two kernels, `<name>_forward` and `<name>_backward`. All have the same arguments, documented in lstm.py, even
+if a cell does not use all of them, because the loops that launch them do not know which cell they run. Shared code is
+in `fastslow.backends.triton.row`. This file does not import triton.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Cell:
-    """name: of its file and its kernels. constants: theirs, besides those that all have."""
+    """name: of its file and its kernels. constants: those of its kernels besides the common ones."""
 
     name: str
     constants: Mapping[str, bool] = field(default_factory=dict)

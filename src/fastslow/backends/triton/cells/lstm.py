@@ -1,9 +1,8 @@
-"""The LSTM, `fastslow.cells.lstm` in its letters, and `plain_lstm` without norms: blocks of z are i, f, g, o.
+"""The LSTM, in the notation of `fastslow.cells.lstm`, and `plain_lstm` without norms; the blocks of z are i, f, g, o.
 
 Its vectors are the gates' biases, gains and shifts, then the cell's gain and shift; the constant of the forget gate is
-in its shift, or in its bias where there are no norms.
-
-Here stands what every argument of a cell's kernels is. HP is H rounded up to 16 columns, BLOCK to a power of two.
+included in its shift, or in its bias without norms. The arguments of all cells' kernels are documented here. HP is H
+rounded up to 16 columns, BLOCK to a power of two.
 """
 
 # Kernels are compiled by triton, not by Python; their arguments have no Python types.
@@ -17,44 +16,44 @@ from triton.language.extra.cuda import gdc_wait
 
 from fastslow.backends.triton.row import (
     STATS,
-    gathered,
-    hand_on,
+    apply_zoneout,
+    is_reset,
     is_running,
+    layer_norm4,
+    layer_norm_backward4,
     load4,
-    normal4,
-    normed4,
-    parted,
-    settled,
+    load_dh,
+    normalised4,
     sigmoid,
-    starts_anew,
     store4,
+    store_h,
     tanh,
-    through_norm4,
-    unless,
     updates,
+    zero_if,
+    zoneout_backward,
 )
 
 
 @triton.jit(
     do_not_specialize=["step", "t", "first_row", "zone_site", "read_site", "out_site", "zone_h", "zone_c", "drop"],
-    do_not_specialize_on_alignment=["anew_ptr"],
+    do_not_specialize_on_alignment=["reset_ptr"],
 )
 def lstm_forward(
     z_ptr,  # (B, 4 HP) in: the products W_x x + W_h h of this step, without bias
     vectors_ptr,  # (blocks, H) float32 in: the node's vectors, laid out by its `Kind`
-    h_old_ptr,  # (B, HP), rows h_old_stride apart, in: the state h handed to this cell
-    wide_old_ptr,  # (B, HP) float32 in: c handed to this cell; of a cell without c it is h, unrounded
+    h_old_ptr,  # (B, HP), rows h_old_stride apart, in: the state h that this cell reads
+    wide_old_ptr,  # (B, HP) float32 in: the c that this cell reads; for a cell without c, the unrounded h
     wide_ptr,  # (B, HP) float32 out: the same after this step
     h_ptr,  # (B, HP), rows h_stride apart, out: h, where the next cell of the slot reads it
-    whole_ptr,  # (B, HP) out: h of a row whose state starts anew too, for further readers
-    read_ptr,  # (B, HP), rows read_stride apart, out: h dropped, where the node that reads this one does
-    y_ptr,  # (B, H) out: h dropped, zero past a row's end
+    whole_ptr,  # (B, HP) out: h without resets, for additional readers
+    read_ptr,  # (B, HP), rows read_stride apart, out: h after dropout, in the operand of the node that reads this one
+    y_ptr,  # (B, H) out: h after dropout, zero past a row's end
     stats_ptr,  # (B, STATS) float32 out
     lengths_ptr,  # (B) int64 in
-    anew_ptr,  # (B) int8 in: of the next step; where not 0 the row's state is zeros before it
+    reset_ptr,  # (B) int8 in: for the next step; nonzero where the row's state is set to zero before it
     key_ptr,  # () int64 in
-    step,  # number of the step for the masks
-    t,  # number of the step in the window, for the ends of rows
+    step,  # index of the step for the masks
+    t,  # index of the step in the window, compared with lengths
     first_row,
     zone_site,
     read_site,
@@ -80,7 +79,7 @@ def lstm_forward(
     OUT: tl.constexpr,
     DROP: tl.constexpr,
     ENDS: tl.constexpr,
-    ANEW: tl.constexpr,
+    RESETS: tl.constexpr,
     DEPENDENT: tl.constexpr,
     TOGETHER: tl.constexpr,
 ):
@@ -88,11 +87,11 @@ def lstm_forward(
     unit = tl.arange(0, BLOCK)
     real = unit < H
     inside = unit < HP
-    # All that the product before this kernel does not write comes first: a dependent launch reads it while that ends.
+    # First load all that does not depend on the product before this kernel: a dependent launch overlaps with it.
     h_old = tl.load(h_old_ptr + row * h_old_stride + unit, mask=real, other=0.0).to(tl.float32)
     c_old = tl.load(wide_old_ptr + row * HP + unit, mask=real, other=0.0)
     running = is_running(lengths_ptr, row, t, ENDS)
-    anew = starts_anew(anew_ptr, row, ANEW)
+    reset = is_reset(reset_ptr, row, RESETS)
     if BIAS:
         bi, bf, bg, bo = load4(vectors_ptr, unit, real, H)
     if NORM:
@@ -107,7 +106,7 @@ def lstm_forward(
         zi, zf, zg, zo = zi + bi, zf + bf, zg + bg, zo + bo
     stats = stats_ptr + row * STATS
     if NORM:
-        zi, zf, zg, zo = normed4(
+        zi, zf, zg, zo = layer_norm4(
             zi, zf, zg, zo, gi, gf, gg, go, si, sf, sg, so, stats, real, epsilon, H, TOGETHER
         )  # fmt: skip
     c = sigmoid(zf) * c_old + sigmoid(zi) * tanh(zg)
@@ -122,36 +121,36 @@ def lstm_forward(
         tl.store(stats + 12, rstd)
     h = sigmoid(zo) * tanh(normed)
     update_h, update_c = updates(key_ptr, step, zone_site, row + first_row, unit, zone_h, zone_c, ZONE)
-    h = settled(h, h_old, update_h, rate_h, running, ZONE, ENDS)
-    c = settled(c, c_old, update_c, rate_c, running, ZONE, ENDS)
-    tl.store(wide_ptr + row * HP + unit, unless(anew, c, ANEW), mask=inside)
-    hand_on(
-        h, row, unit, real, running, anew,
+    h = apply_zoneout(h, h_old, update_h, rate_h, running, ZONE, ENDS)
+    c = apply_zoneout(c, c_old, update_c, rate_c, running, ZONE, ENDS)
+    tl.store(wide_ptr + row * HP + unit, zero_if(reset, c, RESETS), mask=inside)
+    store_h(
+        h, row, unit, real, running, reset,
         h_ptr, whole_ptr, read_ptr, y_ptr, key_ptr, step, first_row, read_site, out_site, drop, scale,
-        h_stride, read_stride, H, HP, WHOLE, READ, OUT, DROP, ENDS, ANEW,
+        h_stride, read_stride, H, HP, WHOLE, READ, OUT, DROP, ENDS, RESETS,
     )  # fmt: skip
 
 
 @triton.jit(
     do_not_specialize=["step", "t", "first_row", "zone_site", "read_site", "out_site", "zone_h", "zone_c", "drop"],
-    do_not_specialize_on_alignment=["anew_ptr"],
+    do_not_specialize_on_alignment=["reset_ptr"],
 )
 def lstm_backward(
-    z_ptr,  # (B, 4 HP) in, as the forward pass read it
+    z_ptr,  # (B, 4 HP) in, as in the forward pass
     vectors_ptr,
-    wide_old_ptr,  # (B, HP) float32 in, as the forward pass read it
+    wide_old_ptr,  # (B, HP) float32 in, as in the forward pass
     stats_ptr,  # (B, STATS) float32 in
     carry_ptr,  # (PARTS, B, HP) in, parts and rows carry_part and carry_stride apart: W_h^T dz of the slot's next cell
     read_grad_ptr,  # (PARTS, B, HP) in, likewise: W_x^T dz of the node that reads this one
-    extra_ptr,  # (B, HP) float32 in: the same of further readers, masked and summed
+    extra_ptr,  # (B, HP) float32 in: the same for additional readers, masked and summed
     dy_ptr,  # (B, H) in: the gradient of the output
-    dh_ptr,  # (B, HP) float32 in: what of dh passed the next cell by; out: what passes this one by
-    dc_ptr,  # (B, HP) float32 in: of the c this cell wrote; out: of the c it read; not of a cell without c
+    dh_ptr,  # (B, HP) float32 in: the part of dh that bypassed the next cell; out: the part that bypasses this one
+    dc_ptr,  # (B, HP) float32 in: of the c that this cell wrote; out: of the c that it read; unused without c
     dz_ptr,  # (B, 4 HP) out
-    dn_ptr,  # (B, 4 HP) out: the gradient of the normed gates
-    own_ptr,  # (B, 2 HP) out: the gradients of cell gain and cell shift, to be summed
+    dn_ptr,  # (B, 4 HP) out: the gradient of the normalised gates
+    own_ptr,  # (B, 2 HP) out: the gradients of cell gain and cell shift, not yet summed over rows
     lengths_ptr,
-    anew_ptr,  # (B) int8 in: of the next step
+    reset_ptr,  # (B) int8 in: for the next step
     key_ptr,
     step,
     t,
@@ -183,7 +182,7 @@ def lstm_backward(
     OUT: tl.constexpr,
     DROP: tl.constexpr,
     ENDS: tl.constexpr,
-    ANEW: tl.constexpr,
+    RESETS: tl.constexpr,
     DEPENDENT: tl.constexpr,
     TOGETHER: tl.constexpr,
 ):
@@ -191,7 +190,7 @@ def lstm_backward(
     unit = tl.arange(0, BLOCK)
     real = unit < H
     inside = unit < HP
-    # First the forward pass again: it needs nothing of the product before this kernel.
+    # Recompute the forward pass first: it does not depend on the product before this kernel.
     zi, zf, zg, zo = load4(z_ptr + row * (4 * HP), unit, real, HP)
     if BIAS:
         bi, bf, bg, bo = load4(vectors_ptr, unit, real, H)
@@ -200,7 +199,7 @@ def lstm_backward(
     ni, nf, ng, no = zi, zf, zg, zo
     gi, gf, gg, go = zi, zf, zg, zo
     if NORM:
-        ni, nf, ng, no = normal4(zi, zf, zg, zo, stats, real)
+        ni, nf, ng, no = normalised4(zi, zf, zg, zo, stats, real)
         gi, gf, gg, go = load4(vectors_ptr + 4 * H, unit, real, H)
         si, sf, sg, so = load4(vectors_ptr + 8 * H, unit, real, H)
         zi, zf, zg, zo = ni * gi + si, nf * gf + sf, ng * gg + sg, no * go + so
@@ -221,18 +220,18 @@ def lstm_backward(
         normed = chat * gain + tl.load(vectors_ptr + 13 * H + unit, mask=real, other=0.0)
     squashed = tanh(normed)
     running = is_running(lengths_ptr, row, t, ENDS)
-    anew = starts_anew(anew_ptr, row, ANEW)
-    dc = unless(anew, tl.load(dc_ptr + row * HP + unit, mask=real, other=0.0), ANEW)
-    dh = gathered(
-        row, unit, real, running, anew,
+    reset = is_reset(reset_ptr, row, RESETS)
+    dc = zero_if(reset, tl.load(dc_ptr + row * HP + unit, mask=real, other=0.0), RESETS)
+    dh = load_dh(
+        row, unit, real, running, reset,
         dh_ptr, carry_ptr, read_grad_ptr, extra_ptr, dy_ptr, key_ptr, step, first_row, read_site, out_site, drop, scale,
         carry_stride, carry_part, read_stride, read_part, H, HP, CARRY, CARRY_PARTS, READ, READ_PARTS, EXTRA, OUT, DROP,
-        ENDS, ANEW, DEPENDENT,
+        ENDS, RESETS, DEPENDENT,
     )  # fmt: skip
     update_h, update_c = updates(key_ptr, step, zone_site, row + first_row, unit, zone_h, zone_c, ZONE)
-    dh_new, dh_old = parted(dh, update_h, rate_h, running, ZONE, ENDS)
-    dc_new, dc_old = parted(dc, update_c, rate_c, running, ZONE, ENDS)
-    # The cell, backwards.
+    dh_new, dh_old = zoneout_backward(dh, update_h, rate_h, running, ZONE, ENDS)
+    dc_new, dc_old = zoneout_backward(dc, update_c, rate_c, running, ZONE, ENDS)
+    # The backward pass of the cell.
     do = dh_new * squashed * o * (1.0 - o)
     dnormed = dh_new * o * (1.0 - squashed * squashed)
     if NORM:
@@ -252,7 +251,7 @@ def lstm_backward(
     tl.store(dh_ptr + row * HP + unit, dh_old, mask=inside)
     if NORM:
         store4(dn_ptr + row * (4 * HP), unit, inside, HP, di, df, dg, do)
-        di, df, dg, do = through_norm4(
+        di, df, dg, do = layer_norm_backward4(
             di * gi, df * gf, dg * gg, do * go, ni, nf, ng, no, stats, real, H, TOGETHER
         )  # fmt: skip
     store4(dz_ptr + row * (4 * HP), unit, inside, HP, di, df, dg, do)

@@ -1,6 +1,6 @@
-"""The simple cell, `fastslow.cells.simple` in its letters: one block of z, tanh or RECTIFIED.
+"""The simple cell, in the notation of `fastslow.cells.simple`; z has one block, with tanh or RECTIFIED.
 
-Its vector is the bias, and its state in float32 is h. lstm.py says what the arguments are.
+Its vector is the bias, and its float32 state is h. The arguments are documented in lstm.py.
 """
 
 # Kernels are compiled by triton, not by Python; their arguments have no Python types.
@@ -13,21 +13,21 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_wait
 
 from fastslow.backends.triton.row import (
-    gathered,
-    hand_on,
+    apply_zoneout,
+    is_reset,
     is_running,
-    parted,
-    settled,
-    starts_anew,
+    load_dh,
+    store_h,
     tanh,
-    unless,
     updates,
+    zero_if,
+    zoneout_backward,
 )
 
 
 @triton.jit(
     do_not_specialize=["step", "t", "first_row", "zone_site", "read_site", "out_site", "zone_h", "zone_c", "drop"],
-    do_not_specialize_on_alignment=["anew_ptr"],
+    do_not_specialize_on_alignment=["reset_ptr"],
 )
 def simple_forward(
     z_ptr,
@@ -41,7 +41,7 @@ def simple_forward(
     y_ptr,
     stats_ptr,
     lengths_ptr,
-    anew_ptr,
+    reset_ptr,
     key_ptr,
     step,
     t,
@@ -70,7 +70,7 @@ def simple_forward(
     OUT: tl.constexpr,
     DROP: tl.constexpr,
     ENDS: tl.constexpr,
-    ANEW: tl.constexpr,
+    RESETS: tl.constexpr,
     DEPENDENT: tl.constexpr,
     TOGETHER: tl.constexpr,
     RECTIFIED: tl.constexpr,
@@ -81,7 +81,7 @@ def simple_forward(
     inside = unit < HP
     h_old = tl.load(wide_old_ptr + row * HP + unit, mask=real, other=0.0)
     running = is_running(lengths_ptr, row, t, ENDS)
-    anew = starts_anew(anew_ptr, row, ANEW)
+    reset = is_reset(reset_ptr, row, RESETS)
     bias = 0.0
     if BIAS:
         bias = tl.load(vectors_ptr + unit, mask=real, other=0.0)
@@ -90,18 +90,18 @@ def simple_forward(
     z = tl.load(z_ptr + row * HP + unit, mask=real, other=0.0).to(tl.float32) + bias
     h = tl.where(z <= 0.0, 0.0, z) if RECTIFIED else tanh(z)
     update_h, _ = updates(key_ptr, step, zone_site, row + first_row, unit, zone_h, zone_c, ZONE)
-    h = settled(h, h_old, update_h, rate_h, running, ZONE, ENDS)
-    tl.store(wide_ptr + row * HP + unit, unless(anew, tl.where(real, h, 0.0), ANEW), mask=inside)
-    hand_on(
-        h, row, unit, real, running, anew,
+    h = apply_zoneout(h, h_old, update_h, rate_h, running, ZONE, ENDS)
+    tl.store(wide_ptr + row * HP + unit, zero_if(reset, tl.where(real, h, 0.0), RESETS), mask=inside)
+    store_h(
+        h, row, unit, real, running, reset,
         h_ptr, whole_ptr, read_ptr, y_ptr, key_ptr, step, first_row, read_site, out_site, drop, scale,
-        h_stride, read_stride, H, HP, WHOLE, READ, OUT, DROP, ENDS, ANEW,
+        h_stride, read_stride, H, HP, WHOLE, READ, OUT, DROP, ENDS, RESETS,
     )  # fmt: skip
 
 
 @triton.jit(
     do_not_specialize=["step", "t", "first_row", "zone_site", "read_site", "out_site", "zone_h", "zone_c", "drop"],
-    do_not_specialize_on_alignment=["anew_ptr"],
+    do_not_specialize_on_alignment=["reset_ptr"],
 )
 def simple_backward(
     z_ptr,
@@ -118,7 +118,7 @@ def simple_backward(
     dn_ptr,
     own_ptr,
     lengths_ptr,
-    anew_ptr,
+    reset_ptr,
     key_ptr,
     step,
     t,
@@ -150,7 +150,7 @@ def simple_backward(
     OUT: tl.constexpr,
     DROP: tl.constexpr,
     ENDS: tl.constexpr,
-    ANEW: tl.constexpr,
+    RESETS: tl.constexpr,
     DEPENDENT: tl.constexpr,
     TOGETHER: tl.constexpr,
     RECTIFIED: tl.constexpr,
@@ -164,15 +164,15 @@ def simple_backward(
         z += tl.load(vectors_ptr + unit, mask=real, other=0.0)
     squashed = tanh(z)
     running = is_running(lengths_ptr, row, t, ENDS)
-    anew = starts_anew(anew_ptr, row, ANEW)
-    dh = gathered(
-        row, unit, real, running, anew,
+    reset = is_reset(reset_ptr, row, RESETS)
+    dh = load_dh(
+        row, unit, real, running, reset,
         dh_ptr, carry_ptr, read_grad_ptr, extra_ptr, dy_ptr, key_ptr, step, first_row, read_site, out_site, drop, scale,
         carry_stride, carry_part, read_stride, read_part, H, HP, CARRY, CARRY_PARTS, READ, READ_PARTS, EXTRA, OUT, DROP,
-        ENDS, ANEW, DEPENDENT,
+        ENDS, RESETS, DEPENDENT,
     )  # fmt: skip
     update_h, _ = updates(key_ptr, step, zone_site, row + first_row, unit, zone_h, zone_c, ZONE)
-    dz, dh_old = parted(dh, update_h, rate_h, running, ZONE, ENDS)
+    dz, dh_old = zoneout_backward(dh, update_h, rate_h, running, ZONE, ENDS)
     tl.store(dh_ptr + row * HP + unit, dh_old, mask=inside)
     if RECTIFIED:
         dz = tl.where(z > 0.0, dz, 0.0)

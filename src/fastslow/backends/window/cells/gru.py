@@ -1,12 +1,12 @@
-"""The gated recurrent unit, `fastslow.cells.gru` in its letters: blocks of z are a_n, a_r, a_z, a_m.
+"""The gated recurrent unit, in the notation of `fastslow.cells.gru`; the blocks of z are a_n, a_r, a_z, a_m.
 
-With dh_t given, m_h the share of the new value, and products without a sign elementwise:
+With dh_t given, m_h the share of the new value, and elementwise products:
 
     da_n = dh_t m_h (1 - z) (1 - n^2)         da_m = da_n r
     da_r = da_n a_m r (1 - r)                 da_z = dh_t m_h (h - n) z (1 - z)
     dh   = dh_t (1 - m_h + m_h z) + W_h^T (da_r, da_z, da_m)
 
-and LN' of each where the four are normalised.
+and LN' is applied to each of them where the four are normalised.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Forward:
 
 
 class Backward:
-    """dy begins as the factors of dh_t in the gradients of the four sums; a step multiplies its own in place."""
+    """dy starts as the factors of dh_t in the gradients of the four sums; each step multiplies its part in place."""
 
     def __init__(
         self, node: Node, n: int, z: Tensor, h: Tensor, c: Tensor, share_h: Share, keep_h: Share, room: Workspace

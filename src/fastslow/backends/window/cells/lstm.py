@@ -1,6 +1,6 @@
-"""The LSTM, `fastslow.cells.lstm` in its letters, and `plain_lstm` without norms: blocks of z are i, f, g, o.
+"""The LSTM, in the notation of `fastslow.cells.lstm`, and `plain_lstm` without norms; the blocks of z are i, f, g, o.
 
-The derivation stands in `fastslow.backends.window.engine`.
+The derivation is in `fastslow.backends.window.engine`.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ class Forward:
 
 
 class Backward:
-    """The factors of one node's gradients for the steps of a block, formed at once; each (k, B, 4, H) or (k, B, H).
+    """The gradient factors of one node for the steps of a block, computed at once; each (k, B, 4, H) or (k, B, H).
 
-    `dy` and `dn` begin as factors: dy of dc' (gates i, f, g) or dh_t (gate o), dn of dh_t. A step multiplies its own
-    in place, so that afterwards they are the gradients of the module's letters.
+    `dy` and `dn` start as factors: dy of dc' (gates i, f, g) or of dh_t (gate o), dn of dh_t. Each step multiplies its
+    part in place, so that at the end they are the gradients of the same names in the derivation.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Backward:
             o.mul_(share_h)
 
     def each_step(self) -> tuple[Sequence[Tensor], ...]:
-        """What `step` needs of this block, one entry a step."""
+        """The arguments of `step` for this block, one entry per step."""
         parts = [self.dn, self.dy[:, :, 3], self.dy[:, :, :3], self.f, self.dy]
         if self.node.norm:
             parts += [self.new_c, self.c_mean, self.c_rstd, self.z, self.mean, self.rstd]

@@ -1,6 +1,6 @@
-"""The simple cell, `fastslow.cells.simple` in its letters: one block of z.
+"""The simple cell, in the notation of `fastslow.cells.simple`; z has one block.
 
-With dh_t given and m_h the share of the new value, products elementwise:
+With dh_t given, m_h the share of the new value, and elementwise products:
 
     dz = dh_t m_h (1 - h'^2), or dh_t m_h where z > 0;      dh = dh_t (1 - m_h) + W_h^T dz
 """

@@ -1,5 +1,5 @@
-// The gated recurrent unit: fastslow/cells/gru.py in its letters. Blocks of z: a_n, a_r, a_z, a_m.
-// stats: 1 / deviation of the four.
+// The gated recurrent unit: in the notation of fastslow/cells/gru.py. Blocks of z: a_n, a_r, a_z, a_m.
+// stats: 1 / standard deviation of the four blocks.
 #pragma once
 #include "../cell.h"
 
@@ -9,7 +9,7 @@ namespace gru {
 
 template <class T>
 struct Vectors {
-    T *bias, *gain, *shift;  // (4 padded) each; with norms only, gain and shift
+    T *bias, *gain, *shift;  // (4 padded) each; gain and shift only with norms
     Vectors(T* base, i64 padded) : bias(base), gain(base + 4 * padded), shift(base + 8 * padded) {}
 };
 

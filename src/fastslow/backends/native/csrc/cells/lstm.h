@@ -1,5 +1,5 @@
-// The LSTM: fastslow/cells/lstm.py in its letters, and plain_lstm.py without norms. Blocks of z: i, f, g, o.
-// stats: 1 / deviation of the four gates, then mean and 1 / deviation of c'.
+// The LSTM: in the notation of fastslow/cells/lstm.py, and plain_lstm.py without norms. Blocks of z: i, f, g, o.
+// stats: 1 / standard deviation of the four gates, then mean and 1 / standard deviation of c'.
 #pragma once
 #include "../cell.h"
 
@@ -7,7 +7,7 @@ namespace fastslow {
 
 namespace lstm {
 
-// The vectors, or their gradients: only the bias is there without norms.
+// The vectors, or their gradients: without norms only the bias is used.
 template <class T>
 struct Vectors {
     T *bias, *gate_gain, *gate_shift;  // (4 padded)
@@ -105,11 +105,12 @@ struct LSTM {
         V sum_1[BLOCK] = {}, sum_2[BLOCK] = {};
         T mean_1[BLOCK] = {}, mean_2[BLOCK] = {};
 
-        // i, f, g, the gradient of c' by way of h' (`through`, before the norm's projection), and what dc gives to c'.
+        // i, f, g, the gradient of c' via h' (`through`, before the norm's projection), and the part of dc that flows
+        // to c'.
         for (int r = 0; r < count; r++) {
             const BackwardRow<T>& row = rows[r];
             T *gates = scratch + r * ROW_SCRATCH * n, *through = gates + 3 * n, *cell_normed = gates + 4 * n, *da = gates + 5 * n;
-            T *open = da + 3 * n;  // the gradient of o's pre-activation takes its place in da at once
+            T *open = da + 3 * n;  // the gradient of o's pre-activation is stored in da directly
             T *taken = gates + 9 * n;
             const T *z = row.z, *c_old = row.c_old;
             T *dh = row.dh, *dc = row.dc;

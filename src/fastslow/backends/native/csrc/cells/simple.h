@@ -1,4 +1,4 @@
-// The simple cell: fastslow/cells/simple.py in its letters. One block of z; one vector, the bias. No norms.
+// The simple cell: in the notation of fastslow/cells/simple.py. One block of z; one vector, the bias. No norms.
 #pragma once
 #include "../cell.h"
 
