@@ -48,6 +48,8 @@ def parser() -> argparse.ArgumentParser:
             one.add_argument("--augment", type=int, metavar="SEED", help="rewrite some text: CRLF, capitals, ...")
         if run in (marks.marks, card.package):
             one.add_argument("--bits", type=int, default=8, choices=(8, 16), help="bits per weight of a matrix")
+            one.add_argument("--beside", metavar="MODEL", help="the model that it succeeds, for comparison")
+            one.add_argument("--share", type=float, default=1.0, help="of the run's weights; the rest are of --beside")
         return one
 
     command("text", text, "make the training text")
@@ -69,7 +71,6 @@ def parser() -> argparse.ArgumentParser:
     one = command("marks", marks.marks, "measure bits per byte and archive sizes on unseen text")
     one.add_argument("run", nargs="?", type=Path, default=Path(DEFAULT), help="run or model (default: the bundled one)")
     one.add_argument("--text", nargs="+", default=[], metavar="NAME=FILE", help="further texts")
-    one.add_argument("--beside", metavar="MODEL", help="a model to compare it with")
     one.add_argument("--figures", nargs="+", default=list(marks.FIGURES), choices=marks.FIGURES)
     one.add_argument("--limit", type=int, default=1 << 40, help="skip texts of more bytes")
 

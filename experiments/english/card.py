@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from experiments.english.corpus import EnglishError, books, sources
-from experiments.english.marks import MODEL, marks_text, same_model
+from experiments.english.marks import MODEL, marks_text, model_of, same_model
 from experiments.english.training import network_text, row_of
-from fastslow import CharLM, hub
+from fastslow import hub
 from fastslow.codec.package import make, rounded
 from fastslow.lm.packaged import CARD_FILE, DEFAULT
 from fastslow.storage import read_json, write_bytes
@@ -24,7 +24,7 @@ RECIPE_APART = ("max_time", "log_every", "tensorboard", "epochs", "checkpoint_se
 
 def package(options: argparse.Namespace) -> int:
     run = options.run
-    result, weights = rounded(CharLM.from_pretrained(run, device="cpu"), options.bits)
+    result, weights = rounded(model_of(options), options.bits)
     size = sum(weight.values.nbytes for weight in weights.values())
     print(f"{result.num_parameters:,} weights of {run} in {options.bits} bits: {size:,} bytes, written to {options.to}")
     if options.dry_run:
@@ -37,7 +37,7 @@ def package(options: argparse.Namespace) -> int:
         if not same_model(found, result):
             raise EnglishError(f"{marks_file} contains the results of a model other than {run}")
     made = make(result, options.to, options.bits)
-    text = card(run, options.bits, listed, others, found, made.size, made.id.hex())
+    text = card(run, options.share, options.bits, listed, others, found, made.size, made.id.hex())
     write_bytes(options.to / CARD_FILE, text.encode())
     print(f"{made.size:,} bytes; archive id {made.id.hex()}; model card: {options.to / CARD_FILE}")
     if found is None:
@@ -47,6 +47,7 @@ def package(options: argparse.Namespace) -> int:
 
 def card(
     run: Path,
+    share: float,
     bits: int,
     listed: list[dict[str, str]],
     others: list[dict[str, Any]],
@@ -76,6 +77,11 @@ def card(
         " The run started from the weights of the model of version 0.1.0, which had read 145,945,600 characters of the "
         "same books (3 passes) in 45,608 training steps."
     )  # fmt: skip
+    if share < 1.0:
+        start += (
+            f" Its weights are interpolated: {share:g} of those of the run and {1 - share:g} of those that it started "
+            "from, which costs little on the new kinds of text and keeps most of the books."
+        )
     text = f"""A small byte-level language model of English, bundled with `fastslow`: {network_text(row["network"])}, \
 {row["parameters"]:,} weights, all 256 byte values in its alphabet. `fastslow score FILE` and `fastslow compress FILE`
 use it when no model is named, `fastslow sample english` samples from it, and `CharLM.from_pretrained("english")` loads

@@ -36,7 +36,7 @@ SINGLE = 100_000
 
 
 def marks(options: argparse.Namespace) -> int:
-    lm, _ = rounded(CharLM.from_pretrained(options.run, device="cpu"), options.bits)
+    lm, _ = rounded(model_of(options), options.bits)
     model = CodecModel(DEFAULT, lm=lm)
     beside = None if options.beside is None else CharLM.from_pretrained(options.beside, device="cpu")
     path = options.out / "marks.json"
@@ -81,6 +81,21 @@ def mark_texts(options: argparse.Namespace) -> Iterator[tuple[str, bytes]]:
     yield "Python source, single modules", test.data.tobytes()
     if options.kinds is not None:
         yield from validation_kinds(options.kinds)
+
+
+def model_of(options: argparse.Namespace) -> CharLM:
+    """The run's model, or the given share of its weights with the rest of those of the model beside it.
+
+    A model trained further on other text keeps more of what it knew if its weights are moved back a part of the way
+    (Wortsman et al., "Robust fine-tuning of zero-shot models", 2022).
+    """
+    lm = CharLM.from_pretrained(options.run, device="cpu")
+    if options.share < 1.0:
+        if options.beside is None:
+            raise EnglishError("--share mixes the run's weights with another model's: name that model with --beside")
+        other = CharLM.from_pretrained(options.beside, device="cpu").state_dict()
+        lm.load_state_dict({name: torch.lerp(other[name], own, options.share) for name, own in lm.state_dict().items()})
+    return lm
 
 
 def described(text: bytes) -> dict[str, Any]:

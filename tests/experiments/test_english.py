@@ -207,6 +207,19 @@ def test_marks_and_the_package(
     assert "has the results of another model" in failed(english, capsys, "marks", "old", *given)
 
 
+def test_weights_between_two_models(english: Any, run: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old = CharLM.from_pretrained(run)
+    with torch.no_grad():
+        for weight in old.parameters():
+            weight.mul_(0.5)
+    old.save_pretrained("old")
+    package = ["package", str(run), "--data", str(data), "--bits", "16", "--to", "box", "--share", "0.75"]
+    assert "--beside" in failed(english, capsys, *package)
+    assert english.main([*package, "--beside", "old"]) == 0
+    made, own = CharLM.from_pretrained("box"), CharLM.from_pretrained(run)
+    torch.testing.assert_close(made.head.weight, 0.875 * own.head.weight, rtol=0, atol=1e-4)
+
+
 def test_the_card_without_marks_says_so(
     english: Any, run: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
