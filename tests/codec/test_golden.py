@@ -56,6 +56,12 @@ def test_models_are_the_same(name: str) -> None:
     assert models()[name].to_bytes() == (FOLDER / f"{name}.fsxm").read_bytes()
 
 
+def test_an_archive_of_the_first_bundled_model_finds_it() -> None:
+    """The model of version 0.1.0 stays in the package for the archives that were made with it."""
+    text = b"It was the best of times, it was the worst of times; and every archive of it decodes.\n" * 3
+    assert codec.decompress(archive("english-0.1")) == text
+
+
 def test_every_kind_of_block_and_transform_is_among_them() -> None:
     entries = [entry for name in CASES for entry in codec.ArchiveReader(io.BytesIO(archive(name))).entries()]
     assert {entry.kind for entry in entries} == set(Kind)
