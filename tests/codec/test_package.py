@@ -153,7 +153,7 @@ def test_weights_that_would_not_come_back_are_refused(tmp_path: Path, monkeypatc
         return {name: values * (2.0 ** -bits[name] * 1.01) for name, values in weights.items()}
 
     monkeypatch.setattr(package, "to_float", inexact)
-    with pytest.raises(ModelError, match="it cannot be packaged"):
+    with pytest.raises(ModelError, match="the model cannot be packaged"):
         make(small_lm(), tmp_path / "m")
 
 

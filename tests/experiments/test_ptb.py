@@ -43,7 +43,7 @@ def test_a_dry_run_only_lists(data: Path, capsys: pytest.CaptureFixture[str]) ->
     ]
     assert not (data / "out").exists()
     assert ptb.main(["--data", str(data / "nowhere")]) == 2
-    assert capsys.readouterr().err.startswith("ptb: error: there is no ")
+    assert capsys.readouterr().err.endswith("--data must be a folder with train.txt, valid.txt and test.txt\n")
 
 
 @pytest.mark.slow

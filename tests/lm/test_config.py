@@ -64,7 +64,7 @@ def test_bad_options_are_named(options: dict[str, Any], message: str) -> None:
         ({"format_version": True}, "has no format_version"),
         ({"bidirectional": True}, "has an unknown field 'bidirectional'"),
         ({"hidden_size": "seven"}, "is damaged: hidden_size must be"),
-        ({"alphabet": {"kind": "emoji"}}, "is damaged: a stored alphabet"),
+        ({"alphabet": {"kind": "emoji"}}, "is damaged: the kind of a stored alphabet"),
         ({"alphabet": None}, "is damaged: a stored alphabet"),
     ],
 )

@@ -37,7 +37,7 @@ def test_restarts_of_one_job() -> None:
             {"MASTER_ADDR": None},
             "the environment contains RANK but no MASTER_ADDR: start several processes with torchrun, or",
         ),
-        ({"MASTER_ADDR": "", "MASTER_PORT": None}, "has RANK but no MASTER_ADDR and no MASTER_PORT"),
+        ({"MASTER_ADDR": "", "MASTER_PORT": None}, "contains RANK but no MASTER_ADDR and no MASTER_PORT"),
         ({"RANK": None}, "the environment contains WORLD_SIZE but no RANK"),
         ({"LOCAL_RANK": None}, "the environment contains RANK but no LOCAL_RANK"),
         ({"RANK": "4"}, "RANK in the environment must be a number from 0 to 3; got '4'"),

@@ -100,7 +100,7 @@ def train(
     if not find_launch().leads:
         return _follow()
     if init_from is not None and alphabet is not None:
-        raise OptionError(f"--alphabet: a run that starts from {init_from} has its alphabet; leave the option out")
+        raise OptionError(f"--alphabet: a run that starts from {init_from} uses its alphabet: omit the option")
     started = find_preset(preset or DEFAULT_PRESET)
     if resume:
         folder = out or _default_out(texts, preset, corpus)
