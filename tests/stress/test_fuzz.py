@@ -64,7 +64,7 @@ def test_failures_are_seen(
         assert any("not one line" in failure for number in range(5) for failure in fuzzer.run(number))
     kept = []
     with monkeypatch.context() as patched:
-        patched.setitem(OPENINGS, "records", lambda *_: kept.append(b"x" * (100 << 20)))
+        patched.setitem(OPENINGS, "records", lambda *_: kept.append(b"x" * (400 << 20)))
         if memory("VmHWM"):
             assert any("MiB more memory" in failure for failure in fuzzer.run(0))
     print_report(fuzzer.report, 1.0)
