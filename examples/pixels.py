@@ -81,9 +81,9 @@ def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
         parser.add_argument(f"--{name}", type=int, default=default, help=f"default {default}")
     parser.add_argument("--lr", type=float, default=1e-2)
     parser.add_argument("--figure", metavar="FILE", help="draw validation accuracy over the epochs")
-    parser.add_argument("--small", action="store_true", help="a short run of a few seconds")
+    parser.add_argument("--small", action="store_true", help="a short run of half a minute")
     if parser.parse_args(argv).small:
-        parser.set_defaults(weights=4000, epochs=5, seeds=1)
+        parser.set_defaults(weights=4000, epochs=8, seeds=1)
     args, rows = parser.parse_args(argv), []
     torch.set_num_threads(1)
     digits = load_digits()
