@@ -80,7 +80,7 @@ def card(
     if share < 1.0:
         start += (
             f" Its weights are interpolated: {share:g} of those of the run and {1 - share:g} of those that it started "
-            "from, which costs little on the new kinds of text and keeps most of the books."
+            "from: a compromise between the books and the new kinds of text."
         )
     text = f"""A small byte-level language model of English, bundled with `fastslow`: {network_text(row["network"])}, \
 {row["parameters"]:,} weights, all 256 byte values in its alphabet. `fastslow score FILE` and `fastslow compress FILE`
