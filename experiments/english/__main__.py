@@ -1,10 +1,10 @@
 """The bundled English model: its training text, its training, its results and its packaging.
 
     python -m experiments.kinds --data BOOKS --out KINDS                 books, and documents of other kinds
-    python -m experiments.english text --augment SEED ...     the training text, augmented
-    python -m experiments.english train --augment SEED ...    the model
-    python -m experiments.english marks RUN --text NAME=FILE ...    its results
-    python -m experiments.english package RUN ...    into src/fastslow/models/english, with a card
+    python -m experiments.english text --augment 1 ...      the training text, augmented
+    python -m experiments.english train --augment 1 --init-from english-0.1 ...     the model
+    python -m experiments.english marks RUN --beside english-0.1 --share 0.85 --text NAME=FILE ...    its results
+    python -m experiments.english package RUN --beside english-0.1 --share 0.85 ...     the bundled model and its card
 
 All but the first take `--data BOOKS --kinds KINDS`. BOOKS contains train.txt and valid.txt, plain or as .xz, and
 books.tsv with the columns gutenberg_id, title, author and split. Complete steps are not repeated, and a stopped

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.english.corpus import EnglishError, books, sources
-from experiments.english.marks import MODEL, marks_text, model_of, same_model
+from experiments.english.marks import MODEL, PREDECESSOR, marks_text, model_of, same_model
 from experiments.english.training import network_text, row_of
 from fastslow import hub
 from fastslow.codec.package import make, rounded
@@ -73,10 +73,7 @@ def card(
         if row["valid_bpc"] is None
         else f"{row['valid_bpc']:.4f} bits per byte on the validation books before rounding"
     )
-    start = "" if record.init_from is None else (
-        " The run started from the weights of the model of version 0.1.0, which had read 145,945,600 characters of the "
-        "same books (3 passes) in 45,608 training steps."
-    )  # fmt: skip
+    start = "" if record.init_from is None else f" The run started from the weights of `{PREDECESSOR}`."
     if share < 1.0:
         start += (
             f" Its weights are interpolated: {share:g} of those of the run and {1 - share:g} of those that it started "

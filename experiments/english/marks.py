@@ -29,6 +29,8 @@ BENCH = Path(__file__).parents[2] / "benchmarks" / "codec.py"
 RIVALS = ("ppmd I, order 12", "zpaq -m5", "xz -9e", "bzip2 -9")
 MODEL, BESIDE = ("model", "model, CRLF"), ("before", "before, CRLF")
 """Results of the model, and of the one it is compared with, unchanged and with CRLF line ends."""
+PREDECESSOR = "english-0.1"
+"""The bundled model from whose weights this one was trained further."""
 ARCHIVE = "archive"
 FIGURES = ("static", "archive", "rivals")
 SINGLE = 100_000
@@ -177,7 +179,7 @@ def marks_text(record: dict[str, Any]) -> str:
     compared = [key for key in (*MODEL, *BESIDE) if any(key in row for row in texts.values())]
     lines = _table(["text", "bytes", *compared], texts, compared, "bits")
     if any(BESIDE[0] in row for row in texts.values()):
-        lines += ["", "*Before*: the model of version 0.1.0, of the same size, which was trained on books alone."]
+        lines += ["", f"*Before*: `{PREDECESSOR}`, of the same size and trained on the same books alone."]
     packed = {name: row for name, row in texts.items() if ARCHIVE in row}
     if packed:
         rivals = [name for name in RIVALS if any("bits" in row.get(name, {}) for row in packed.values())]
