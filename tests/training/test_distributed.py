@@ -69,12 +69,12 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, 
 
 
 def assert_alike(run_folder: Path, alone: Path) -> None:
-    """A hundred updates whose every loss and validation is one process's, to 3e-5 bits per character."""
+    """A hundred updates whose every loss and validation is one process's, to 2e-5 bits per character."""
     mine, theirs = metrics(run_folder), metrics(alone)
     assert [(line["kind"], line["update"]) for line in mine] == [(line["kind"], line["update"]) for line in theirs]
     assert sum(line["kind"] == "train" for line in mine) == 100
     for one, other in zip(mine, theirs, strict=True):
-        assert one["bpc"] == pytest.approx(other["bpc"], abs=3e-5)
+        assert one["bpc"] == pytest.approx(other["bpc"], abs=2e-5)
         if one["kind"] == "train":
             assert one["gradient_norm"] == pytest.approx(other["gradient_norm"], rel=1e-4)
             assert one["rate"] == other["rate"]
@@ -88,7 +88,7 @@ def assert_alike(run_folder: Path, alone: Path) -> None:
     assert theirs_at is not None
     for name, weight in mine_at.model.items():
         torch.testing.assert_close(weight, theirs_at.model[name], rtol=1e-4, atol=1e-4, msg=name)
-    torch.testing.assert_close(mine_at.state, theirs_at.state, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(mine_at.state, theirs_at.state, rtol=1e-4, atol=3e-4)
     assert torch.equal(mine_at.rng["cpu"], theirs_at.rng["cpu"])
 
 
@@ -108,7 +108,7 @@ def test_two_ranks_train_as_one(two: tuple[Path, list[dict[str, Any]]], alone: P
     assert told[0]["whole"]["test"]["symbols"] == told[1]["whole"]["test"]["symbols"]
     assert told[0]["whole"]["best_bpc"] == told[1]["whole"]["best_bpc"]
     stored = json.loads((alone / "result.json").read_text())
-    assert told[0]["whole"]["test"]["bpc"] == pytest.approx(stored["test"]["bpc"], abs=3e-5)
+    assert told[0]["whole"]["test"]["bpc"] == pytest.approx(stored["test"]["bpc"], abs=1e-5)
     assert told[0]["whole"]["test"]["symbols"] == stored["test"]["symbols"]
     assert told[0]["whole"]["characters"] == stored["characters"]
     (session,) = read_record(folder / "whole").sessions
@@ -223,7 +223,7 @@ def test_a_rank_that_dies_ends_the_job_and_a_restart_goes_on(tmp_path: Path, alo
     assert result.status == "completed"
     trained = [line["bpc"] for line in metrics(tmp_path / "run") if line["kind"] == "train"]
     expected = [line["bpc"] for line in metrics(alone) if line["kind"] == "train"]
-    assert trained == pytest.approx(expected, abs=3e-5)
+    assert trained == pytest.approx(expected, abs=2e-5)
 
 
 def test_the_command(tmp_path: Path) -> None:
