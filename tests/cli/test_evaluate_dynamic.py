@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from fastslow.cli import evaluate
+from fastslow.data.text import Splits, Text
 from tests.cli.command import TEXT, TINY, error_of, output_of
 
 
@@ -49,6 +53,26 @@ def test_an_ensemble_adapts_by_settings_given(runs: list[str], capsys: pytest.Ca
     assert not (Path(runs[0]) / "dynamic.json").exists()
     told = output_of(capsys, "evaluate", *runs, *given, "--backend", "reference")
     assert told.startswith(f"{found['bpc']:.4f} bits per character")
+
+
+def test_a_model_without_its_run_is_tuned_on_the_corpus(
+    runs: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `fastslow evaluate ptb-fs-lstm-2 ptb --dynamic` in a clone."""
+    rows = b" the cat sat on the mat \n the dog ran to the man \n" * 40
+    splits = Splits(Text.of(rows[:1600], "train"), Text.of(rows[:400], "valid"), Text.of(rows[:400], "test"))
+    monkeypatch.setattr(evaluate, "load_corpus", lambda name, protocol: SimpleNamespace(splits=splits))
+    Path("model").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(Path(runs[0]) / name, Path("model") / name)
+    static = evaluated(capsys, "model", "ptb")
+    found = evaluated(capsys, "model", "ptb", "--dynamic", "--segment", 10)
+    assert found["bpc"] < static["bpc"]
+    assert {path.name for path in Path("runs/model").iterdir()} == {"dynamic.json", "dynamic.safetensors"}
+    assert {path.name for path in Path("model").iterdir()} == {"config.json", "model.safetensors"}
+    before = (Path("runs/model") / "dynamic.json").stat().st_mtime_ns
+    assert evaluated(capsys, "model", "ptb", "--dynamic", "--segment", 10)["bpc"] == found["bpc"]
+    assert (Path("runs/model") / "dynamic.json").stat().st_mtime_ns == before
 
 
 def test_losses_are_kept_and_compared(runs: list[str], text: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,12 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from experiments.report.plan import TABLES
-from experiments.report.records import read_records
+from experiments.report.records import Record, read_records
 
 from experiments import ptb
+from fastslow.evaluation.bpc import CharProtocol, evaluate
+from fastslow.evaluation.compare import save_nats
+from fastslow.evaluation.dynamic import DynamicEvaluation, DynamicSettings, evaluate_dynamic, gradient_statistics
 from fastslow.lm import CharLM
+from fastslow.storage import read_json, write_json
 from fastslow.training import find_preset
 
 LINES = b"".join(b" the %d times %d is %d \n" % (i % 13, i % 7, (i % 13) * (i % 7)) for i in range(200))
@@ -54,6 +59,15 @@ def test_the_whole_way(data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert ptb.main(given) == 0, capsys.readouterr()
     records = {record.row: record for record in read_records(Path("experiments/records"))}
     assert set(records) == {row.row for row in ptb.ROWS}
+    models = [CharLM.from_pretrained(Path("out") / name, device="cpu") for name in ptb.PAIR]
+    text = (data / "test.txt").read_bytes()
+    assert records["ptb-pair-cpu"].mean("raw") == pytest.approx(evaluate(models, text).bpc, abs=1e-5)
+    statistics = [gradient_statistics(lm, (data / "train.txt").read_bytes()) for lm in models]
+    adapted = read_json(Path("out/scores/ptb-pair-cpu-dynamic.json"), what="it")
+    settings = [DynamicSettings.from_json(how) for how in adapted["dynamic"]]
+    together = evaluate_dynamic(models, text, statistics, settings)
+    assert adapted["bpc"] == pytest.approx(together.bpc, abs=1e-4)
+    assert adapted["protocol"] == together.protocol
     pair, one = records["ptb-pair-cpu"], records["ptb-fs-lstm-2-cpu"]
     assert pair.parameters == one.parameters + records["ptb-fs-lstm-4-cpu"].parameters
     for name, called in ptb.PACKAGED.items():
@@ -62,3 +76,30 @@ def test_the_whole_way(data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     before = {path: path.stat().st_mtime_ns for path in Path("out").rglob("*.json")}
     assert ptb.main(given) == 0  # nothing is made again
     assert {path: path.stat().st_mtime_ns for path in Path("out").rglob("*.json")} == before
+
+
+def test_the_packaged_weights_are_scored_as_their_runs(tmp_path: Path) -> None:
+    scores = ptb.Scores(tmp_path, "ptb", packaged=True)
+    rows = [row for row in ptb.ROWS if row.dynamic]
+    assert scores.job(rows[0]).arguments[:3] == ("evaluate", "ptb-fs-lstm-2", "ptb")
+    assert "--dynamic" in scores.job(rows[0]).arguments
+    (tmp_path / "scores").mkdir()
+    losses, text = [], LINES[: LINES.index(b"\n", 280) + 1]
+    for row, rate in zip(rows[:2], (1e-4, 3e-4), strict=True):
+        losses.append(np.random.default_rng(len(row.row)).random(len(text) - 1).astype(np.float32))
+        nats = float(losses[-1].sum())
+        how = (DynamicSettings(rate=rate, decay=0.02),)
+        one = DynamicEvaluation(nats, len(text) - 1, 1, 0, 1, 5.0, CharProtocol(nats, 250), losses[-1], settings=how)
+        write_json(scores.of(row), one.to_json(), what="it")
+        save_nats(scores.nats(row), one)
+    pair = rows[2]
+    scores.combine(pair, text)
+    mean = np.exp(-np.stack(losses).astype(np.float64)).mean(axis=0)
+    record = ptb.record_of(pair, scores)
+    assert record.mean("raw") == pytest.approx(-np.log2(mean).sum() / (len(text) - 1))
+    assert record.parameters == 7_225_050 + 6_561_050
+    assert record.scores[0].seeds == (1, 1)
+    assert record.model == "the pair, dynamic evaluation"
+    assert record.evaluation.endswith("after each of the segments of 50 symbols")
+    assert record.note.endswith("; rate 0.0001, decay 0.02; rate 0.0003, decay 0.02")
+    assert Record.from_json(record.to_json(), "it") == record

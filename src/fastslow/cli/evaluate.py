@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from fastslow.cli.common import (
+    RUNS,
     Backend,
     Device,
     Flag,
@@ -79,7 +80,8 @@ def evaluate(
         warm: number of preceding symbols that each stream reads without scoring them
         documents: start each file, or each line, from a zero state; none: the text is one document
         dynamic: dynamic evaluation: update the weights on each segment after it was scored (Krause et al. 2018)
-        rate: learning rate of --dynamic; default: tuned once, with --decay, on the run's validation text
+        rate: learning rate of --dynamic; default: tuned once, with --decay, on the run's validation text, or that of
+            the corpus for a model without its run
         decay: decay of --dynamic towards the trained weights
         segment: number of symbols per update of --dynamic
         int8: round the layer's matrices to 8 bits, and print the loss in bits per character
@@ -129,7 +131,8 @@ def evaluate(
         for lm in models:
             lm.layer.round_to_int8_()
     if dynamic:
-        result = measure_dynamic(models, runs, text, rate=rate, decay=decay, segment=segment, per_symbol=kept)
+        corpus = _corpus(named, protocol)
+        result = measure_dynamic(models, runs, text, corpus, rate=rate, decay=decay, segment=segment, per_symbol=kept)
     else:
         streams = min(streams, max(1, len(text) - 1))
         result = measure(models, text, streams=streams, warm=warm, per_symbol=kept, documents=each)
@@ -259,34 +262,44 @@ def measure_dynamic(
     models: Sequence[CharLM],
     runs: Sequence[str],
     text: Text,
+    corpus: Splits | None = None,
     *,
     rate: float | None = None,
     decay: float | None = None,
     segment: int = 50,
     per_symbol: bool = False,
 ) -> DynamicEvaluation:
-    """`evaluation.dynamic.evaluate_dynamic` with each run's cached statistics and settings."""
+    """`evaluation.dynamic.evaluate_dynamic` with each run's cached statistics and settings.
+
+    corpus: what `text` is a part of. A model without its run gets its statistics and settings from the other parts.
+    """
     if segment < 1:
         raise OptionError(f"--segment must be at least 1; got {segment}")
     from fastslow.cli.progress import CountingView
     from fastslow.evaluation import dynamic
+    from fastslow.lm.files import make_folder
+    from fastslow.training.folder import RUN_FILE
 
     statistics, hows = [], []
     for lm, run in zip(models, runs, strict=True):
-        train = _own_text(run, "train", "--dynamic needs the gradient statistics of its training text")
+        others = None if (Path(run) / RUN_FILE).is_file() else corpus
+        kept_in = Path(run)
+        if others is not None:
+            kept_in = RUNS / shown_name(run).replace("/", "--")
+            make_folder(kept_in)
+        train = _training_text(run, "train", others, "--dynamic needs the gradient statistics of its training text")
         streams = max(1, min(32, (len(train) - 1) // segment))
         with CountingView(f"statistics of {run}", unit="windows") as view:
             statistics.append(
-                dynamic.cached_statistics(Path(run), lm, train, streams=streams, segment=segment, on_window=view)
+                dynamic.cached_statistics(kept_in, lm, train, streams=streams, segment=segment, on_window=view)
             )
         if rate is not None and decay is not None:
             how = dynamic.DynamicSettings(rate=rate, decay=decay, segment=segment)
         else:
-            valid = _own_text(
-                run, "valid", "--dynamic needs settings tuned on its validation text (or give --rate and --decay)"
-            )
+            need = "--dynamic needs settings tuned on its validation text (or give --rate and --decay)"
+            valid = _training_text(run, "valid", others, need)
             how = dynamic.cached_tuning(
-                Path(run), lm, valid, statistics[-1], segment=segment, on_trial=partial(_tried, run)
+                kept_in, lm, valid, statistics[-1], segment=segment, on_trial=partial(_tried, run)
             ).settings
         hows.append(how)
         note(f"{run}: rate {how.rate:.3g}, decay {how.decay:.3g}, segments of {how.segment} symbols")
@@ -311,12 +324,23 @@ def _runs_and_text(names: Sequence[str]) -> tuple[list[str], str | None]:
     return runs, text
 
 
+def _corpus(name: str | None, protocol: str | None) -> Splits | None:
+    """The corpus called `name`, or None."""
+    return load_corpus(name, protocol).splits if name and is_corpus(name) and not Path(name).exists() else None
+
+
 def _text(name: str, part: Part, protocol: str | None, raw: bool) -> Text:
-    if is_corpus(name) and not Path(name).exists():
-        return _part(load_corpus(name, protocol).splits, part, name)
+    corpus = _corpus(name, protocol)
+    if corpus is not None:
+        return _part(corpus, part, name)
     if protocol is not None:
         raise OptionError(f"--protocol needs a corpus ({', '.join(corpora.CORPORA)}); {name} is a file: leave it out")
     return open_text(name, stdin=True, raw=raw)
+
+
+def _training_text(run: str, part: Part, corpus: Splits | None, need: str) -> Text:
+    """A part of `corpus`, or without one of the text the run was trained on."""
+    return _own_text(run, part, need) if corpus is None else _part(corpus, part, "the corpus", need)
 
 
 def _own_text(run: str, part: Part, what: str | None = None) -> Text:

@@ -59,8 +59,10 @@ STATISTICS_FILE = "dynamic.safetensors"
 SETTINGS_FILE = "dynamic.json"
 FORMAT_VERSION = "1"
 
-RATES = (3e-5, 1e-4, 3e-4, 1e-3)
+RATES = (1e-4, 3e-4, 1e-3)
 DECAYS = (0.0, 0.005, 0.02, 0.05)
+TUNING_SYMBOLS = 25_000
+STATISTICS_WINDOWS = 500
 
 
 class SettingsError(FastslowError, ValueError):
@@ -147,7 +149,7 @@ def gradient_statistics(
     *,
     streams: int = 32,
     segment: int = 50,
-    max_windows: int = 2000,
+    max_windows: int = STATISTICS_WINDOWS,
     on_window: Callable[[int, int], None] | None = None,
 ) -> GradientStatistics:
     """MS of the module's rule 1, over at most `max_windows` windows of `segment` steps of `streams` streams.
@@ -185,7 +187,7 @@ def cached_statistics(
     *,
     streams: int = 32,
     segment: int = 50,
-    max_windows: int = 2000,
+    max_windows: int = STATISTICS_WINDOWS,
     on_window: Callable[[int, int], None] | None = None,
 ) -> GradientStatistics:
     """`gradient_statistics`, stored in `folder` under `STATISTICS_FILE`, and loaded from there if they match the
@@ -377,6 +379,8 @@ def _run(
             losses = [nats.detach().to(total.device) for nats in scores]
             nats = losses[0] if len(losses) == 1 else averaged(losses)
             total += nats.sum(dtype=torch.float64)
+            if not bool(total.isfinite()):
+                break  # the weights have diverged: nothing after this would be finite again
             first = nats[0] if first is None else first
             if per_symbol:
                 kept.append(nats.float().cpu())
@@ -455,14 +459,13 @@ def tune(
     rates: Sequence[float] = RATES,
     decays: Sequence[float] = DECAYS,
     segment: int = 50,
-    max_symbols: int = 100_000,
+    max_symbols: int = TUNING_SYMBOLS,
     on_trial: Callable[[Trial], None] | None = None,
 ) -> Tuned:
     """The rate and the decay that score best on the first `max_symbols` symbols of a validation text.
 
-    First all rates are tried, in ascending order, at the middle decay; then the other decays at the best rate. If the
-    best rate is the largest of `rates`, three times that rate is tried, and so on as long as it helps; likewise
-    downwards.
+    The search starts in the middle of both lists. It moves to the next larger or smaller rate as long as that improves
+    the result, up to four factors of 3 beyond either end of the list, and then does the same with the decay.
 
     The models of an ensemble are tuned separately. Raises as `evaluate_dynamic` does; settings with which the weights
     diverge get an infinite result.
@@ -472,33 +475,39 @@ def tune(
     data, name = _bytes_of(valid)
     part = Text.of(data[: max_symbols + 1], name)
     static = evaluate(lm, part)
-    trials: list[Trial] = []
+    trials: dict[DynamicSettings, float] = {}
 
-    def attempt(settings: DynamicSettings) -> None:
-        nats = _run([lm], part, statistics, settings, False, None).nats
-        bpc = bits_per_character(nats, static.symbols) if math.isfinite(nats) else math.inf
-        trials.append(Trial(settings, bpc))
-        if on_trial is not None:
-            on_trial(trials[-1])
+    def attempt(settings: DynamicSettings) -> float:
+        if settings not in trials:
+            nats = _run([lm], part, statistics, settings, False, None).nats
+            trials[settings] = bits_per_character(nats, static.symbols) if math.isfinite(nats) else math.inf
+            if on_trial is not None:
+                on_trial(Trial(settings, trials[settings]))
+        return trials[settings]
 
-    def best() -> DynamicSettings:
-        return min(trials, key=lambda trial: trial.bpc).settings
+    given = sorted(set(rates))
+    ladder = [given[0] / 3.0**n for n in (4, 3, 2, 1)] + given + [given[-1] * 3.0**n for n in (1, 2, 3, 4)]
+    levels = sorted(set(decays))
+    start = DynamicSettings(rate=given[len(given) // 2], decay=levels[len(levels) // 2], segment=segment)
+    best = _climb([replace(start, rate=rate) for rate in ladder], start, attempt)
+    best = _climb([replace(best, decay=decay) for decay in levels], best, attempt)
+    return Tuned(best, tuple(Trial(*trial) for trial in trials.items()), static.bpc, static.symbols)
 
-    middle = sorted(decays)[len(decays) // 2]
-    start = DynamicSettings(decay=middle, segment=segment)
-    tried = sorted(set(rates))
-    for rate in tried:
-        attempt(replace(start, rate=rate))
-    for step, edge in ((3.0, tried[-1]), (1 / 3.0, tried[0])):
-        for _ in range(4):
-            if best().rate != edge or edge == 0.0:
+
+def _climb(
+    choices: Sequence[DynamicSettings], start: DynamicSettings, attempt: Callable[[DynamicSettings], float]
+) -> DynamicSettings:
+    """The best of `choices`, from one to the next as long as the result falls: upwards, otherwise downwards."""
+    at = choices.index(start)
+    for way in (choices[at:], choices[at::-1]):
+        best = way[0]
+        for nearby in way[1:]:
+            if attempt(nearby) >= attempt(best):
                 break
-            edge *= step
-            attempt(replace(start, rate=edge))
-    rate = best().rate
-    for decay in sorted(set(decays) - {middle}):
-        attempt(replace(start, rate=rate, decay=decay))
-    return Tuned(best(), tuple(trials), static.bpc, static.symbols)
+            best = nearby
+        if best != start:
+            return best
+    return start
 
 
 def cached_tuning(
@@ -508,7 +517,7 @@ def cached_tuning(
     statistics: GradientStatistics,
     *,
     segment: int = 50,
-    max_symbols: int = 100_000,
+    max_symbols: int = TUNING_SYMBOLS,
     on_trial: Callable[[Trial], None] | None = None,
 ) -> Tuned:
     """`tune` with the default grid, stored in `folder` under `SETTINGS_FILE`, and loaded from there if it matches the
