@@ -127,6 +127,16 @@ TABLES = (
         ),
     ),
     Table(
+        "ptb-speed",
+        "Penn Treebank: what minutes of one core buy",
+        "An FS-LSTM-2 for each budget, with a recipe chosen for it, on one core of a processor.",
+        ("raw", "char"),
+        tuple(
+            Row(f"ptb-speed-{minutes}", f"{minutes} minutes", "raw", "python -m experiments.speed")
+            for minutes in (6, 30, 60, 300)
+        ),
+    ),
+    Table(
         "ptb-cpu-recipes",
         "Penn Treebank: one technique at a time",
         "What a change of the recipe of `ptb-cpu` does in a short training of equal time for each; bits per character "
