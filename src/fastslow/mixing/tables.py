@@ -1,17 +1,20 @@
-"""The mixer's tables, computed in integer arithmetic: the same on every machine.
+"""The mixer's tables: the same on every machine.
 
     logarithm[i] = 2^16 ln(1 + i / 4096)                                   0 <= i < 4096
     stretch[p]   = 2^10 ln(p / (65536 - p)), within +-12287                0 <= p < 65536
     squash[s]    = 2^16 / (1 + exp(-(s - 12288) / 2^10)), within 1..65535  0 <= s < 24576
     rate[n]      = floor(2^17 / (2n + 3))                                  0 <= n < 1024
 
-`stretch` comes from `logarithm` and `squash` from two short tables of exp, whose entries `decimal` rounds correctly.
+No entry of `logarithm` is within 10^-4 of a half, and the library's logarithm is wrong by 10^-11 at most, so it rounds
+to the same integer everywhere. `stretch` comes from `logarithm`, and `squash` from two short tables of exp, whose
+entries `decimal` rounds correctly; both in integer arithmetic.
 A bit history (n0, n1, last) counts the zeros and ones seen in a context, with more weight on recent ones;
 `next_history` is the successor of each history after a bit.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Context, Decimal
 from functools import lru_cache
@@ -60,18 +63,11 @@ def tables() -> Tables:
     """The tables, computed once; they must not be modified."""
     context = Context(prec=40, rounding=ROUND_HALF_EVEN)
 
-    def rounded(value: Decimal) -> int:
-        return int(value.to_integral_value(ROUND_HALF_EVEN, context))
-
-    def logarithm_of(i: int) -> int:
-        quotient = context.divide(Decimal(4096 + i), Decimal(4096))
-        return rounded(context.multiply(context.ln(quotient), Decimal(1 << 16)))
-
     def exp(numerator: int, denominator: int) -> int:
         power = context.exp(context.divide(Decimal(-numerator), Decimal(denominator)))
-        return rounded(context.multiply(power, Decimal(1 << _EXP_BITS)))
+        return int(context.multiply(power, Decimal(1 << _EXP_BITS)).to_integral_value(ROUND_HALF_EVEN, context))
 
-    logarithm = np.array([logarithm_of(i) for i in range(4096)], dtype=np.int64)
+    logarithm = np.array([round(math.log1p(i / 4096) * (1 << 16)) for i in range(4096)], dtype=np.int64)
     p = np.arange(1, 65536)
     inner = (ln(p, logarithm) - ln(65536 - p, logarithm) + 32) >> 6
     stretch = np.concatenate(([-LIMIT], inner)).clip(-LIMIT, LIMIT)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import replace
+from decimal import Context, Decimal
 
 import numpy as np
 import pytest
 
 from fastslow.codec.errors import FormatError
-from fastslow.codec.exact.tables import HALF_TABLE, INDEX_BITS, KNOT_BITS, ONE, standard_tables
+from fastslow.codec.exact.tables import HALF_TABLE, INDEX_BITS, KNOT_BITS, ONE, ONE_BITS, standard_tables
 
 
 def digest(*tables: np.ndarray) -> str:
@@ -21,6 +22,20 @@ def test_golden_tables() -> None:
     tables = standard_tables()
     assert digest(tables.sigmoid_knots, tables.exp_coarse, tables.exp_fine) == "cbee88a2192476df"
     assert digest(tables.sigmoid(), tables.tanh()) == "249827c2da1cc823"
+
+
+def test_no_entry_depends_on_how_exp_is_rounded() -> None:
+    """The short tables are the nearest integers of the exact values, none of which is near a half."""
+    exact = Context(prec=40)
+    one, tables = Decimal(1 << KNOT_BITS), standard_tables()
+
+    def exp(numerator: int, denominator: int) -> Decimal:
+        return exact.exp(exact.divide(Decimal(-numerator), Decimal(denominator)))
+
+    each = [(made, exact.divide(one, exact.add(Decimal(1), exp(k, 64)))) for k, made in enumerate(tables.sigmoid_knots)]
+    each += [(made, exact.multiply(one, exp(a, 32))) for a, made in enumerate(tables.exp_coarse)]
+    each += [(made, exact.multiply(one, exp(b, 1 << ONE_BITS))) for b, made in enumerate(tables.exp_fine)]
+    assert all(abs(int(made) - value) < Decimal("0.499996") for made, value in each)
 
 
 def test_they_are_close_to_the_functions() -> None:
