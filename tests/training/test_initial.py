@@ -94,13 +94,26 @@ def test_a_run_killed_before_its_configuration_starts_from_the_weights_all_the_s
         assert torch.equal(old, new)
 
 
+def test_a_larger_network_starts_as_the_smaller_one(tmp_path: Path, trained: Path) -> None:
+    wider = replace(MODEL, hidden_size=16)
+    train(
+        wider, replace(RECIPE, rate=0.0), FURTHER, tmp_path / "run", device="cpu", backend="reference",
+        init_from=trained,
+    )  # fmt: skip
+    before, after = CharLM.from_pretrained(trained), CharLM.from_pretrained(tmp_path / "run")
+    assert after.config.options == wider
+    tokens = torch.randint(len(before.alphabet), (9, 2), generator=torch.Generator().manual_seed(0))
+    with before.evaluating(), after.evaluating():
+        torch.testing.assert_close(after(tokens)[0], before(tokens)[0], rtol=1e-4, atol=1e-4)
+
+
 def test_what_cannot_be_started_from(tmp_path: Path, trained: Path) -> None:
     def run(model: object = MODEL, splits: object = SPLITS, **options: object) -> None:
         chosen = {"init_from": trained, **options}
         train(model, RECIPE, splits, tmp_path / "run", device="cpu", backend="reference", **chosen)  # type: ignore[arg-type]
 
     with pytest.raises(
-        ConfigError, match="has hidden_size 8, not 9: a run that starts from it must use the same network"
+        ConfigError, match="has hidden_size 8, not 9: a run that starts from it must use the same network, or a"
     ):
         run(replace(MODEL, hidden_size=9))
     with pytest.raises(AlphabetError, match="offset"):

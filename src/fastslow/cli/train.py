@@ -80,7 +80,7 @@ def train(
         texts: files to train on, concatenated in this order
         preset: a network with its recipe; `fastslow info` lists them
         init_from: start from the weights of a trained model, with its network and alphabet; its dropout and zoneout can
-            be changed
+            be changed, and its sizes multiplied
         out: the run folder
         resume: continue the run in the folder, with the options it was started with
         valid: a file to validate on

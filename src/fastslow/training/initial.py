@@ -12,29 +12,33 @@ from fastslow.lm.config import ConfigError, LMConfig, ModelOptions
 from fastslow.lm.model import CharLM
 from fastslow.training.checkpoint import Checkpoint, Position, random_state
 from fastslow.training.config import TrainConfig
+from fastslow.training.widening import SIZES, widened
 
 REGULARISATION = ("dropout", "zoneout_h", "zoneout_c")
 """Options of the network that do not affect its weights and may be changed by a run."""
 
 
 def read_initial(name: str, model: ModelOptions, splits: Splits) -> CharLM:
-    """The trained model called `name`, for further training with the options `model`.
+    """The trained model called `name`, for further training with the options `model`; widened if they are larger.
 
-    Raises ModelError if there is no such model, ConfigError for a network of different sizes, AlphabetError for a text
-    with a symbol outside the model's alphabet.
+    Raises ModelError if there is no such model, ConfigError for a network that does not come from it by widening,
+    AlphabetError for a text with a symbol outside the model's alphabet.
     """
     found = CharLM.from_pretrained(name, device="cpu")
     options = found.config.options
     for field in fields(ModelOptions):
         has, wanted = getattr(options, field.name), getattr(model, field.name)
-        if field.name not in REGULARISATION and has != wanted:
+        grows = field.name in SIZES and has is not None and wanted is not None and wanted % has == 0
+        if field.name not in REGULARISATION and has != wanted and not grows:
+            sizes = ", or a whole multiple of this size" if field.name in SIZES else ""
             raise ConfigError(
-                f"{name} has {field.name} {has}, not {wanted}: a run that starts from it must use the same network"
+                f"{name} has {field.name} {has}, not {wanted}: a run that starts from it must use the same "
+                f"network{sizes}"
             )
     for part in (splits.train, splits.valid, splits.test):
         if part is not None:
             found.alphabet.check(part.data, name=part.name)
-    return found
+    return widened(found, model)
 
 
 def configuration(initial: CharLM, model: ModelOptions) -> LMConfig:

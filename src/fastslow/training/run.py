@@ -59,8 +59,9 @@ def train(
             `config.CHANGEABLE`); "auto" resumes it if there is one, and starts it otherwise.
         alphabet: "bytes" or "text"; default: that of `data`, and "bytes" for texts in memory.
         init_from: a trained model, in any form that `CharLM.from_pretrained` accepts, from whose weights the run starts
-            instead of random ones. Its sizes must be those of `model`, and the run uses its alphabet; dropout and
-            zoneout may differ. Adam's state starts from zero. A resumed run does not need it.
+            instead of random ones. The sizes of `model` must be its own or whole multiples of them, which give a larger
+            network with the same function (`training.widening`). The run uses its alphabet; dropout and zoneout may
+            differ. Adam's state starts from zero. A resumed run does not need it.
         progress: called with events (`training.events`), in this thread.
         command: the command line, for the record.
 
