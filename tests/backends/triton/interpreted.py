@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from fastslow import FSLSTM, StackedGRU
+from fastslow.backends import trust
+from fastslow.backends.flat import KINDS
 from fastslow.backends.triton import backward, engine, ops, options
 from fastslow.noise import Noise, random_bits
 from fastslow.state import state_tensors
@@ -31,16 +33,11 @@ def small(name: str, T: int = 2, B: int = 2, **changes: object) -> Case:
 OVERLAP, JOINT, OWN = {"overlap": True}, {"gates_apart": False}, {"own_products": True}
 QUICK: dict[str, tuple[Case, dict[str, bool]]] = {
     "fs2": (small("fs2", T=3), {}),
-    "fs2-joint": (small("fs2", T=3), JOINT),
-    "fs2-own": (small("fs2"), OWN),
-    "fs2-overlap": (small("fs2"), OVERLAP),
-    "lengths": (small("fs2-lengths", T=3, B=3, lengths=(3, 0, 2)), {}),
     "two-readers-overlap": (small("two-readers", B=1), OVERLAP),
     "two-inputs-no-norm": (small("two-inputs", layer_norm=False), {}),
     "eval-no-bias": (small("fs2-no-bias", training=False), {}),
     "only-states-overlap": (small("fs2-only-states", T=1), OVERLAP | JOINT),
     "own-joint-overlap": (small("fs2", T=2, B=1), OVERLAP | JOINT | OWN),
-    "resets": (small("fs2", T=3, resets=((0, 0), (2, 1))), {}),
     "resets-lengths": (small("fs2", T=3, B=3, lengths=(3, 0, 2), resets=((1, 0), (1, 2), (2, 2), (0, 1))), {}),
     "resets-everywhere-overlap": (small("fs2-resets-everywhere", resets=((0, 0), (0, 1), (1, 0), (1, 1))), OVERLAP),
     "gru": (small("gru", T=3), {}),
@@ -52,7 +49,6 @@ QUICK: dict[str, tuple[Case, dict[str, bool]]] = {
     "tanh-eval-lengths": (small("tanh-eval-lengths", T=3, B=3, lengths=(3, 0, 2), resets=((1, 0),)), {}),
     "relu": (small("relu"), OWN),
     "mixed-overlap": (small("mixed", T=2), OVERLAP),
-    "mixed-norms": (small("mixed-norms"), {}),
     "last-read-twice": (
         Case(
             wiring=LAST_READ_TWICE,
@@ -101,6 +97,13 @@ def test_twin(name: str) -> None:
 @pytest.mark.parametrize("name", ["fs2-63x1", "stacked3-63x1"])
 def test_long_twin(name: str) -> None:
     check_twin(engine, ALL_CASES[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_it_passes_its_check_before_first_use(kind: str) -> None:
+    options_now = tuple(engine.options("cpu"))
+    assert trust.difference(engine, KINDS[kind], torch.device("cpu"), torch.float32, options_now) is None
 
 
 def test_a_rows_padding_may_hold_anything() -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from fastslow.backends.trust import SWITCH
+
 pytest.importorskip("triton", reason="triton is not installed: its kernels cannot be interpreted")
 ROOT = Path(__file__).parents[3]
 
@@ -18,7 +20,8 @@ def interpret(*options: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options, str(file)],
         cwd=ROOT,
-        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "PYTEST_XDIST_AUTO_NUM_WORKERS": "1"},
+        # Interpreted, the check of the engine before its first use takes twenty seconds; a slow case runs it.
+        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", SWITCH: "0"},
         capture_output=True,
         text=True,
         check=False,
