@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastslow.mixing import Mixer
-from fastslow.mixing.mixer import TOTAL
+from fastslow.mixing.mixer import TOTAL, bits_of
 from fastslow.mixing.native import library
+from fastslow.mixing.reference import Coded
 
 TEXT = b"the quick brown fox jumps over the lazy dog and the quick cat\nsat on the mat; 12,34\n12,35\n"
 NATIVE = pytest.mark.skipif(isinstance(library(), str), reason="there is no compiled mixer")
@@ -24,15 +25,17 @@ def frequencies(count: int, size: int, seed: int) -> np.ndarray[Any, np.dtype[np
     return rows
 
 
-def both(data: bytes, lanes: int, size: int) -> np.ndarray[Any, np.dtype[np.uint16]]:
+def both(data: bytes, lanes: int, size: int, likeliest: int = 0) -> Coded:
     symbols = bytes(range(97, 97 + size))
     rows = frequencies(len(data), size, len(data)) if size else None
     arguments = (data, rows, symbols) if size else (data,)
-    compiled = Mixer(len(data), lanes, network=size > 0).probabilities(*arguments)
+    compiled = Mixer(len(data), lanes, network=size > 0).code(*arguments, likeliest=likeliest)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FASTSLOW_NATIVE", "0")
-        reference = Mixer(len(data), lanes, network=size > 0).probabilities(*arguments)
-    assert (compiled == reference).all()
+        reference = Mixer(len(data), lanes, network=size > 0).code(*arguments, likeliest=likeliest)
+    for made, wanted in zip(compiled, reference, strict=True):
+        assert made.shape == wanted.shape
+        assert (made == wanted).all()
     return compiled
 
 
@@ -47,6 +50,31 @@ def test_twin(lanes: int, size: int) -> None:
 @settings(max_examples=10, deadline=None)
 def test_twin_of_any_bytes(data: bytes, lanes: int, size: int) -> None:
     both(data, min(lanes, len(data)), size)
+
+
+@NATIVE
+@pytest.mark.parametrize(("lanes", "size", "likeliest"), [(1, 0, 5), (3, 26, 2), (1, 2, 256)])
+def test_the_likeliest_bytes_are_those_of_the_reference(lanes: int, size: int, likeliest: int) -> None:
+    text = TEXT[:48] if likeliest < 256 else TEXT[:6]
+    found = both(text, lanes, size, likeliest)
+    assert (found.probabilities == both(text, lanes, size).probabilities).all(), "looking has changed what follows"
+
+
+@NATIVE
+def test_all_bytes_have_about_the_probabilities_they_are_coded_with() -> None:
+    """Not exactly: a bit is coded after the bits before it in its byte were learned from."""
+    data = TEXT * 3
+    found = Mixer(len(data)).code(data, likeliest=256)
+    assert (np.sort(found.likeliest, axis=1) == np.arange(256)).all()
+    chances = found.chances.astype(np.float64) / 2**32
+    assert np.abs(chances.sum(axis=1) - 1).max() < 1e-6
+    assert (np.diff(chances, axis=1) <= 0).all()
+    own = np.take_along_axis(chances, (found.likeliest == np.frombuffer(data, np.uint8)[:, None]).argmax(1)[:, None], 1)
+    apart = np.abs(-np.log2(own[:, 0]) - bits_of(found))
+    assert apart.max() < 1
+    assert apart.mean() < 0.1
+    assert chr(found.likeliest[-2, 0]) == "5"
+    assert (Mixer(len(data)).code(data, likeliest=3).likeliest == found.likeliest[:, :3]).all()
 
 
 @NATIVE
@@ -90,6 +118,8 @@ def test_senseless_arguments() -> None:
         mixer.bits(b"too long")
     with pytest.raises(ValueError, match="network=True"):
         mixer.bits(b"a", frequencies(1, 256, 0))
+    with pytest.raises(ValueError, match="likeliest must be from 0 to 256; got 257"):
+        mixer.code(b"a", likeliest=257)
     mixer = Mixer(5, network=True)
     with pytest.raises(ValueError, match="network=True"):
         mixer.bits(b"a")

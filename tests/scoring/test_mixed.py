@@ -59,7 +59,14 @@ def test_bits_are_the_mixers_with_the_networks_predictions(lm: CharLM) -> None:
     assert math.isnan(bits[0])
     np.testing.assert_allclose(bits[1:], wanted[1:], atol=1e-2)
     assert b"".join(block.values.tobytes() for block in found) == LOG[:200]
-    assert found[0].likeliest.shape[1] == 0
+    best = np.concatenate([block.likeliest[:, 0] for block in found])
+    chances = np.concatenate([block.chances for block in found])
+    assert found[0].likeliest.shape[1] == 5
+    # Where the likeliest byte came, its bits are about those of its probability.
+    hit = best[1:] == DATA[1:200]
+    assert hit[100:].mean() > 0.8
+    np.testing.assert_allclose(-np.log2(chances[100:, 0][hit[99:]]), bits[100:][hit[99:]], atol=0.3)
+    assert (np.diff(chances, axis=1) <= 0).all()
 
 
 def test_what_comes_again_is_no_surprise(lm: CharLM) -> None:
@@ -96,15 +103,15 @@ def test_a_stream_without_end(lm: CharLM) -> None:
     plain = NetworkMixer(1000, bytes(range(256)))
     endless = EndlessMixer(bytes(range(256)), length=500, kept=100)
     rows = np.random.default_rng(0).normal(size=(1000, 256))
-    found = np.concatenate([endless.bits(rows[a : a + 90], DATA[a : a + 90]) for a in range(0, 990, 90)])
-    wanted = np.concatenate([plain.bits(rows[a : a + 90], DATA[a : a + 90]) for a in range(0, 990, 90)])
+    found = np.concatenate([endless.mix(rows[a : a + 90], DATA[a : a + 90]).bits for a in range(0, 990, 90)])
+    wanted = np.concatenate([plain.mix(rows[a : a + 90], DATA[a : a + 90]).bits for a in range(0, 990, 90)])
     np.testing.assert_array_equal(found[:450], wanted[:450])
     # Begun anew with the last hundred bytes: what it has learned of the lines is still there.
     assert (found[450:] != wanted[450:]).any()
     assert found[450:].mean() < 1.5 * wanted[450:].mean() + 0.1
     endless.read(DATA[:7])
-    assert endless.bits(rows[:0], DATA[:0]).shape == (0,)
-    assert len(endless.bits(rows[:900], DATA[:900])) == 900
+    assert endless.mix(rows[:0], DATA[:0], 2).likeliest.shape == (0, 2)
+    assert len(endless.mix(rows[:900], DATA[:900]).bits) == 900
     with pytest.raises(ValueError, match="kept must be at least 0 and less than length"):
         EndlessMixer(b"ab", length=10, kept=10)
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastslow.mixing.native import NativeMixer, library
-from fastslow.mixing.reference import Masses, ReferenceMixer, masses_of
+from fastslow.mixing.reference import Coded, Masses, ReferenceMixer, masses_of
 from fastslow.mixing.tables import Ints
 
 TOTAL = 1 << 24
@@ -43,11 +43,15 @@ class Mixer:
         else:
             self._native = NativeMixer(length, lanes, network)
 
-    def probabilities(
-        self, data: bytes | NDArray[np.uint8], frequencies: Ints | None = None, symbols: bytes = bytes(range(256))
-    ) -> NDArray[np.uint16]:
-        """The next n bytes -> (n, 8): the probability of each bit that occurred, the high bit first, in units of 2^-16;
-        never 0 or 1.
+    def code(
+        self,
+        data: bytes | NDArray[np.uint8],
+        frequencies: Ints | None = None,
+        symbols: bytes = bytes(range(256)),
+        *,
+        likeliest: int = 0,
+    ) -> Coded:
+        """The probabilities of the next n bytes, and the `likeliest` likeliest bytes (0 to 256) at each place.
 
         frequencies: (n, V) positive integers, each row summing to 2^24; symbols: the V bytes that the columns stand
         for, in any order. Any other byte gets a probability of 2^-18.
@@ -57,6 +61,8 @@ class Mixer:
             raise ValueError(
                 f"text must be (n,), n <= {self.length - self._given:,} (left of length); got {text.shape}"
             )
+        if not 0 <= likeliest <= 256:
+            raise ValueError(f"likeliest must be from 0 to 256; got {likeliest}")
         if (frequencies is not None) != self.network:
             raise ValueError("frequencies must be given if and only if the mixer has network=True")
         if frequencies is not None:
@@ -67,15 +73,19 @@ class Mixer:
             if frequencies.size and (frequencies.min() < 1 or (frequencies.sum(axis=1) != TOTAL).any()):
                 raise ValueError(f"frequencies must be at least 1, and each row must sum to {TOTAL:,}")
         self._given += len(text)
-        return (self._native or self._reference).code(text, frequencies, symbols)  # type: ignore[union-attr]
+        return (self._native or self._reference).code(text, frequencies, symbols, likeliest)  # type: ignore[union-attr]
 
     def bits(
         self, data: bytes | NDArray[np.uint8], frequencies: Ints | None = None, symbols: bytes = bytes(range(256))
     ) -> NDArray[np.float64]:
-        """The next n bytes -> (n,): the code length of each in bits. Arguments as for `probabilities`."""
-        probabilities = self.probabilities(data, frequencies, symbols)
-        costs: NDArray[np.float64] = _COST[probabilities.astype(np.int64) - 1].sum(axis=1)
-        return costs
+        """The next n bytes -> (n,): the code length of each in bits. Arguments as for `code`."""
+        return bits_of(self.code(data, frequencies, symbols))
+
+
+def bits_of(coded: Coded) -> NDArray[np.float64]:
+    """The code length of each byte in bits, (n,)."""
+    costs: NDArray[np.float64] = _COST[coded.probabilities.astype(np.int64) - 1].sum(axis=1)
+    return costs
 
 
 class _Reference:
@@ -85,12 +95,14 @@ class _Reference:
         self._mixer = ReferenceMixer(length, lanes, network)
         self._lane = self._step = 0
 
-    def code(self, data: NDArray[np.uint8], frequencies: Ints | None, symbols: bytes) -> NDArray[np.uint16]:
+    def code(self, data: NDArray[np.uint8], frequencies: Ints | None, symbols: bytes, likeliest: int) -> Coded:
         out = np.empty((len(data), 8), dtype=np.uint16)
+        found: list[list[tuple[int, int]]] = []
         mixer = self._mixer
         for i, byte in enumerate(data.tolist()):
             masses: Masses | None = None if frequencies is None else masses_of(frequencies[i], symbols)
             mixer.begin(self._lane, self._step, masses)
+            found.append(mixer.likeliest(likeliest))
             for bit in range(8):
                 y, p = byte >> (7 - bit) & 1, mixer.predict()
                 out[i, bit] = p if y else 65536 - p
@@ -99,4 +111,5 @@ class _Reference:
             self._lane += 1
             if self._lane == mixer.active(self._step):
                 self._lane, self._step = 0, self._step + 1
-        return out
+        pairs = np.array(found, dtype=np.int64).reshape(len(data), likeliest, 2)
+        return Coded(out, pairs[:, :, 0].astype(np.uint8), pairs[:, :, 1].astype(np.uint32))

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastslow.compiling.build import BuildError, Unit, ensure
+from fastslow.mixing.reference import Coded
 from fastslow.mixing.tables import Ints, tables
 
 CSRC = Path(__file__).parent / "csrc"
@@ -40,7 +41,10 @@ _FUNCTIONS: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "fs_mixing_abi": (c_int64, ()),
     "fs_mixer_make": (c_void_p, (c_void_p, c_int64, c_int64, c_int64)),
     "fs_mixer_free": (None, (c_void_p,)),
-    "fs_mixer_code": (None, (c_void_p, c_void_p, c_int64, c_void_p, c_void_p, c_int64, c_void_p)),
+    "fs_mixer_code": (
+        None,
+        (c_void_p, c_void_p, c_int64, c_void_p, c_void_p, c_int64, c_void_p, c_int64, c_void_p, c_void_p),
+    ),
 }
 
 
@@ -89,17 +93,23 @@ class NativeMixer:
         self._library, self._address = found, made
         finalize(self, found.fs_mixer_free, made)
 
-    def code(self, data: NDArray[np.uint8], frequencies: Ints | None, symbols: bytes) -> NDArray[np.uint16]:
-        """data (n,), frequencies (n, V) -> (n, 8)."""
-        out = np.empty((len(data), 8), dtype=np.uint16)
+    def code(self, data: NDArray[np.uint8], frequencies: Ints | None, symbols: bytes, likeliest: int) -> Coded:
+        """data (n,), frequencies (n, V)."""
+        n = len(data)
+        made = Coded(
+            *(np.empty((n, k), kind) for k, kind in ((8, np.uint16), (likeliest, np.uint8), (likeliest, np.uint32)))
+        )
         rows = None if frequencies is None else np.ascontiguousarray(frequencies, dtype=np.int64)
         self._library.fs_mixer_code(
             self._address,
             data.ctypes.data,
-            len(data),
+            n,
             None if rows is None else rows.ctypes.data,
             symbols,
             len(symbols),
-            out.ctypes.data,
+            made.probabilities.ctypes.data,
+            likeliest,
+            made.likeliest.ctypes.data,
+            made.chances.ctypes.data,
         )
-        return out
+        return made

@@ -18,6 +18,7 @@ Units: probabilities are those of a 1 bit, in 2^-16; logits in 2^-10; weights in
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,6 +69,17 @@ def masses_of(frequencies: Ints, symbols: bytes) -> Masses:
     logarithm = tables().logarithm
     surprise = int(ln(sums[-1], logarithm) - ln(int(mass[top]), logarithm)) // 22713
     return Masses(sums, top, max(0, min(7, surprise)))
+
+
+class Coded(NamedTuple):
+    """Bytes as a mixer has predicted them. probabilities (n, 8) uint16: of each bit that occurred, in 2^-16. likeliest
+    (n, k) uint8: the likeliest bytes at each place, likeliest first. chances (n, k) uint32: their probabilities, in
+    2^-32, before anything is learned from the byte; the bits of a byte are predicted after the bits before them were
+    learned from, which makes a small difference."""
+
+    probabilities: NDArray[np.uint16]
+    likeliest: NDArray[np.uint8]
+    chances: NDArray[np.uint32]
 
 
 @dataclass
@@ -168,9 +180,32 @@ class ReferenceMixer:
 
     def predict(self) -> int:
         """The probability that the next bit is 1, an integer from 1 to 65535."""
+        if self._bit == 4:
+            self._slot = [self._find(hash_of(h, self._node)) for h in self._z.context]
+        return self._mix()
+
+    def likeliest(self, count: int) -> list[tuple[int, int]]:
+        """After `begin`: the `count` likeliest bytes with their probabilities in 2^-32, likeliest first and of equals
+        the one found first. From the root on, the likeliest branch is followed. Nothing is learned.
+        """
+        open_, outer, found = [(1 << 32, 1)], self._slot, []
+        while len(found) < count:
+            p, node = max(open_, key=lambda branch: (branch[0], -branch[1]))
+            open_.remove((p, node))
+            if node >= 256:
+                found.append((node & 255, p))
+                continue
+            self._node, self._bit = node, node.bit_length() - 1
+            enters = node >> (self._bit - 4) if self._bit >= 4 else 0
+            self._slot = [self._look(hash_of(h, enters)) for h in self._z.context] if enters else outer
+            one = p * self._mix() >> 16
+            open_ += [(one, node * 2 + 1), (p - one, node * 2)]
+        self._slot, self._node, self._bit = outer, 1, 0
+        return found
+
+    def _mix(self) -> int:
+        """The mixed probability at the current node."""
         z, node, bit, masses, stretch = self._z, self._node, self._bit, self._masses, self._stretch
-        if bit == 4:
-            self._slot = [self._find(hash_of(h, node)) for h in z.context]
         self._within = node if bit < 4 else 1 << (bit - 4) | node & ((1 << (bit - 4)) - 1)
         order, c1, c2, c3 = 0, z.last & 255, z.last >> 8 & 255, z.last >> 16 & 255
         logits, distances = [0] * HASHED, [0] * HASHED
@@ -346,6 +381,15 @@ class ReferenceMixer:
         slot = min((self._slots[place] for place in places), key=lambda slot: slot[1])
         slot[:] = bytes((check, *bytes(15)))
         return slot
+
+    def _look(self, h: int) -> bytearray:
+        """A context's slot, or an empty one if the context is at none of the three places; nothing is replaced."""
+        first, check = (h * 0x9E3779B1 & _WORD) >> 7 & self._slot_mask, h >> 24
+        for place in (first, first ^ 1, first ^ 2):
+            slot = self._slots.get(place)
+            if slot and slot[0] == check and slot[1]:
+                return slot
+        return bytearray(16)
 
     def _is_known(self, lane: int, at: int) -> bool:
         t = at - self.offsets[lane]

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from fastslow.data.alphabet import UInt8Array
 from fastslow.lm import CharLM
 from fastslow.mixing import Mixer
-from fastslow.mixing.mixer import TOTAL
+from fastslow.mixing.mixer import TOTAL, bits_of
 from fastslow.mixing.native import library
 from fastslow.scoring.options import Predictor
-from fastslow.scoring.surprisal import Surprisal, surprisals
+from fastslow.scoring.surprisal import Mixed, Surprisal, surprisals
 
 SAMPLE = 1 << 13
 """The number of bytes at the beginning of a text used to choose the predictor."""
@@ -34,13 +34,14 @@ class NetworkMixer:
     def __init__(self, length: int, symbols: bytes) -> None:
         self._mixer, self._symbols = Mixer(max(1, length), network=True), symbols
 
-    def bits(self, log_p: NDArray[np.floating[Any]], values: UInt8Array) -> NDArray[np.float64]:
-        """The next n bytes and the network's predictions for them, log_p (n, V) -> (n,) bits."""
-        return self._mixer.bits(values, frequencies(log_p), self._symbols)
+    def mix(self, log_p: NDArray[np.floating[Any]], values: UInt8Array, likeliest: int = 0) -> Mixed:
+        """The next n bytes and the network's predictions for them, log_p (n, V)."""
+        coded = self._mixer.code(values, frequencies(log_p), self._symbols, likeliest=likeliest)
+        return Mixed(bits_of(coded), coded.likeliest, (coded.chances / 2.0**32).astype(np.float32))
 
     def read(self, values: UInt8Array) -> None:
         """Read bytes without predictions of the network: all symbols are equally likely."""
-        self.bits(np.zeros((len(values), len(self._symbols))), values)
+        self.mix(np.zeros((len(values), len(self._symbols))), values)
 
 
 class EndlessMixer:
@@ -57,26 +58,25 @@ class EndlessMixer:
         """The last `kept` bytes."""
         self._mixer, self._room = NetworkMixer(length, symbols), length
 
-    def bits(self, log_p: NDArray[np.floating[Any]], values: UInt8Array) -> NDArray[np.float64]:
-        """As `NetworkMixer.bits`."""
-        found = []
-        for start in range(0, len(values), self._length - self._kept):
-            part = slice(start, start + self._length - self._kept)
-            found.append(self._bits(log_p[part], values[part]))
-        return np.concatenate(found) if found else np.zeros(0)
+    def mix(self, log_p: NDArray[np.floating[Any]], values: UInt8Array, likeliest: int = 0) -> Mixed:
+        """As `NetworkMixer.mix`."""
+        most = self._length - self._kept
+        starts = range(0, max(1, len(values)), most)
+        found = [self._mix(log_p[at : at + most], values[at : at + most], likeliest) for at in starts]
+        return Mixed(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 
     def read(self, values: UInt8Array) -> None:
         """As `NetworkMixer.read`."""
-        self.bits(np.zeros((len(values), len(self._symbols))), values)
+        self.mix(np.zeros((len(values), len(self._symbols))), values)
 
-    def _bits(self, log_p: NDArray[np.floating[Any]], values: UInt8Array) -> NDArray[np.float64]:
+    def _mix(self, log_p: NDArray[np.floating[Any]], values: UInt8Array, likeliest: int) -> Mixed:
         if len(values) > self._room:
             self._mixer, self._room = NetworkMixer(self._length, self._symbols), self._length - len(self._last)
             self._mixer.read(self._last)
         self._room -= len(values)
         joined = np.concatenate((self._last, values))
         self._last = joined[max(0, len(joined) - self._kept) :].copy()
-        return self._mixer.bits(log_p, values)
+        return self._mixer.mix(log_p, values, likeliest)
 
 
 def frequencies(log_p: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
@@ -107,7 +107,7 @@ def choose(model: CharLM, text: UInt8Array, predictor: Predictor = "auto", **opt
     """The scores of `text` by the given predictor. "auto" chooses the network alone unless it is worse than the
     contexts alone on the first `SAMPLE` bytes, or always if the mixer is not compiled.
 
-    options: those of `surprisals`.  The mixed predictor has no likeliest symbols, and its entropy is the network's.
+    options: those of `surprisals`.  The entropy of the mixed predictor is the network's.
     """
     if predictor != "mixed":
         blocks = surprisals(model, text, **options)
@@ -121,7 +121,7 @@ def choose(model: CharLM, text: UInt8Array, predictor: Predictor = "auto", **opt
         if not worse_than_contexts(head):
             return Chosen("network", itertools.chain(head, blocks))
     mixer = NetworkMixer(len(text), model.alphabet.symbols)
-    return Chosen("mixed", surprisals(model, text, mixer=mixer, **{**options, "likeliest": 0}))
+    return Chosen("mixed", surprisals(model, text, mixer=mixer, **options))
 
 
 def worse_than_contexts(scored: list[Surprisal]) -> bool:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -32,11 +32,19 @@ Offsets = Callable[[int, int], NDArray[np.int64]]
 """`offsets(start, stop)`: the file offsets of the bytes from start to stop; (stop - start,), including the end."""
 
 
-class BitMixer(Protocol):
-    """Computes bits from the network's predictions, such as `mixed.NetworkMixer`."""
+class Mixed(NamedTuple):
+    """bits (n,), likeliest (n, K) and chances (n, K) as in `Surprisal`."""
 
-    def bits(self, log_p: NDArray[Any], values: UInt8Array) -> NDArray[np.float64]:
-        """The next n bytes, and the network's predictions for them, log_p (n, V) -> (n,) bits."""
+    bits: NDArray[np.float64]
+    likeliest: UInt8Array
+    chances: NDArray[np.float32]
+
+
+class BitMixer(Protocol):
+    """Predicts bytes with the help of the network's predictions, such as `mixed.NetworkMixer`."""
+
+    def mix(self, log_p: NDArray[Any], values: UInt8Array, likeliest: int) -> Mixed:
+        """The next n bytes, and the network's predictions for them, log_p (n, V)."""
         ...
 
     def read(self, values: UInt8Array) -> None:
@@ -217,18 +225,17 @@ class Scorer:
             log_p = torch.log_softmax(logits[:, 0].float() if logits.dtype != torch.float64 else logits[:, 0], -1)
             if self._mixer is None:
                 bits = -log_p.gather(1, targets)[:, 0].double().cpu().numpy() / math.log(2.0)
+                best, which = log_p.topk(self._k, dim=-1)
+                found = Mixed(bits, self._symbols[which.cpu().numpy()], best.exp().float().cpu().numpy())
             else:
-                bits = self._mixer.bits(log_p.cpu().numpy(), values)
-            best, which = log_p.topk(self._k, dim=-1)
+                found = self._mixer.mix(log_p.cpu().numpy(), values, self._k)
             entropy = entropy_bits(log_p)
         self._last = int(symbols[-1])
         self._start += len(values)
         return Surprisal(
             self._start - len(values),
             values,
-            bits,
-            self._symbols[which.cpu().numpy()],
-            best.exp().float().cpu().numpy(),
+            *found,
             entropy.float().cpu().numpy(),
             offsets,
         )

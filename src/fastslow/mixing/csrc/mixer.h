@@ -267,7 +267,6 @@ class Mixer {
 
     // The probability that the next bit is 1: 1 to 65535.
     int predict() {
-        const Tables& t = tables;
         if (bit == 4) {
             u32 inner[HASHED];
             for (int i = 0; i < HASHED; i++) {
@@ -276,6 +275,115 @@ class Mixer {
             }
             for (int i = 0; i < HASHED; i++) slot[i] = find(inner[i]);
         }
+        return mix();
+    }
+
+    // After `begin`: the `count` likeliest bytes, at most 256, likeliest first and of equals the one found first, with
+    // their probabilities in 2^-32. From the root on, the likeliest branch is followed. Nothing is learned.
+    void likeliest(int count, u8* bytes, u32* chances) {
+        struct Branch {
+            u64 p;
+            u32 node;
+        } open[257];
+        int size = 0, found = 0;
+        open[size++] = {u64(1) << 32, 1};
+        u8* outer[HASHED];
+        std::memcpy(outer, slot, sizeof slot);
+        u32 entered = 0;  // the node of four bits whose slots are in `slot`; 0: those of the byte
+        while (found < count) {
+            int best = 0;
+            for (int i = 1; i < size; i++)
+                if (open[i].p > open[best].p || (open[i].p == open[best].p && open[i].node < open[best].node)) best = i;
+            const Branch branch = open[best];
+            open[best] = open[--size];
+            if (branch.node >= 256) {
+                bytes[found] = static_cast<u8>(branch.node);
+                chances[found++] = static_cast<u32>(branch.p);
+                continue;
+            }
+            node = branch.node, bit = 31 - __builtin_clz(node);
+            const u32 enters = bit < 4 ? 0 : node >> (bit - 4);
+            if (enters != entered) {
+                for (int i = 0; i < HASHED; i++) slot[i] = enters ? look(hash(z->context[i], enters)) : outer[i];
+                entered = enters;
+            }
+            const u64 one = branch.p * static_cast<u64>(mix()) >> 16;
+            open[size++] = {one, node * 2 + 1};
+            open[size++] = {branch.p - one, node * 2};
+        }
+        std::memcpy(slot, outer, sizeof slot);
+        node = 1, bit = 0;
+    }
+
+    // Learns from the bit that was predicted.
+    void update(int y) {
+        const i32 goal = y << 16;
+        for (int s = 0; s < SETS; s++) {
+            const i32 error = ((goal - output[s]) * rate) >> 8;
+            i32* __restrict w = chosen[s];
+            for (int j = 0; j < PADDED; j++) {
+                i32 value = w[j] + ((input[j] * error + 32768) >> 16);
+                value = value > WEIGHT_LIMIT ? WEIGHT_LIMIT : value;
+                w[j] = value < -WEIGHT_LIMIT ? -WEIGHT_LIMIT : value;
+            }
+        }
+        const i32 error = ((goal - mixed) * 20) >> 8;
+        for (int s = 0; s < SETS; s++) {
+            i32& w = last_weights[node * SETS + s];
+            w = limited_weight(w + ((logit[s] * error + 32768) >> 16));
+        }
+        const int end = y ? 65535 : 0;
+        for (int k = 0; k < MAPS; k++) *cell[k] = static_cast<u16>(*cell[k] + ((end - *cell[k]) >> 6));
+        for (int i = 0; i < HASHED; i++) {
+            if (seen[i]) learn(*seen[i], y, 1000);
+            u8& history = slot[i][within];
+            history = tables.next[history][y];
+        }
+        for (int i = 0; i < DIRECT; i++) learn(*near[i], y, 255);
+        for (int m = 0; m < MATCHES; m++)
+            if (matched[m]) learn(*matched[m], y == right[m], 400);
+        if (masses) learn(*mapped, y, 1000);
+        node = node * 2 + static_cast<u32>(y);
+        bit++;
+    }
+
+    // Finishes the byte after eight bits, and returns it.
+    u8 end() {
+        const u32 c = node & 255, c1 = z->last & 255, c2 = z->last & 0xffff;
+        text[z->at++] = static_cast<u8>(c);
+        after1[c1] = after1[c1] << 8 | c;
+        after2[c2] = after2[c2] << 8 | c;
+        z->last = z->last << 8 | c;
+        const u32 lower = c | 32;
+        if ((lower >= 'a' && lower <= 'z') || c >= 128) {
+            z->word = (z->word + lower) * 0x2f0b4c47u;
+        } else if (z->word) {
+            z->word2 = z->word1, z->word1 = z->word, z->word = 0;
+        }
+        if (c == '\n') z->line_before = z->line, z->line = z->at, z->first_of_line = 0;
+        else if (z->at - z->line == 1) z->first_of_line = c;
+        for (int m = 0; m < MATCHES; m++) {
+            if (expected[m] >= 0) {
+                const bool hit = expected[m] == static_cast<int>(c);
+                z->misses[m] = z->misses[m] << 1 | (hit ? 0 : 1);
+                z->length[m] = !hit ? 0 : z->length[m] < LONGEST ? z->length[m] + 1 : LONGEST;
+                z->match[m] += hit;
+            }
+            if (z->at - z->first < SHORTEST[m]) continue;
+            u32& head = heads[m][match_hash(m) & match_mask];
+            if (z->length[m] < 16) look_up(m, head);
+            head = static_cast<u32>(z->at);
+        }
+        find_contexts(*z);
+        for (u32 context : z->context) __builtin_prefetch(address(context));
+        coded++;
+        return static_cast<u8>(c);
+    }
+
+  private:
+    // The mixed probability at `node`, from `slot`.
+    int mix() {
+        const Tables& t = tables;
         within = bit < 4 ? static_cast<int>(node) : static_cast<int>(1u << (bit - 4) | (node & ((1u << (bit - 4)) - 1)));
         u32 order = 0;
         i32* x = input;
@@ -351,72 +459,6 @@ class Mixer {
         return p < 1 ? 1 : p > 65535 ? 65535 : p;
     }
 
-    // Learns from the bit that was predicted.
-    void update(int y) {
-        const i32 goal = y << 16;
-        for (int s = 0; s < SETS; s++) {
-            const i32 error = ((goal - output[s]) * rate) >> 8;
-            i32* __restrict w = chosen[s];
-            for (int j = 0; j < PADDED; j++) {
-                i32 value = w[j] + ((input[j] * error + 32768) >> 16);
-                value = value > WEIGHT_LIMIT ? WEIGHT_LIMIT : value;
-                w[j] = value < -WEIGHT_LIMIT ? -WEIGHT_LIMIT : value;
-            }
-        }
-        const i32 error = ((goal - mixed) * 20) >> 8;
-        for (int s = 0; s < SETS; s++) {
-            i32& w = last_weights[node * SETS + s];
-            w = limited_weight(w + ((logit[s] * error + 32768) >> 16));
-        }
-        const int end = y ? 65535 : 0;
-        for (int k = 0; k < MAPS; k++) *cell[k] = static_cast<u16>(*cell[k] + ((end - *cell[k]) >> 6));
-        for (int i = 0; i < HASHED; i++) {
-            if (seen[i]) learn(*seen[i], y, 1000);
-            u8& history = slot[i][within];
-            history = tables.next[history][y];
-        }
-        for (int i = 0; i < DIRECT; i++) learn(*near[i], y, 255);
-        for (int m = 0; m < MATCHES; m++)
-            if (matched[m]) learn(*matched[m], y == right[m], 400);
-        if (masses) learn(*mapped, y, 1000);
-        node = node * 2 + static_cast<u32>(y);
-        bit++;
-    }
-
-    // Finishes the byte after eight bits, and returns it.
-    u8 end() {
-        const u32 c = node & 255, c1 = z->last & 255, c2 = z->last & 0xffff;
-        text[z->at++] = static_cast<u8>(c);
-        after1[c1] = after1[c1] << 8 | c;
-        after2[c2] = after2[c2] << 8 | c;
-        z->last = z->last << 8 | c;
-        const u32 lower = c | 32;
-        if ((lower >= 'a' && lower <= 'z') || c >= 128) {
-            z->word = (z->word + lower) * 0x2f0b4c47u;
-        } else if (z->word) {
-            z->word2 = z->word1, z->word1 = z->word, z->word = 0;
-        }
-        if (c == '\n') z->line_before = z->line, z->line = z->at, z->first_of_line = 0;
-        else if (z->at - z->line == 1) z->first_of_line = c;
-        for (int m = 0; m < MATCHES; m++) {
-            if (expected[m] >= 0) {
-                const bool hit = expected[m] == static_cast<int>(c);
-                z->misses[m] = z->misses[m] << 1 | (hit ? 0 : 1);
-                z->length[m] = !hit ? 0 : z->length[m] < LONGEST ? z->length[m] + 1 : LONGEST;
-                z->match[m] += hit;
-            }
-            if (z->at - z->first < SHORTEST[m]) continue;
-            u32& head = heads[m][match_hash(m) & match_mask];
-            if (z->length[m] < 16) look_up(m, head);
-            head = static_cast<u32>(z->at);
-        }
-        find_contexts(*z);
-        for (u32 context : z->context) __builtin_prefetch(address(context));
-        coded++;
-        return static_cast<u8>(c);
-    }
-
-  private:
     static i32 limited_weight(i32 w) { return w > WEIGHT_LIMIT ? WEIGHT_LIMIT : w < -WEIGHT_LIMIT ? -WEIGHT_LIMIT : w; }
 
     static u32 class_of(u32 c) {
@@ -482,6 +524,17 @@ class Mixer {
         std::memset(least, 0, 16);
         least[0] = check;
         return least;
+    }
+
+    // The slot of a context, or an empty one if the context is at none of the three places; nothing is replaced.
+    u8* look(u32 h) const {
+        static u8 empty[16] = {};  // only read
+        const u32 at = h * 0x9e3779b1u >> 7 & slot_mask;
+        for (u32 i = 0; i < 3; i++) {
+            u8* its = slots.get() + size_t(at ^ i) * 16;
+            if (its[0] == static_cast<u8>(h >> 24) && its[1]) return its;
+        }
+        return empty;
     }
 
     bool is_known(i64 lane, i64 at) const {

@@ -34,14 +34,17 @@ FS_PUBLIC void fs_mixer_free(void* session) { delete static_cast<Session*>(sessi
 
 // The next `count` bytes, in order of steps, then of lanes, within the length. frequencies (count, V): the network's
 // predictions for the bytes in `symbols` (V); null without one. probabilities (count, 8): of each bit that occurred.
+// likeliest, chances (count, most): the likeliest bytes at each place and their probabilities.
 FS_PUBLIC void fs_mixer_code(void* session, const std::uint8_t* bytes, std::int64_t count, const std::int64_t* frequencies,
-                             const std::uint8_t* symbols, std::int64_t size, std::uint16_t* probabilities) {
+                             const std::uint8_t* symbols, std::int64_t size, std::uint16_t* probabilities, std::int64_t most,
+                             std::uint8_t* likeliest, std::uint32_t* chances) {
     Session& its = *static_cast<Session*>(session);
     Mixer& mixer = its.mixer;
     Masses masses;
     for (i64 i = 0; i < count; i++) {
         if (frequencies) spread(masses, frequencies + i * size, symbols, size, its.tables);
         mixer.begin(its.lane, its.step, frequencies ? &masses : nullptr);
+        if (most) mixer.likeliest(static_cast<int>(most), likeliest + i * most, chances + i * most);
         for (int bit = 7; bit >= 0; bit--) {
             const int y = bytes[i] >> bit & 1, p = mixer.predict();
             probabilities[8 * i + 7 - bit] = static_cast<u16>(y ? p : 65536 - p);
