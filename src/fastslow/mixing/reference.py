@@ -188,7 +188,8 @@ class ReferenceMixer:
         """After `begin`: the `count` likeliest bytes with their probabilities in 2^-32, likeliest first and of equals
         the one found first. From the root on, the likeliest branch is followed. Nothing is learned.
         """
-        open_, outer, found = [(1 << 32, 1)], self._slot, []
+        open_, outer = [(1 << 32, 1)], self._slot
+        found: list[tuple[int, int]] = []
         while len(found) < count:
             p, node = max(open_, key=lambda branch: (branch[0], -branch[1]))
             open_.remove((p, node))
