@@ -154,7 +154,7 @@ def about(out: Path, name: str) -> str:
 
 
 def code(out: Path, name: str) -> str:
-    return "```text\n" + (out / f"{name}.txt").read_text().rstrip() + "\n```"
+    return "```text\n" + (out / f"{name}.txt").read_text().strip() + "\n```"
 
 
 def on() -> str:
