@@ -26,7 +26,8 @@ def text(tmp_path: Path) -> Path:
 
 def test_the_rows_are_the_plans() -> None:
     planned = next(table for table in TABLES if table.name == "shakespeare")
-    assert [row.name for row in planned.rows] == [f"shakespeare-{minutes}" for minutes in shakespeare.RECIPES]
+    rows = [f"shakespeare-{minutes}{ending}" for minutes in shakespeare.RECIPES for ending in ("", "-windows")]
+    assert [row.name for row in planned.rows] == rows
     find_preset(shakespeare.PRESET)
     known = {field.name for field in (*fields(TrainConfig), *fields(ModelOptions))}
     for changes in shakespeare.RECIPES.values():
@@ -56,6 +57,8 @@ def test_the_whole_way(text: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     monkeypatch.setattr(shakespeare, "CHANGES", TINY)
     monkeypatch.chdir(text.parent)
     assert shakespeare.main(["--text", str(text), "--minutes", "3", "--record"]) == 0
-    (record,) = read_records(Path("experiments/records"))
-    assert record.row == "shakespeare-3"
-    assert f"| {record.mean('bytes'):.4f} |" in capsys.readouterr().out
+    records = {record.row: record for record in read_records(Path("experiments/records"))}
+    stream, windows = records["shakespeare-3"], records["shakespeare-3-windows"]
+    assert f"| {stream.mean('bytes'):.4f} | {windows.mean('bytes'):.4f} |" in capsys.readouterr().out
+    assert "one continuous stream" in stream.evaluation
+    assert "streams, each from a zero state" in windows.evaluation
