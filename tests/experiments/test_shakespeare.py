@@ -20,7 +20,7 @@ TINY: dict[str, Any] = {"batch": 4, "window": 10, "hidden_size": 8, "slow_size":
 @pytest.fixture
 def text(tmp_path: Path) -> Path:
     path = tmp_path / "text.txt"
-    path.write_bytes(b"".join(b"ROMEO:\nIs the day %d so young?\n\n" % (i % 17) for i in range(100)))
+    path.write_bytes(b"".join(b"ROMEO:\nIs the day %d so young?\n\n" % (i % 17) for i in range(300)))
     return path
 
 
