@@ -73,6 +73,11 @@ def test_a_model_without_its_run_is_tuned_on_the_corpus(
     before = (Path("runs/model") / "dynamic.json").stat().st_mtime_ns
     assert evaluated(capsys, "model", "ptb", "--dynamic", "--segment", 10)["bpc"] == found["bpc"]
     assert (Path("runs/model") / "dynamic.json").stat().st_mtime_ns == before
+    # Where nothing can be stored it is computed all the same.
+    shutil.rmtree("runs/model")
+    Path("runs/model").write_bytes(b"")
+    assert evaluated(capsys, "model", "ptb", "--dynamic", "--segment", 10)["bpc"] == found["bpc"]
+    assert Path("runs/model").read_bytes() == b""
 
 
 def test_losses_are_kept_and_compared(runs: list[str], text: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,7 @@ from fastslow.data.corpora import is_corpus, load_corpus
 from fastslow.data.text import Splits, Text, open_text
 from fastslow.errors import FastslowError
 from fastslow.lm.packaged import is_packaged, packaged, shown_name
+from fastslow.storage import StorageError
 
 if TYPE_CHECKING:
     from fastslow.evaluation import Evaluation
@@ -118,7 +120,8 @@ def evaluate(
     each = None if dynamic else _documents(runs[0], documents)
     if each is not None and fit_temperature is not None:
         raise OptionError("--fit-temperature reads a text as one document: give --documents none with it")
-    text = _own_text(runs[0], part) if named is None else _text(named, part, protocol, raw)
+    corpus = None if named is None else _corpus(named, protocol)
+    text = _own_text(runs[0], part) if named is None else _text(named, corpus, part, protocol, raw)
     note_form(text)
     other_text = None if fit_temperature is None else _fitting_text(runs[0], fit_temperature, text, raw)
     models = [load_model(run, device, backend) for run in runs]
@@ -131,7 +134,6 @@ def evaluate(
         for lm in models:
             lm.layer.round_to_int8_()
     if dynamic:
-        corpus = _corpus(named, protocol)
         result = measure_dynamic(models, runs, text, corpus, rate=rate, decay=decay, segment=segment, per_symbol=kept)
     else:
         streams = min(streams, max(1, len(text) - 1))
@@ -286,7 +288,8 @@ def measure_dynamic(
         kept_in = Path(run)
         if others is not None:
             kept_in = RUNS / shown_name(run).replace("/", "--")
-            make_folder(kept_in)
+            with suppress(StorageError):  # nothing is stored in a read-only folder
+                make_folder(kept_in)
         train = _training_text(run, "train", others, "--dynamic needs the gradient statistics of its training text")
         streams = max(1, min(32, (len(train) - 1) // segment))
         with CountingView(f"statistics of {run}", unit="windows") as view:
@@ -324,13 +327,13 @@ def _runs_and_text(names: Sequence[str]) -> tuple[list[str], str | None]:
     return runs, text
 
 
-def _corpus(name: str | None, protocol: str | None) -> Splits | None:
+def _corpus(name: str, protocol: str | None) -> Splits | None:
     """The corpus called `name`, or None."""
-    return load_corpus(name, protocol).splits if name and is_corpus(name) and not Path(name).exists() else None
+    return load_corpus(name, protocol).splits if is_corpus(name) and not Path(name).exists() else None
 
 
-def _text(name: str, part: Part, protocol: str | None, raw: bool) -> Text:
-    corpus = _corpus(name, protocol)
+def _text(name: str, corpus: Splits | None, part: Part, protocol: str | None, raw: bool) -> Text:
+    """A part of the corpus called `name`, or the file of this name."""
     if corpus is not None:
         return _part(corpus, part, name)
     if protocol is not None:
