@@ -61,8 +61,11 @@ FORMAT_VERSION = "1"
 
 RATES = (1e-4, 3e-4, 1e-3)
 DECAYS = (0.0, 0.005, 0.02, 0.05)
+"""Where tuning searches first."""
 TUNING_SYMBOLS = 25_000
+"""Symbols of the validation text that each trial scores."""
 STATISTICS_WINDOWS = 500
+"""Windows of the training text whose gradients are averaged, at most."""
 
 
 class SettingsError(FastslowError, ValueError):
@@ -520,8 +523,8 @@ def cached_tuning(
     max_symbols: int = TUNING_SYMBOLS,
     on_trial: Callable[[Trial], None] | None = None,
 ) -> Tuned:
-    """`tune` with the default grid, stored in `folder` under `SETTINGS_FILE`, and loaded from there if it matches the
-    validation text and the statistics. A read-only folder is left unchanged.
+    """`tune` with the default rates and decays, stored in `folder` under `SETTINGS_FILE`, and loaded from there if it
+    matches the validation text and the statistics. A read-only folder is left unchanged.
     """
     identity = {**statistics.identity, "valid": _text_hash(valid), "max_symbols": str(max_symbols)}
     identity |= {"tuned_segment": str(segment)}

@@ -185,8 +185,8 @@ class ReferenceMixer:
         return self._mix()
 
     def likeliest(self, count: int) -> list[tuple[int, int]]:
-        """After `begin`: the `count` likeliest bytes with their probabilities in 2^-32, likeliest first and of equals
-        the one found first. From the root on, the likeliest branch is followed. Nothing is learned.
+        """After `begin`: the `count` likeliest bytes with their probabilities in 2^-32, likeliest first. From
+        the root on, the likeliest open branch is followed, of equals that of the smaller node. Nothing is learned.
         """
         open_, outer = [(1 << 32, 1)], self._slot
         found: list[tuple[int, int]] = []

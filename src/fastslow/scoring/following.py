@@ -19,7 +19,7 @@ from fastslow.errors import DataError, os_reason
 from fastslow.lm import CharLM
 from fastslow.scoring.lines import scored_lines
 from fastslow.scoring.statistics import LineMean, line_means
-from fastslow.scoring.surprisal import BitMixer, Scorer, Surprisal
+from fastslow.scoring.surprisal import ByteMixer, Scorer, Surprisal
 
 POLL_SECONDS = 0.25
 """Seconds between two checks of a file that has not grown."""
@@ -74,7 +74,7 @@ def follow(
     sessions: Iterable[Iterable[bytes]],
     *,
     raw: bool = False,
-    mixer: BitMixer | None = None,
+    mixer: ByteMixer | None = None,
     stretch: int | None = None,
 ) -> Iterator[LineMean]:
     """The lines of a stream with their mean surprisals, each yielded as soon as it ends.

@@ -40,7 +40,7 @@ class Mixed(NamedTuple):
     chances: NDArray[np.float32]
 
 
-class BitMixer(Protocol):
+class ByteMixer(Protocol):
     """Predicts bytes with the help of the network's predictions, such as `mixed.NetworkMixer`."""
 
     def mix(self, log_p: NDArray[Any], values: UInt8Array, likeliest: int) -> Mixed:
@@ -120,7 +120,7 @@ def surprisals(
     block: int = BLOCK,
     context: bytes = b"",
     offsets: Offsets | None = None,
-    mixer: BitMixer | None = None,
+    mixer: ByteMixer | None = None,
 ) -> Iterator[Surprisal]:
     """The surprisal of every byte of ``text`` (N,), in consecutive blocks of at most ``block`` bytes.
 
@@ -155,7 +155,7 @@ class Scorer:
         likeliest: int = LIKELIEST,
         block: int = BLOCK,
         context: bytes = b"",
-        mixer: BitMixer | None = None,
+        mixer: ByteMixer | None = None,
     ) -> None:
         if block < 1:
             raise ValueError(f"block must be at least 1; got {block}")

@@ -278,8 +278,8 @@ class Mixer {
         return mix();
     }
 
-    // After `begin`: the `count` likeliest bytes, at most 256, likeliest first and of equals the one found first, with
-    // their probabilities in 2^-32. From the root on, the likeliest branch is followed. Nothing is learned.
+    // After `begin`: the `count` likeliest bytes, at most 256, likeliest first, with their probabilities in 2^-32. From the
+    // root on, the likeliest open branch is followed, of equals that of the smaller node. Nothing is learned.
     void likeliest(int count, u8* bytes, u32* chances) {
         struct Branch {
             u64 p;
