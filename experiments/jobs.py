@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,18 @@ class JobsError(FastslowError):
 
 class Stopped(Exception):
     """The script and its commands were interrupted."""
+
+
+def exit_status(script: str, run: Callable[[], int | None]) -> int:
+    """Run a script; returns its exit status (None: 0). An interruption and an error are told in one line."""
+    try:
+        return run() or 0
+    except Stopped:
+        print("stopped; run the same command again to resume")
+        return 130
+    except FastslowError as error:
+        print(f"{script}: error: {error}", file=sys.stderr)
+        return 2
 
 
 @dataclass(frozen=True)

@@ -35,13 +35,12 @@ from typing import Any
 
 import torch
 
-from experiments.jobs import Job, JobsError, Stopped, complete, run_jobs, the_texts, training
+from experiments.jobs import Job, JobsError, complete, exit_status, run_jobs, the_texts, training
 from experiments.report.plan import find_row
 from experiments.report.records import Record, Score, read_records, record_of_runs, write_record
 from fastslow.bench.machine import machine
 from fastslow.codec.package import make
 from fastslow.data.alphabet import as_bytes_array
-from fastslow.errors import FastslowError
 from fastslow.evaluation.bpc import Evaluation, averaged, char_protocol
 from fastslow.evaluation.compare import load_nats
 from fastslow.evaluation.dynamic import DynamicEvaluation
@@ -142,16 +141,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--package", action="store_true", help="write the weights of the complete runs to weights/")
     parser.add_argument("--dry-run", action="store_true", help="list the remaining steps and exit")
     options = parser.parse_args(arguments)
-    try:
-        os.nice(options.nice)
-        run(options)
-    except Stopped:
-        print("stopped; run the same command again to resume")
-        return 130
-    except FastslowError as error:
-        print(f"ptb: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    os.nice(options.nice)
+    return exit_status("ptb", lambda: run(options))
 
 
 def run(options: argparse.Namespace) -> None:

@@ -39,11 +39,10 @@ from typing import Any
 
 import numpy as np
 
-from experiments.jobs import Job, Stopped, Texts, rounds, run_jobs, the_texts, training
+from experiments.jobs import Job, Texts, exit_status, rounds, run_jobs, the_texts, training
 from experiments.report.plan import find_row
 from experiments.report.records import Record, record_of_runs, write_record
 from fastslow.dynamics.figures import check_matplotlib, write_figures
-from fastslow.errors import FastslowError
 from fastslow.evaluation.compare import compare, load_nats
 from fastslow.metrics import Interval
 from fastslow.storage import read_json, write_bytes, write_json
@@ -120,15 +119,7 @@ def main(arguments: list[str] | None = None) -> int:
     run: Callable[[argparse.Namespace], None] = {"headline": headline, "compare": comparison, "recipes": recipes}[
         options.mode
     ]
-    try:
-        run(options)
-    except Stopped:
-        print("stopped; run the same command again to resume")
-        return 130
-    except FastslowError as error:
-        print(f"ptb_cpu: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status("ptb_cpu", lambda: run(options))
 
 
 # ---------------------------------------------------------------------- the pair and its scores

@@ -25,9 +25,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from experiments.jobs import Job, Stopped, Texts, complete, run_jobs, training
+from experiments.jobs import Job, Texts, complete, exit_status, run_jobs, training
 from experiments.report.records import Record, record_of_runs, write_record
-from fastslow.errors import FastslowError, os_reason
+from fastslow.errors import os_reason
 from fastslow.lm.files import make_folder
 from fastslow.storage import StorageError, read_json, write_bytes
 
@@ -57,15 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{len(left)} of {len(options.minutes)} runs left, {sum(left)} minutes of this machine", flush=True)
     if options.dry_run:
         return 0
-    try:
-        run(options)
-    except Stopped:
-        print("stopped; run the same command again to resume")
-        return 130
-    except FastslowError as error:
-        print(f"shakespeare: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status("shakespeare", lambda: run(options))
 
 
 def run(options: argparse.Namespace) -> None:

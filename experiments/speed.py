@@ -25,9 +25,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.jobs import ONE_THREAD, Job, Stopped, Texts, rounds, run_jobs, the_texts, training
+from experiments.jobs import ONE_THREAD, Job, Texts, exit_status, rounds, run_jobs, the_texts, training
 from experiments.report.records import Record, record_of_runs, write_record
-from fastslow.errors import FastslowError
 from fastslow.storage import read_json, write_bytes
 from fastslow.training import find_preset
 
@@ -55,15 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--record", action="store_true", help="write records of the runs")
     parser.add_argument("--dry-run", action="store_true", help="print the estimated cost and exit")
     options = parser.parse_args(arguments)
-    try:
-        run(options)
-    except Stopped:
-        print("stopped; run the same command again to resume")
-        return 130
-    except FastslowError as error:
-        print(f"speed: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status("speed", lambda: run(options))
 
 
 def run(options: argparse.Namespace) -> None:

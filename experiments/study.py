@@ -27,10 +27,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from experiments.jobs import Job, Stopped, Texts, complete, rounds, run_jobs, the_texts, training
+from experiments.jobs import Job, Texts, complete, exit_status, rounds, run_jobs, the_texts, training
 from experiments.report.records import Record, record_of_runs, write_record
 from fastslow.cli.app import main as fastslow
-from fastslow.errors import FastslowError
 from fastslow.storage import read_json, write_bytes, write_json
 
 PRESETS = ("study-small-fs-lstm-4", "study-small-stacked-lstm-5", "study-small-sequential-lstm-5")
@@ -51,14 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--dry-run", action="store_true", help="print the estimated cost and exit")
     options = parser.parse_args(arguments)
-    try:
-        return study(options)
-    except Stopped:
-        print("stopped; run the same command again to resume")
-        return 130
-    except FastslowError as error:
-        print(f"study: error: {error}", file=sys.stderr)
-        return 2
+    return exit_status("study", lambda: study(options))
 
 
 def study(options: argparse.Namespace) -> int:
