@@ -17,16 +17,14 @@ from fastslow.evaluation.dynamic import DynamicEvaluation, DynamicSettings, eval
 from fastslow.lm import CharLM
 from fastslow.storage import read_json, write_json
 from fastslow.training import find_preset
+from tests.experiments.texts import LINES, write_texts
 
-LINES = b"".join(b" the %d times %d is %d \n" % (i % 13, i % 7, (i % 13) * (i % 7)) for i in range(200))
 TINY: dict[str, Any] = {"max_updates": 6, "batch": 4, "window": 10, "validate_every": 3, "warmup": 1, "hidden_size": 8}
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    for part, text in (("train", LINES), ("valid", LINES[:512]), ("test", LINES[:288])):
-        (tmp_path / f"{part}.txt").write_bytes(text[: text.rindex(b"\n") + 1])
-    return tmp_path
+    return write_texts(tmp_path)
 
 
 def test_the_rows_are_the_plans() -> None:

@@ -17,8 +17,8 @@ from experiments.report.table import results_markdown
 
 from fastslow.lm import ModelOptions
 from fastslow.training import TrainConfig, find_preset
+from tests.experiments.texts import LINES, write_texts
 
-LINES = b"".join(b" the %d times %d is %d \n" % (i % 13, i % 7, (i % 13) * (i % 7)) for i in range(200))
 ROWS = {table.name: [row.name for row in table.rows] for table in TABLES}
 
 
@@ -33,9 +33,7 @@ def script() -> Any:
 def data(tmp_path: Path) -> Path:
     folder = tmp_path / "data"
     folder.mkdir()
-    for part, text in (("train", LINES), ("valid", LINES[:512]), ("test", LINES[:288])):
-        (folder / f"{part}.txt").write_bytes(text[: text.rindex(b"\n") + 1])
-    return folder
+    return write_texts(folder)
 
 
 def test_the_rows_are_the_plans(script: Any) -> None:

@@ -13,16 +13,14 @@ from experiments.report.records import read_records
 from experiments import speed
 from fastslow.lm import ModelOptions
 from fastslow.training import TrainConfig, find_preset
+from tests.experiments.texts import write_texts
 
-LINES = b"".join(b" the %d times %d is %d \n" % (i % 13, i % 7, (i % 13) * (i % 7)) for i in range(200))
 TINY: dict[str, Any] = {"batch": 4, "window": 10, "hidden_size": 8, "slow_size": 6, "max_time": 2.0, "warmup": 1}
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    for part, text in (("train", LINES), ("valid", LINES[:512]), ("test", LINES[:288])):
-        (tmp_path / f"{part}.txt").write_bytes(text[: text.rindex(b"\n") + 1])
-    return tmp_path
+    return write_texts(tmp_path)
 
 
 def test_the_rows_are_the_plans() -> None:
