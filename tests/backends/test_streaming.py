@@ -17,8 +17,9 @@ from fastslow.backends import reference, streaming
 from fastslow.backends.base import States
 from fastslow.backends.native import engine as native
 from fastslow.backends.native.library import library
-from fastslow.backends.native.steps import Quantized, Steps
-from fastslow.backends.streaming import Stepper, layer_step
+from fastslow.backends.native.quantized import Quantized
+from fastslow.backends.native.steps import Steps
+from fastslow.backends.streaming import LayerSteps, Stepper, layer_step
 from fastslow.state import map_state, state_tensors
 from tests.backends.twins import ALL_CASES, CASES, TOLERANCE, Case, Inputs, assert_close, make_inputs, poisoned_memory
 
@@ -124,18 +125,6 @@ def test_what_a_stepper_rejects() -> None:
 # ---------------------------------------------------------------------- 8-bit weights
 
 
-def test_quantised_rows() -> None:
-    weight = torch.randn(6, 19, generator=torch.Generator().manual_seed(0))
-    weight[2] = 0
-    quantized = Quantized(weight)
-    assert quantized.values.shape == (6, 32)
-    assert quantized.values.dtype == torch.int8
-    assert not quantized.values[:, 19:].any()
-    assert quantized.values.abs().amax(1).tolist() == [127, 127, 0, 127, 127, 127]
-    step = weight.abs().amax(1, keepdim=True) / 127
-    assert ((quantized.dequantized() - weight).abs() <= step / 2 + 1e-7).all()
-
-
 @pytest.mark.parametrize("compiled", [pytest.param(True, marks=needs_library), False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("name", ["fs2-odd", "fs4", "stacked3", "shared-cell", "fs2-no-norm"])
@@ -235,6 +224,113 @@ def test_changes_are_noticed(change: Callable[[FSLSTM], Any]) -> None:
     layer.backend = "reference"
     assert_same((y, state), layer.step(x, given), 2e-5)
     assert dtype == torch.float64 or not all(map(torch.equal, before, state_tensors(state)))
+
+
+def in_8_bits(layer: Any) -> list[bool]:
+    """Whether each of the prepared steps of a layer reads 8-bit copies."""
+    return [bool(steps._args.int8) for steps in streaming._LAYERS[layer]._steps.values()]
+
+
+@needs_library
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("layer", layers(), ids=lambda layer: type(layer).__name__)
+@torch.no_grad()
+def test_matrices_of_8_bits_are_read_as_such(layer: Any, dtype: torch.dtype) -> None:
+    layer = copy.deepcopy(layer).eval().to(dtype)
+    x = torch.randn(6, 3, 5, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    layer.step(x[0])
+    assert in_8_bits(layer) == [False]
+    layer.round_to_int8_()
+    state, ys = None, []
+    for x_t in x:
+        y, state = layer.step(x_t, state)
+        ys.append(y)
+    window = layer(x)
+    assert in_8_bits(layer) == [True]
+    layer.backend = "reference"
+    expected = layer(x)
+    assert_same((torch.stack(ys), state), expected, 2e-5)
+    assert_same(window, expected, 2e-5)
+
+
+@needs_library
+@torch.no_grad()
+def test_windows_of_8_bits_that_another_engine_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = FSLSTM(5, 11, 7).eval()
+    layer.round_to_int8_()
+    results: list[Any] = []
+    window = LayerSteps.window
+
+    def recorded(*arguments: Any) -> Any:
+        results.append(window(*arguments))
+        return results[-1]
+
+    monkeypatch.setattr(LayerSteps, "window", recorded)
+    x = torch.randn(20, 4, 5)
+    layer(x)
+    assert results.pop() is not None
+    layer(x, resets=torch.zeros(20, 4, dtype=torch.bool))
+    layer(x, lengths=[20, 3, 2, 1])
+    layer(torch.randn(20, 5, 5))  # so many rows run faster with packed weights
+    with torch.enable_grad():
+        layer(x)
+    assert not results
+    with torch.autocast("cpu", torch.bfloat16):
+        layer(x)
+    layer.fast[0].register_forward_hook(lambda *_: None)
+    layer(x)
+    layer.double()(x.double())
+    assert results == [None, None, None]  # in autocast, and with a hook
+
+
+@needs_library
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda layer: layer.slow.weight_hh.mul_(0.7),
+        lambda layer: layer.slow.weight_hh[3, 2].add_(1e-3),
+        lambda layer: layer.slow.weight_hh.data.mul_(0.7),
+        lambda layer: setattr(layer.slow.weight_hh, "data", layer.slow.weight_hh * 0.7),
+        lambda layer: setattr(layer.fast[1], "weight_hh", nn.Parameter(layer.fast[1].weight_hh * 0.7)),
+        lambda layer: layer.load_state_dict({k: v * 0.7 for k, v in layer.state_dict().items()}),
+        lambda layer: trained(layer, fused=False),
+        lambda layer: trained(layer, fused=True),
+    ],
+)
+@torch.no_grad()
+def test_changes_of_8_bit_matrices_are_noticed(change: Callable[[FSLSTM], Any]) -> None:
+    layer = FSLSTM(5, 11, 7).eval()
+    layer.round_to_int8_()
+    x = torch.randn(9, 2, 5)
+    window, state = layer(x)
+    before = window, layer.step(x[0], state)[0]
+    assert in_8_bits(layer) == [True]
+    change(layer)
+    after = layer(x)[0], layer.step(x[0], state)[0]
+    layer.backend = "reference"
+    assert_close("window", after[0], layer(x)[0], 2e-5)
+    assert_close("step", after[1], layer.step(x[0], state)[0], 2e-5)
+    assert not torch.equal(after[0], before[0])
+    assert not torch.equal(after[1], before[1])
+
+
+def trained(layer: FSLSTM, fused: bool) -> None:
+    with torch.enable_grad():
+        layer(torch.randn(4, 2, 5))[0].sum().backward()
+    torch.optim.Adam(layer.parameters(), 0.1, fused=fused).step()
+
+
+@needs_library
+def test_weights_made_in_inference_mode_have_no_copies() -> None:
+    with torch.inference_mode():
+        layer = FSLSTM(5, 11, 7).eval()
+        layer.round_to_int8_()
+        x = torch.randn(3, 5)
+        _, state = layer.step(x)
+        y, _ = layer.step(x, state)
+        assert in_8_bits(layer) == [False]
+        layer.slow.weight_hh.mul_(0.7)
+        assert not torch.equal(layer.step(x, state)[0], y)
 
 
 @needs_library

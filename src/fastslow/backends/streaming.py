@@ -22,7 +22,8 @@ from fastslow.backends.base import Rates, States
 from fastslow.backends.dispatch import no_active_modes, plain
 from fastslow.backends.flat import flat_states, states_like
 from fastslow.backends.native.library import library
-from fastslow.backends.native.steps import Quantized, Steps, TokenLayers, contiguous
+from fastslow.backends.native.quantized import Quantized
+from fastslow.backends.native.steps import Steps, TokenLayers, contiguous, streams
 from fastslow.cells.kind import Kind
 from fastslow.cells.kinds import kind_of
 from fastslow.state import state_tensors
@@ -67,7 +68,8 @@ class Stepper:
         self.inputs = reader.w_x.shape[1]
         self._quantized: list[tuple[Quantized | None, Quantized]] | None = None
         if quantize is not None:
-            self._quantized = quantized_matrices(self.weights)
+            self._quantized = quantized_matrices(self.weights, Quantized)
+            assert self._quantized is not None
             self.weights = [
                 w._replace(
                     w_x=None if q_x is None else q_x.dequantized().to(self.dtype), w_h=q_h.dequantized().to(self.dtype)
@@ -129,17 +131,50 @@ class Stepper:
         return y, state
 
 
-def quantized_matrices(weights: Sequence[Any]) -> list[tuple[Quantized | None, Quantized]]:
-    """(w_x, w_h) of each node in 8 bits; a matrix that several nodes share is quantized once."""
+def quantized_matrices(
+    weights: Sequence[Any], quantize: Callable[[Tensor], Quantized | None]
+) -> list[tuple[Quantized | None, Quantized]] | None:
+    """(w_x, w_h) of each node in 8 bits, or None if `quantize` returns None for one.
+
+    A matrix that several nodes share is quantized once.
+    """
     made: dict[int, Quantized] = {}
+    for w in weights:
+        for weight in (w.w_h, w.w_x):
+            if weight is not None and weight.data_ptr() not in made:
+                quantized = quantize(weight)
+                if quantized is None:
+                    return None
+                made[weight.data_ptr()] = quantized
+    return [(None if w.w_x is None else made[w.w_x.data_ptr()], made[w.w_h.data_ptr()]) for w in weights]
 
-    def of(weight: Tensor) -> Quantized:
-        address = weight.data_ptr()
-        if address not in made:
-            made[address] = Quantized(weight)
-        return made[address]
 
-    return [(None if w.w_x is None else of(w.w_x), of(w.w_h)) for w in weights]
+class Copies:
+    """8-bit copies of a network's matrices, exact ones, and whether the matrices have changed since.
+
+    A change in place is noticed by the tensor's version counter. One through `.data`, which has a counter of its own,
+    is noticed by the matrix's largest entry.
+    """
+
+    def __init__(self, weights: Sequence[Any]) -> None:
+        self.matrices: list[tuple[Quantized | None, Quantized]] | None = None
+        """(w_x, w_h) of each node; None if 8 bits do not hold every matrix exactly."""
+        tensors = [part for w in weights for part in (w.w_x, w.w_h) if part is not None]
+        if any(part.is_inference() for part in tensors):  # it has no version counter
+            return
+        self._tensors = tensors
+        self._versions = [part._version for part in tensors]
+        self.matrices = quantized_matrices(weights, Quantized.of_same)
+        if self.matrices is not None:
+            flat = [part.detach().view(-1).numpy() for part in tensors]
+            self._samples = [(values, at := int(abs(values).argmax()), values[at]) for values in flat]
+
+    def current(self) -> bool:
+        """Whether the matrices are still those that were copied, as far as is noticed."""
+        return self.matrices is None or (
+            [part._version for part in self._tensors] == self._versions
+            and all(values[at] == value for values, at, value in self._samples)
+        )
 
 
 class Layer(Protocol):
@@ -150,7 +185,6 @@ class Layer(Protocol):
     zoneout_h: float
     zoneout_c: float
     forget_bias: float
-    steps_in_int8: bool
 
     def weights(self) -> tuple[Any, ...]: ...
 
@@ -174,7 +208,8 @@ class LayerSteps:
         self._tensors: list[Tensor] = []
         self._addresses: list[int] = []
         self._listeners: list[dict[int, Any]] = []
-        self._steps: dict[tuple[int, float, float, float, bool], Steps] = {}
+        self._steps: dict[tuple[int, float, float, float], Steps] = {}
+        self._copies: Copies | None = None
         self._sizes: list[int] = []
         self._kinds: list[Kind] = []
         """The cell of each slot."""
@@ -235,6 +270,26 @@ class LayerSteps:
         steps(1, x_t.data_ptr(), y.data_ptr(), *addresses)
         return y, self._states(after)
 
+    def window(self, layer: Layer, x: Tensor, state: States) -> tuple[Tensor, States] | None:
+        """A window of a few rows: x (T, B, X), state one a slot -> y (T, B, H) and the new state.
+
+        None unless 8 bits hold the layer's matrices exactly, and where `step` returns None.
+        """
+        self._notice(layer, None)
+        if self._dtype is None or x.dtype != self._dtype or any(self._listeners) or torch.is_autocast_enabled("cpu"):
+            return None
+        before = [part.contiguous() for part in flat_states(state)]
+        if not no_active_modes() or not plain((x, *before)) or any(part.dtype != self._dtype for part in before):
+            return None
+        if self._copies_of(layer).matrices is None:
+            return None
+        steps, x = self._prepared(layer, x.shape[1]), x.contiguous()
+        after = [torch.empty_like(part) for part in before]
+        y = x.new_empty((*x.shape[:2], steps.output_size))
+        addresses = [part.data_ptr() for part in before], [part.data_ptr() for part in after]
+        steps(x.shape[0], x.data_ptr(), y.data_ptr(), *addresses)
+        return y, self._states(after)
+
     def _states(self, leaves: Sequence[Tensor]) -> States:
         made, at = [], 0
         for kind in self._kinds:
@@ -261,15 +316,19 @@ class LayerSteps:
             self._look(layer)
 
     def _prepared(self, layer: Layer, rows: int) -> Steps:
-        key = (rows, layer.zoneout_h, layer.zoneout_c, layer.forget_bias, layer.steps_in_int8)
+        key = (rows, layer.zoneout_h, layer.zoneout_c, layer.forget_bias)
         steps = self._steps.get(key)
         if steps is None:
-            rates, weights = Rates(0.0, *key[1:4]), layer.weights()
-            quantized = quantized_matrices(weights) if layer.steps_in_int8 else None
+            rates, matrices = Rates(0.0, *key[1:]), self._copies_of(layer).matrices
             steps = self._steps[key] = Steps(
-                layer.wiring, weights, rates, rows, layer.input_size, quantized, self._token_layers
+                layer.wiring, layer.weights(), rates, rows, layer.input_size, matrices, self._token_layers
             )
         return steps
+
+    def _copies_of(self, layer: Layer) -> Copies:
+        if self._copies is None:
+            self._copies = Copies(layer.weights())
+        return self._copies
 
     def _plain_token_layers(self, token_layers: tuple[nn.Embedding, nn.Linear]) -> bool:
         """Whether embedding and head are unmodified and have no hooks."""
@@ -287,10 +346,12 @@ class LayerSteps:
         return (
             not all(map(operator.is_, map(dict.get, self._holders, self._keys), self._values))
             or list(map(Tensor.data_ptr, self._tensors)) != self._addresses
+            or not (self._copies is None or self._copies.current())
         )
 
     def _look(self, layer: Layer) -> None:
         self._steps.clear()
+        self._copies = None
         places = layer.parameter_places()
         if self._modules is not None:
             embedding, head = self._modules
@@ -340,10 +401,19 @@ def layer_step(layer: Layer, x_t: Tensor, state: Sequence[Any] | None) -> tuple[
 
     Prepared steps are stored outside the layer, so copies and pickles do not contain them.
     """
+    return _layer_steps(layer).step(layer, x_t, state)
+
+
+def layer_window(layer: Layer, x: Tensor, state: States) -> tuple[Tensor, States] | None:
+    """`LayerSteps.window` of this layer, without gradients; None where a window with packed weights is faster."""
+    return _layer_steps(layer).window(layer, x, state) if streams(x.shape[1], x.shape[0]) else None
+
+
+def _layer_steps(layer: Layer) -> LayerSteps:
     steps = _LAYERS.get(layer)
     if steps is None:
         steps = _LAYERS[layer] = LayerSteps()
-    return steps.step(layer, x_t, state)
+    return steps
 
 
 def model_step(

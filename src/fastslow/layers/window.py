@@ -11,7 +11,7 @@ from torch import Tensor
 from fastslow.backends import choose, engine, loop_only, operators, recorded_choice
 from fastslow.backends.base import Problem, States
 from fastslow.backends.program import cells_text, program_text
-from fastslow.backends.streaming import MOST_ROWS
+from fastslow.backends.streaming import MOST_ROWS, layer_window
 from fastslow.cells.kinds import kind_of
 from fastslow.layers.wired_cells import WiredCells
 from fastslow.noise import Noise, draw_key
@@ -42,11 +42,15 @@ def run(
         return _recorded(layer, weights, x, state, noise, lengths, resets)
     wiring = layer.wiring
     name = choose(problem_of(layer, weights, x), layer.backend).name
-    one = name == "native" and x.shape[0] == 1 and x.shape[1] <= MOST_ROWS and resets is None
-    if one and noise is None and lengths is None and not torch.is_grad_enabled():
-        program = program_text(wiring.text, cells_text(weights), rates, engine(name).options(device))
-        y, new = operators.step(program, weights, x[0], state)
-        return y.unsqueeze(0), new
+    plain = noise is None and lengths is None and resets is None and not torch.is_grad_enabled()
+    if plain and name == "native":
+        if x.shape[0] == 1 and x.shape[1] <= MOST_ROWS:
+            program = program_text(wiring.text, cells_text(weights), rates, engine(name).options(device))
+            y, new = operators.step(program, weights, x[0], state)
+            return y.unsqueeze(0), new
+        streamed = layer_window(layer, x, state)
+        if streamed is not None:
+            return streamed
     return engine(name).run(wiring, weights, x, state, noise, rates, lengths, resets)
 
 

@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 
 from fastslow.backends import check_name
 from fastslow.backends.base import Rates
-from fastslow.backends.native.steps import Quantized
+from fastslow.backends.native.quantized import Quantized
 from fastslow.cells.module import CellModule, check_rate, check_size
 from fastslow.layers.making import attach, cell_sizes, kind_at, new_cell
 from fastslow.layers.pretrained import Pretrained
@@ -69,8 +69,6 @@ class WiredCells(Pretrained):
         """Number of this process's first row: a rank of a distributed job draws the masks of its own rows."""
         self.noise_key: Tensor | None = None
         """The key of the masks, () int64, for windows that are parts of one; None: a fresh one each window."""
-        self.steps_in_int8 = False
-        """Whether `step`, without gradients, reads 8-bit copies of the matrices: see `round_to_int8_`."""
         own = {"layer_norm": layer_norm, "zoneout_c": zoneout_c, "forget_bias": forget_bias}
         for path, (x_size, size) in cell_sizes(wiring, input_size, self.hidden_sizes).items():
             kind = kind_at(cell, path, self.zoneout_c)
@@ -137,10 +135,10 @@ class WiredCells(Pretrained):
 
     @torch.no_grad()
     def round_to_int8_(self) -> None:
-        """Round every weight matrix to 8 bits, one scale per row, in place; `step` then reads a quarter of the memory.
+        """Round every weight matrix to 8 bits with a power of two per row, in place.
 
-        Every engine computes with the rounded matrices, so an evaluation shows what the rounding costs. Steps read
-        copies, which are made at the first one: round again after changing a matrix.
+        Every engine computes with the rounded matrices. `step`, and windows of a few rows without gradients, then read
+        8-bit copies of them, a quarter of the memory, until a matrix changes.
         """
         for cell in dict.fromkeys(self.node_cells()):
             if parametrize.is_parametrized(cell):
@@ -151,11 +149,10 @@ class WiredCells(Pretrained):
         for cell in dict.fromkeys(self.node_cells()):
             for weight in (cell.weight_ih, cell.weight_hh):
                 if weight is not None:
-                    # A new parameter, so that copies of the old one are not read again.
+                    # A new parameter, so that steps are prepared anew.
                     rounded = Quantized(weight).dequantized().to(weight)
                     name = "weight_ih" if weight is cell.weight_ih else "weight_hh"
                     setattr(cell, name, nn.Parameter(rounded, requires_grad=weight.requires_grad))
-        self.steps_in_int8 = True
 
     # ------------------------------------------------------------------ for engines that read weights in place
 

@@ -45,11 +45,13 @@ def rows_of_8_bits(*matrices: Tensor) -> tuple[Fixed, ...]:
     """
     import torch
 
+    from fastslow.backends.native.quantized import row_scales
+
     wide = [matrix.detach().to("cpu", torch.float64) for matrix in matrices]
-    largest = torch.stack([matrix.abs().amax(1) for matrix in wide]).amax(0).clamp_min(2.0**-MAX_BITS)
-    bits = torch.floor(torch.log2(127.0 / largest)).long().clamp(MIN_BITS, MAX_BITS)
-    scales = torch.tensor([[2.0**row] for row in bits.tolist()], dtype=torch.float64)
-    rounded = [torch.round(matrix * scales) for matrix in wide]
+    scales = row_scales(torch.stack([matrix.abs().amax(1) for matrix in wide]).amax(0))
+    bits = (1 - torch.frexp(scales).exponent).long().clamp(MIN_BITS, MAX_BITS)
+    factors = torch.tensor([[2.0**row] for row in bits.tolist()], dtype=torch.float64)
+    rounded = [torch.round(matrix * factors) for matrix in wide]
     if not all(bool(values.abs().le(127).all()) for values in rounded):  # NaN too
         raise ModelError("a matrix has weights that are not finite, or too large for fixed point")
     return tuple(Fixed(values.to(torch.int8), tuple(bits.tolist())) for values in rounded)

@@ -14,6 +14,7 @@ from torch import Tensor
 from fastslow.backends.base import Rates
 from fastslow.backends.native.arguments import place_vectors
 from fastslow.backends.native.library import Library, StepArgs, StepNodeArgs, library
+from fastslow.backends.native.quantized import Quantized
 from fastslow.cells.kinds import kind_of
 from fastslow.wiring import FROM_INPUT, NO_INPUT, Wiring
 
@@ -33,29 +34,6 @@ def contiguous(weights: Any) -> Any:
 def streams(rows: int, steps: int) -> bool:
     """Whether a window without gradients or masks runs faster here than with packed weights."""
     return rows <= STREAMED_ROWS or steps * -(-rows // STREAMED_ROWS) <= PACKING
-
-
-class Quantized:
-    """A weight matrix (R, K) as int8 with one scale per row: entry = int8 * scale.
-
-    values: (R, K rounded up to a multiple of 16) int8, zero-padded; scale: (R,) float32.
-    """
-
-    def __init__(self, weight: Tensor) -> None:
-        rows, columns = weight.shape
-        value = weight.detach().float()
-        self.scale = (value.abs().amax(1) / 127).clamp_min(torch.finfo(torch.float32).tiny)
-        self.values = torch.zeros(rows, -(-columns // 16) * 16, dtype=torch.int8)
-        self.values[:, :columns] = (value / self.scale.unsqueeze(1)).round().clamp_(-127, 127).to(torch.int8)
-        self.columns = columns
-
-    def addresses(self) -> tuple[int, int, int]:
-        """The address of the values, their row stride, and the address of the scales."""
-        return self.values.data_ptr(), self.values.stride(0), self.scale.data_ptr()
-
-    def dequantized(self) -> Tensor:
-        """(R, K) float32: the matrix with which the engine computes."""
-        return self.values[:, : self.columns].float() * self.scale.unsqueeze(1)
 
 
 @dataclass(frozen=True)

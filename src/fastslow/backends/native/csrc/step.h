@@ -49,6 +49,7 @@ struct fs_step {
 
 namespace fastslow {
 
+constexpr int AHEAD = 16;
 constexpr int CHAINS = FS_BYTES == 64 ? 16 : 8;  // independent sums computed at the same time
 
 template <class T>
@@ -104,6 +105,8 @@ FS_INLINE void dots(Vec<T> (&acc)[B][L], const Q* w, i64 ld, const T* const* v, 
         for (int l = 0; l < L; l++) x[l] = load(v[l] + k);
 #pragma GCC unroll 16
         for (int b = 0; b < B; b++) {
+            // The rows come one after the other, each too short for the processor to see what is read next.
+            if (k * sizeof(Q) % 64 == 0) __builtin_prefetch(w + (b + AHEAD) * ld + k);
             const Vec<T> row = weights_at<T>(w + b * ld, k);
 #pragma GCC unroll 4
             for (int l = 0; l < L; l++) acc[b][l] += row * x[l];
