@@ -17,7 +17,7 @@ class Options:
     """Something with options.
 
     size: how large,
-        and a second line of that.
+        and a second line of that; see `low` and `other`.
     low, high: the bounds. kind: is not a field of its own here.
 
     Raises nothing.
@@ -39,12 +39,15 @@ def command(
     word: Annotated[str, tyro.conf.arg(metavar="W")] = "a",
     options: Options | None = None,
     kind: Literal["x", "y"] = "x",
+    maybe: Literal["x", "y"] | None = None,
 ) -> tuple[object, ...]:
-    """Do something.
+    """Do something, with
+    --word too.
 
     Args:
         names: some names
-        word: a word
+        word: a word with a help
+            of two lines
     """
     return names, word, options, kind
 
@@ -74,17 +77,23 @@ def test_the_help_tells_the_fields(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         bind(command, "p", ["--help"], {"options": Options(size=5)})
     assert exit_.value.code == 0
-    told = " ".join(capsys.readouterr().out.split())
-    assert "--size N how large, and a second line of that. (default: 5)" in told
-    assert "--low X the bounds." in told
+    out = capsys.readouterr().out
+    assert "Do something, with --word too." in out  # the breaks are those of the source
+    assert "a word with a help of two lines (default: a)" in out
+    told = " ".join(out.split())
+    assert "--size N how large, and a second line of that; see --low and `other` (default: 5)" in told
+    assert "--low X the bounds. kind: is not a field of its own here (default: none)" in told
     assert "(default: none)" in told
     assert "--on, --no-on (default: on)" in told
-    assert "--word W a word (default: a)" in told
+    assert "--word W a word with a help of two lines (default: a)" in told
+    with pytest.raises(SystemExit):
+        bind(command, "p", ["--help"])
+    assert "a word with a help of two lines (default: a)" in capsys.readouterr().out
 
 
 def test_field_help() -> None:
     assert field_help(Options) == {
-        "size": "how large, and a second line of that.",
+        "size": "how large, and a second line of that; see `low` and `other`.",
         "low": "the bounds. kind: is not a field of its own here.",
         "high": "the bounds. kind: is not a field of its own here.",
     }
@@ -100,6 +109,8 @@ def test_field_help() -> None:
         (["--kind", "z"], "--kind cannot be 'z': it is one of 'x', 'y'"),
         (["--kind"], "--kind needs a value"),
         (["--what"], "there is no option --what"),
+        (["--what", "4"], "there is no option --what"),
+        (["--maybe", "z"], "--maybe cannot be 'z': it is one of 'x', 'y'"),
     ],
 )
 def test_errors_are_a_sentence(

@@ -36,7 +36,7 @@ def test_stored_recipes_that_are_none() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch": 0}, "batch must be a whole number from 1 to"),
+        ({"batch": 0}, "batch must be a whole number from 1 to 1,000,000,000; got 0"),
         ({"batch": 1.5}, "batch must be a whole number"),
         ({"accumulate": 0}, "accumulate must be a whole number from 1 to 128; got 0"),
         ({"batch": 4, "accumulate": 5}, "accumulate must be a whole number from 1 to 4; got 5"),
@@ -48,7 +48,7 @@ def test_stored_recipes_that_are_none() -> None:
         ({"average": 1}, "average must be a number at least 0 and below 1"),
         ({"schedule": "linear"}, "schedule must be one of constant, step, plateau, cosine; got 'linear'"),
         ({"precision": "fp8"}, "precision must be one of fp32, bf16"),
-        ({"seed": -1}, "seed must be a whole number from 0"),
+        ({"seed": -1}, "seed must be a whole number from 0 to 9,223,372,036,854,775,807; got -1"),
         ({"max_updates": 0}, "max_updates must be"),
         ({"max_time": -1}, "max_time must be"),
         ({"average": 0.9, "average_from": 0.5}, "average and average_from cannot be combined"),
@@ -56,7 +56,7 @@ def test_stored_recipes_that_are_none() -> None:
         ({"window": 9, "jitter": 5}, "jitter must be a whole number from 0 to 4; got 5"),
         ({"reset": 1.5}, "reset must be a number from 0 to 1"),
         ({"tensorboard": 1}, "tensorboard must be true or false"),
-        ({"anneal_by_time": True}, "anneal_by_time needs schedule cosine and a max_time"),
+        ({"anneal_by_time": True}, "got schedule step and max_time None: change them, or turn it off"),
     ],
 )
 def test_bad_values_are_named(options: dict[str, Any], message: str) -> None:

@@ -43,10 +43,10 @@ def run_bench(
         json: the file for the results (default: runs/bench.json)
         device: device to measure: cpu or cuda
         page: also insert the tables into this Markdown page, between its markers (see `fastslow.bench.pages`)
-        seconds: approximate time per shape
+        seconds: approximate time per shape (default: 60, or 4 with --quick)
         engines: engines to measure (default: all); the loop is always included for comparison
         limit: on a GPU, start no further measurement after this many seconds; skipped rows are listed, and results so
-        far are stored
+            far are stored
     """
     where = _device(device)
     if engines is not None:

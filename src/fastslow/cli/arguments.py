@@ -10,7 +10,8 @@ import io
 import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, get_type_hints
+from pathlib import Path
+from typing import Annotated, Any, get_origin, get_type_hints
 
 import tyro
 
@@ -27,12 +28,7 @@ def bind(
     that do not fit raise UsageError.
     """
 
-    # Parsing and running are kept apart: an error of the command is none of its arguments.
-    @functools.wraps(function)
-    def bound(*args: Any, **kwargs: Any) -> Callable[[], Any]:
-        return functools.partial(function, *args, **kwargs)
-
-    parse = _with_fields(function, defaults) if defaults else bound
+    parse = _with_fields(function, defaults or {})
     # A field that is on in one preset and off in another needs both of its options.
     markers = (tyro.conf.DisallowNone,) if defaults else (tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff)
     complaint = io.StringIO()
@@ -61,7 +57,8 @@ def _with_fields(function: Callable[..., Any], defaults: dict[str, Any]) -> Call
         if dataclasses.is_dataclass(default):
             parameters += _field_parameters(default)
         else:
-            parameters.append(parameter.replace(default=default, annotation=hints[parameter.name]))
+            annotation = _plain(hints[parameter.name], default)
+            parameters.append(parameter.replace(default=default, annotation=annotation))
     groups = {name: value for name, value in defaults.items() if dataclasses.is_dataclass(value)}
 
     def bound(*args: Any, **kwargs: Any) -> Callable[[], Any]:
@@ -69,13 +66,22 @@ def _with_fields(function: Callable[..., Any], defaults: dict[str, Any]) -> Call
         for name, value in groups.items():
             own = {field.name: kwargs.pop(field.name) for field in dataclasses.fields(value)}
             built[name] = functools.partial(_replaced, value, own)
-        # Built when it is run: what a dataclass refuses is an error of its own, not of the parser.
+        # Parsing and running are kept apart: an error of the command is none of its arguments. Nor is what a dataclass
+        # refuses.
         return lambda: function(*args, **kwargs, **{name: build() for name, build in built.items()})
 
-    bound.__doc__ = function.__doc__
+    bound.__doc__ = joined_help(function.__doc__)
     bound.__annotations__ = {p.name: p.annotation for p in parameters}
     bound.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return bound
+
+
+def _plain(hint: Any, default: Any) -> Any:
+    """The annotation of a parameter that has only a type: names for its values, and no default in Python's words."""
+    if get_origin(hint) is Annotated or hint not in _METAVARS:
+        return hint
+    shown = "" if default is None or default is False else None  # the help says what happens without the option
+    return Annotated[hint, tyro.conf.arg(metavar=_METAVARS[hint], help_behavior_hint=shown)]
 
 
 def _replaced(value: Any, fields: dict[str, Any]) -> Any:
@@ -85,6 +91,11 @@ def _replaced(value: Any, fields: dict[str, Any]) -> Any:
 def _field_parameters(value: Any) -> list[inspect.Parameter]:
     """A parameter for each field of a dataclass, with its value as the default."""
     hints, helps = get_type_hints(type(value)), field_help(type(value))
+    names = "|".join(helps)
+
+    def as_option(match: re.Match[str]) -> str:
+        return f"--{match[1].replace('_', '-')}"
+
     kind = inspect.Parameter.KEYWORD_ONLY
     return [
         inspect.Parameter(
@@ -94,7 +105,7 @@ def _field_parameters(value: Any) -> list[inspect.Parameter]:
             annotation=Annotated[
                 hints[field.name],
                 tyro.conf.arg(
-                    help=helps.get(field.name, ""),
+                    help=re.sub(rf"`({names})`", as_option, helps.get(field.name, "")).removesuffix("."),
                     metavar=_METAVARS.get(hints[field.name]),
                     help_behavior_hint=_DEFAULTS.get(repr(getattr(value, field.name))),
                 ),
@@ -107,7 +118,25 @@ def _field_parameters(value: Any) -> list[inspect.Parameter]:
 _DEFAULTS = {"None": "(default: none)", "True": "(default: on)", "False": ""}
 """How the help shows defaults that are Python's own words."""
 
-_METAVARS: dict[Any, str] = {int: "N", int | None: "N", float: "X", float | None: "X"}
+_METAVARS: dict[Any, str | None] = {
+    int: "N",
+    int | None: "N",
+    float: "X",
+    float | None: "X",
+    str: "NAME",
+    Path | None: "FILE",
+    Sequence[str] | None: "NAME [NAME ...]",
+    bool: None,
+}
+"""What stands for a value in the help, by the type of its option."""
+
+
+def joined_help(doc: str | None) -> str:
+    """A docstring with each argument on one line: tyro would print the line breaks, which are those of the source.
+
+    It also prints those before an option in the description.
+    """
+    return re.sub(r"\n(?: {5,}(?=\S)|(?=--))", " ", inspect.cleandoc(doc or ""))
 
 
 def field_help(kind: type) -> dict[str, str]:
@@ -147,6 +176,12 @@ def _sentence(box: str) -> str:
     return sentence if shouted else sentence[:1].lower() + sentence[1:]
 
 
+def _without_none(choices: str) -> str:
+    """Choices without 'None', which is no value of an option; tyro does not keep the order of choices beside it."""
+    listed = choices.split(", ")
+    return ", ".join(sorted(set(listed) - {"'None'"})) if "'None'" in listed else choices
+
+
 def _is_rule(row: str) -> bool:
     """Whether this row is a line of dashes."""
     return bool(row) and set(row) <= {"─", "-"}
@@ -163,7 +198,11 @@ _PLAINER = [
         (r" takes FLOAT;", " takes a number;"),
         (r"Missing value for argument '(\w+)'.*", lambda match: f"{match[1].upper()} is missing"),
         (r"Missing value for argument '(--[\w-]+)'.*", r"\1 needs a value"),
-        (r"invalid choice ('.*?') for argument '(.*?)'. Expected one of \((.*)\)", r"\2 cannot be \1: it is one of \3"),
-        (r"Unrecognized options: ", "there is no option "),
+        (
+            r"invalid choice ('.*?') for argument '(.*?)'. Expected one of \((.*)\)",
+            lambda match: f"{match[2]} cannot be {match[1]}: it is one of {_without_none(match[3])}",
+        ),
+        (r"Unrecognized options: (-[\w-]+).*", r"there is no option \1"),
+        (r"Unrecognized options: ", "too many arguments: "),
     )
 ]

@@ -21,7 +21,11 @@ Number = Annotated[int, tyro.conf.arg(metavar="N")]
 
 
 def dynamics(
-    runs_and_text: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...] TEXT")],
+    runs_and_text: Annotated[
+        tuple[str, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="RUN [RUN ...] TEXT", help_behavior_hint="(required)"),
+    ],
     *,
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")],
     lags: Number = 100,

@@ -139,7 +139,7 @@ class Streams:
             raise DataError(
                 f"the training text is too short: {len(text):,} symbols do not fill one window of {batch:,} streams"
                 f" and {window:,} steps, which needs at least {shortest:,}:"
-                " use more text, fewer streams or shorter windows"
+                " use more text, a smaller batch or shorter windows"
             )
         first = offset + length * np.arange(batch, dtype=np.int64)
         counts = np.full(batch, steps, dtype=np.int64)

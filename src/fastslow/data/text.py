@@ -160,7 +160,7 @@ def open_text(
     if name is None:
         name = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
     if len(data) == 0:
-        raise DataError(f"{name} is empty: a text needs at least {min_bytes:,} bytes")
+        raise DataError(f"{name} is empty: a text needs at least {min_bytes:,} byte{'s' * (min_bytes != 1)}")
     if len(data) < min_bytes:
         count = f"{len(data):,} byte{'s' * (len(data) > 1)}"
         raise DataError(f"{name} is too short: it has {count}; at least {min_bytes:,} are needed")
@@ -258,7 +258,8 @@ def open_splits(
     """Training, validation and test texts from files.
 
     - With ``valid``, the whole training text is used for training, and ``valid`` and ``test`` (if given) are used
-    whole. - With ``test`` but not ``valid``, the validation part is the end of the training text, by ``fractions``.
+      whole.
+    - With ``test`` but not ``valid``, the validation part is the end of the training text, by ``fractions``.
     - With neither, the training text is split into all three by ``fractions``.
 
     ``raw`` as in :func:`open_text`.  Raises :class:`~fastslow.errors.DataError` as :func:`open_text` and

@@ -178,8 +178,7 @@ def evaluate(
             whole result. They call `on_window` equally often. Not compatible with `per_symbol`.
         scorers: how the losses of each model are computed, by default by its `token_nats`.
         documents: each file of the text, or each line, starts from a zero state. Its first symbol is predicted only
-        from
-            the symbol before it.
+            from the symbol before it.
 
     Raises AlphabetError for a symbol outside the alphabet, with its offset; DataError for a text that is too short;
     ModelError if the alphabets differ or the predictions are NaN.

@@ -29,8 +29,8 @@ class WiredRNN(WiredCells):
         input_size: X.
         hidden_sizes: the size of each state slot by name, or one int for all.
         cell: the kind of every cell, or of each cell by its path: "lstm" (`LayerNormLSTMCell`), "gru"
-        (`LayerNormGRUCell`),
-            or "tanh" and "relu" (`SimpleCell`). The cells of one slot have the same form of state.
+            (`LayerNormGRUCell`), or "tanh" and "relu" (`SimpleCell`). The cells of one slot have the same form of
+            state.
         bias: whether the gates have a bias.
         batch_first: x and y are (B, T, .) instead of (T, B, .). States are (B, .) either way.
         dropout: probability of dropping a unit of a node's input or of the layer's output: a new mask per step on

@@ -30,10 +30,11 @@ class ModelOptions:
     architecture: "fs-lstm", or the paper's baselines "stacked" and "sequential".
     embedding_size: size of a symbol's vector, the layer's input.
     hidden_size: the fast size of an fs-lstm; the size of every layer or cell of the others. Also the output's.
-    slow_size: the slow size of an fs-lstm (default: hidden_size); the others have none.
+    slow_size: the slow size of an fs-lstm (none: `hidden_size`); the others have no such cell.
     depth: fast cells of an fs-lstm (2 or more), layers of a stack, cells of a sequence.
     dropout: probability of dropping a unit of a cell's input or of the output.
-    zoneout_h, zoneout_c: probability that a unit of h, of c, keeps its old value.
+    zoneout_h: probability that a unit of the hidden state h keeps its old value.
+    zoneout_c: probability that a unit of the cell state c keeps its old value.
     layer_norm: normalise gates and cell.
     forget_bias: constant added to an LSTM's forget gate.
     cell: "lstm" (`LayerNormLSTMCell`), or "gru" (`LayerNormGRUCell`), which has no c and so no zoneout_c.

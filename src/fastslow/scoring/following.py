@@ -82,8 +82,7 @@ def follow(
     Args:
         model: in evaluation mode; its state carries over between sessions.
         sessions: iterators of pieces of bytes. A session is a file from its beginning; the next one starts when the
-        file
-            was truncated or replaced, and its lines are counted from 1 again.
+            file was truncated or replaced, and its lines are counted from 1 again.
         raw: keep CRs, byte-order marks and UTF-16.
         mixer: computes bits from the model's predictions, such as a `mixed.EndlessMixer`; None uses the model alone.
         stretch: score each line by its `stretch` most surprising consecutive bytes: see `LineMeans`.

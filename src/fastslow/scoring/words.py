@@ -1,8 +1,7 @@
 """Surprisal by word: a word's bits are the sum over its characters and the white space before it.
 
 By the chain rule the bits of consecutive characters add up, so a character model gives the exact surprisal of any part
-of a
-text: no tokenizer determines what a word is, and the words add up to the text.  For that, every character must be
+of a text: no tokenizer determines what a word is, and the words add up to the text.  For that, every character must be
 counted exactly once.  A word includes the white space before it (or, as an option, after it).  White space without such
 a word, at the end of the text (or at its beginning), is a separate row with an empty word.
 

@@ -59,7 +59,8 @@ class TrainConfig:
         ends the run. The rate is then annealed on a slow machine too, but the run is not reproducible.
     warmup: number of training steps over which the learning rate first rises linearly.
     clip: maximum global norm of the gradient; 0: no clipping.
-    beta1, beta2, epsilon: parameters of Adam.
+    beta1, beta2: decay of Adam's moving averages of the gradient and of its square.
+    epsilon: Adam's constant that is added to the denominator.
     average: decay of an exponential moving average of the weights; the average is validated, saved and tested. 0: none.
     average_from: instead of `average`, a uniform average of the weights from this fraction of the run on; before it,
         the latest weights are used. 0: none.
@@ -72,8 +73,8 @@ class TrainConfig:
     seed: seed of the initial weights and the masks.
     validate_every: training steps between validations; 0: only at the end of each epoch.
     valid_streams, test_streams: number of streams in validation and test; the paper's authors test with one.
-    checkpoint_every, checkpoint_seconds: steps and seconds between checkpoints (0: disabled); there is also a
-        checkpoint at each validation and at the end.
+    checkpoint_every: training steps between checkpoints; there is also one at each validation and at the end. 0: none.
+    checkpoint_seconds: seconds between checkpoints; 0: none.
     log_every: training steps between lines of metrics.
     tensorboard: write curves for TensorBoard, if it is installed.
     """
@@ -142,14 +143,17 @@ class TrainConfig:
         if self.average and self.average_from:
             raise ConfigError("average and average_from cannot be combined: set one of them to 0")
         if self.anneal_by_time and (self.schedule != "cosine" or self.max_time is None):
-            raise ConfigError("anneal_by_time needs schedule cosine and a max_time")
+            raise ConfigError(
+                f"anneal_by_time needs schedule cosine and a max_time; got schedule {self.schedule} and max_time "
+                f"{self.max_time}: change them, or turn it off (--no-anneal-by-time)"
+            )
 
     def _check(self, name: str, kind: type, low: float, high: float, *, below: bool = False) -> None:
         value = getattr(self, name)
         what = "a whole number" if kind is int else "a number"
         kinds = int if kind is int else int | float
         if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high or below * value == 1:
-            end = f"at least {low:g} and below {high:g}" if below else f"from {low:,g} to {high:,g}"
+            end = f"at least {low:g} and below {high:g}" if below else f"from {int(low):,} to {int(high):,}"
             raise ConfigError(f"{name} must be {what} {end}; got {str(value)[:40]}")
         if kind is float:
             object.__setattr__(self, name, float(value))

@@ -77,8 +77,7 @@ class Given:
     """A window's inputs on the device, in the form that both passes use.
 
     vectors: by node, (vector_blocks, H) in the layout of the node's `Kind`; the constant of a forget gate is included
-    in
-        its shift, or in its bias without norms.
+        in its shift, or in its bias without norms.
     key: of the noise. ends: (B,) lengths.
     reset: (T + 1, B) int8, 1 where the row's state is set to zero before that step; all 0 after step T - 1.
     """

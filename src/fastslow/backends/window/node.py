@@ -16,8 +16,7 @@ class Node:
 
     w_x (X, x_blocks H), or None, and w_h (H, h_blocks H): transposed, and copied to that layout if `transpose`.
     vectors (vector_blocks, H): see `Kind.vectors`. For a cell with a forget gate, the constant is included in the
-    gate's
-        shift, or in its bias without layer norm.
+        gate's shift, or in its bias without layer norm.
     """
 
     def __init__(self, weights: Any, forget_bias: float, transpose: bool) -> None:
