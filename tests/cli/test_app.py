@@ -13,11 +13,12 @@ import pytest
 import torch
 
 import fastslow
+from fastslow import codec
 from fastslow.cli import main
 from fastslow.cli.app import describe, find_command, overview
 from fastslow.cli.registry import COMMANDS, Command
 from fastslow.errors import DataError
-from tests.cli.command import error_of, output_of, process
+from tests.cli.command import error_of, output_of, process, save_model
 
 
 @pytest.fixture
@@ -160,3 +161,32 @@ def test_a_process_ends_with_the_status(elsewhere: Path) -> None:
     assert (done.returncode, done.stdout) == (2, b"")
     assert done.stderr.startswith(b"fastslow: error: ")
     assert done.stderr.count(b"\n") == 1
+
+
+def test_closed_streams_are_not_mixed_up(elsewhere: Path) -> None:
+    """What is meant for a closed stderr does not go to stdout or into a file; using a closed stream is an error."""
+    save_model(elsewhere / "model")
+    (elsewhere / "a").write_bytes(b"some text")
+    command = f"{sys.executable} -m fastslow compress"
+
+    def run(line: str) -> int:
+        return subprocess.run(["sh", "-c", line], stderr=subprocess.DEVNULL, check=False).returncode
+
+    assert run(f"{command} -m model a -c missing 2>&- > out") == 1
+    archive = (elsewhere / "out").read_bytes()
+    assert codec.decompress(archive) == b"some text"
+    assert run(f"{command} -m model -f a 0<&- 1>&- 2>&-") == 0
+    assert (elsewhere / "a.fsz").read_bytes() == archive
+    assert run(f"{command} -m model -c a >&-") != 0
+    assert run(f"{command} -m model <&- > out") == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+def test_a_full_disk_behind_stdout_is_told_once(elsewhere: Path) -> None:
+    save_model(elsewhere / "model")
+    (elsewhere / "a").write_bytes(b"some text")
+    command = [sys.executable, "-m", "fastslow", "compress", "-m", "model", "-c", "a"]
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [b"fastslow: error: a: the disk is full"]

@@ -247,6 +247,8 @@ def test_a_run_is_found_by_its_hash(here: Path, capsys: pytest.CaptureFixture[st
         (["--keep", "--rm"], "--keep or --rm"),
         (["-c", "-o", "x"], "--stdout or --output"),
         (["-c", "--rm"], "--rm removes"),
+        (["-o", "-", "--rm"], "--rm removes"),
+        (["-o", "/dev/null", "--rm"], "--rm removes"),
         (["--lanes", "0"], "lanes must be"),
         (["--block-size", "0"], "block size must be"),
         (["--model", "nowhere"], "there is no run nowhere"),
@@ -279,6 +281,34 @@ def test_verbose_and_progress(here: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert "\ra.txt: " in shown
     assert "kB/s" in shown
     assert "left" in shown
+
+
+def test_devices_are_outputs_and_are_not_replaced(here: Path) -> None:
+    (here / "null").symlink_to(os.devnull)
+    for options in ([], ["-f"]):
+        assert fs("a.txt", "-o", "null", *options) == 0
+        assert (here / "null").is_symlink()
+    assert stat.S_ISCHR(os.stat(os.devnull).st_mode)
+
+
+def test_standard_output_has_other_names(here: Path) -> None:
+    command = [sys.executable, "-m", "fastslow", "compress", "-m", "model", "-o", "/dev/stdout", "a.txt"]
+    with open(here / "out.fsz", "wb") as file:
+        assert subprocess.run(command, stdout=file, check=False).returncode == 0
+    assert os.path.islink("/dev/stdout")
+    assert codec.decompress((here / "out.fsz").read_bytes(), MODEL) == DATA
+
+
+def test_names_do_not_drive_the_terminal(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = "a\x1b[31m\n.txt"
+    assert fs(name) == 1
+    (here / name).mkdir()
+    assert fs(name) == 2
+    assert fs("-a\x1b[31m") == 2
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 3
+    assert "\x1b" not in said
+    assert said.count("\\x1b[31m") == 3
 
 
 def test_it_is_a_function_too(here: Path) -> None:
@@ -315,7 +345,7 @@ def test_an_interruption_leaves_nothing_behind(here: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_leave_nothing_behind(here: Path, number: signal.Signals) -> None:
     (here / "long.txt").write_bytes(TEXT * 5000)
     before = names(here)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from fastslow import codec
-from fastslow.codec import container
+from fastslow.codec import container, plain
 from fastslow.codec.exact.model import ExactModel
 from fastslow.codec.mixed import encode_block, lanes_for
 from fastslow.codec.predictor import ExactPredictor
@@ -62,6 +62,22 @@ def test_hopeless_blocks_are_given_up_early(model: ExactModel) -> None:
     size = len(encode_block(data, ExactPredictor(model), 16, 1 << 20) or b"")
     assert encode_block(data, ExactPredictor(model), 16, size) is None
     assert encode_block(data, ExactPredictor(model), 16, size + 1) is not None
+
+
+def test_a_hard_beginning_is_not_held_against_the_rest() -> None:
+    """As in source code: the licence, then much repetition."""
+    words = [bytes([97 + a, 97 + b, 97 + c]) for a in range(13) for b in range(13) for c in range(13)]
+    draw = np.random.default_rng(1)
+    data = b" ".join(words[i] for i in draw.integers(0, len(words), 1000)) + b"".join(
+        b"%s(%s, %s);\n" % tuple(words[i] for i in row) for row in draw.integers(0, 6, (1000, 3))
+    )
+    coded = encode_block(data, None, 1, len(data))
+    assert coded
+    packed = len(plain.pack(data))
+    first = encode_block(data[: len(data) // 4], None, 1, len(data))
+    assert first
+    assert 2 * 4 * len(first) > 3 * packed  # the projection alone would be hopeless
+    assert encode_block(data, None, 1, packed) == coded
 
 
 def test_noise_takes_next_to_nothing_more_than_itself(model: ExactModel) -> None:

@@ -33,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command in `argv` (default: that of the process) and return the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if argv is None:  # a process of its own
+        _fill_closed()
         # Importing PyTorch makes many objects and little garbage: collecting as usual would take a tenth of the start.
         gc.set_threshold(10_000, *gc.get_threshold()[1:])
     # What a terminal or a pipe cannot encode is escaped rather than fatal.
@@ -41,7 +42,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     try:
         status = _run(arguments)
-        sys.stdout.flush()
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise
+        except OSError:
+            if status == 0:
+                raise
+            _give_up_stdout()  # the command has told of it
         return status
     except SystemExit as exit_:  # --help
         return exit_.code if isinstance(exit_.code, int) else ERROR
@@ -51,8 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except BrokenPipeError:
         _debug()
-        # Python flushes stdout once more at exit, which must not fail.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_stdout()
         return NO_READER
     except Exception as error:
         _debug()
@@ -60,7 +67,35 @@ def main(argv: Sequence[str] | None = None) -> int:
         if message is None:
             raise
         _complain(message)
+        if isinstance(error, OSError):
+            _give_up_stdout()
         return ERROR
+
+
+def _fill_closed() -> None:
+    """Open the standard streams that the caller has closed.
+
+    Otherwise the next file that is opened takes the number of a closed one, and what is meant for the closed one goes
+    into that file; and Python prints to stdout what is meant for stderr. As before, using them is an error, but
+    messages are dropped.
+    """
+    for number, mode in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, mode)  # takes the lowest free number, this one
+    sys.stdin = sys.stdin or os.fdopen(0)
+    sys.stdout = sys.stdout or os.fdopen(1, "w")
+    sys.stderr = sys.stderr or os.fdopen(2, "w")
+
+
+def _give_up_stdout() -> None:
+    """If stdout cannot be written, discard what it still holds: Python flushes it once more at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with contextlib.suppress(OSError, ValueError):  # not a descriptor
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(arguments: list[str]) -> int:
@@ -161,7 +196,9 @@ def _out_of_device_memory(error: Exception) -> bool:
 
 
 def _complain(message: str, kind: str = "error: ") -> None:
-    line = " ".join(message.splitlines())
+    from fastslow.printable import visible_text
+
+    line = visible_text(" ".join(message.splitlines()))  # it may repeat arguments and names of files
     with contextlib.suppress(OSError):  # stderr is closed too
         print(f"fastslow: {kind}{line}", file=sys.stderr)
 

@@ -64,7 +64,9 @@ def messages() -> Console:
 
 def note(message: str) -> None:
     """Print a message on stderr; results go to stdout."""
-    print(f"fastslow: {message}", file=sys.stderr)
+    from fastslow.printable import visible_text
+
+    print(f"fastslow: {visible_text(message)}", file=sys.stderr)
 
 
 def note_form(text: Text) -> None:

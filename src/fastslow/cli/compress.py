@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 import tyro
 
 from fastslow.cli.common import OptionError, find_device, model_for_files
-from fastslow.codec.files import SUFFIX, Exists, open_source, remove, replacing
+from fastslow.codec.files import SUFFIX, Exists, is_special, open_source, remove, replacing
 from fastslow.errors import FastslowError, os_reason
 from fastslow.lm.packaged import packaged, packaged_models
 
@@ -175,13 +175,13 @@ class _Asked:
             raise OptionError("give --keep or --rm, not both")
         if stdout and output is not None:
             raise OptionError("give --stdout or --output, not both")
-        if rm and stdout:
-            raise OptionError("--rm removes a file once its result is on the disk, which cannot be known with --stdout")
+        if rm and (stdout or (output is not None and _is_stream(output))):
+            raise OptionError("--rm removes a file once its result is on the disk, which cannot be known of a stream")
         if not suffix or "/" in suffix or os.sep in suffix:
             raise OptionError(f"--suffix must be the end of a file name, such as {SUFFIX}; got {suffix!r}")
         self.model_name, self.stdout, self.force, self.rm = model, stdout, force, rm
         self.verbose, self.quiet, self.suffix = verbose, quiet, suffix
-        self.output = STANDARD if stdout else output
+        self.output = STANDARD if stdout or (output is not None and _is_stdout(output)) else output
         self.device = None if device is None else find_device(device)
         self._model: CodecModel | None = None
 
@@ -248,7 +248,10 @@ def _for_each(files: tuple[str, ...], asked: _Asked, one: Callable[[str], None])
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """Inside, SIGTERM raises an exception, as Ctrl-C does, so that partially written files are removed."""
+    """Inside, SIGTERM and SIGHUP raise an exception, as Ctrl-C does, so that partially written files are removed.
+
+    A signal that is ignored, as under nohup, stays ignored.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -256,11 +259,16 @@ def _terminable() -> Iterator[None]:
     def leave(number: int, frame: Any) -> None:
         raise SystemExit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, leave)
+    numbers = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+    before = {number: signal.getsignal(number) for number in numbers}
+    taken = [number for number in numbers if before[number] != signal.SIG_IGN]
+    for number in taken:
+        signal.signal(number, leave)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number in taken:
+            signal.signal(number, before[number])
 
 
 # ---------------------------------------------------------------------- one file
@@ -314,9 +322,24 @@ def _target(name: str, asked: _Asked, usual: str) -> str:
     if target != STANDARD and name != STANDARD and os.path.exists(target) and os.path.exists(name):
         if os.path.samefile(target, name):
             raise OptionError(f"{name} is both input and output: name another file with -o")
-        if not asked.force:
+        if not asked.force and not _is_stream(target):
             raise Exists(f"{target} exists and was not overwritten (-f overwrites it)")
     return target
+
+
+def _is_stream(target: str) -> bool:
+    """Whether what is written to `target` is gone afterwards, as in a pipe or in /dev/null, or may be."""
+    return _is_stdout(target) or is_special(Path(target))
+
+
+def _is_stdout(target: str) -> bool:
+    """Whether `target` is standard output under another name, such as /dev/stdout, or -."""
+    if target == STANDARD:
+        return True
+    try:
+        return os.path.samestat(os.stat(target), os.fstat(sys.stdout.fileno()))
+    except (OSError, ValueError, AttributeError):  # there is no such file, or no descriptor
+        return False
 
 
 @contextmanager
@@ -327,8 +350,8 @@ def _source(name: str, asked: _Asked) -> Iterator[tuple[IO[bytes], os.stat_resul
     path = Path(name)
     if path.is_dir():
         raise Skipped(f"{name} is a folder: skipped")
-    if path.exists() and not path.is_file() and not asked.force and asked.output != STANDARD:
-        raise Skipped(f"{name} is not a regular file: skipped (-f or -c reads it)")
+    if is_special(path) and not asked.force and asked.output is None:
+        raise Skipped(f"{name} is not a regular file: skipped (-f, -c or -o reads it)")
     file, status = open_source(path)
     with file:
         yield file, status if stat.S_ISREG(status.st_mode) else None
@@ -484,5 +507,7 @@ def _shown(name: str) -> str:
 
 
 def _say(message: str) -> None:
+    from fastslow.printable import visible_text
+
     with suppress(OSError):  # stderr is closed
-        print(f"fastslow: {' '.join(message.splitlines())}", file=sys.stderr)
+        print(f"fastslow: {visible_text(message)}", file=sys.stderr)

@@ -27,7 +27,7 @@ def compress(
     options: lanes, block_size, embed_model, weight_bits, as in `Options`.
     """
     target = io.BytesIO()
-    compress_stream(io.BytesIO(bytes(data)), target, model, Options(**options), device=device)
+    compress_stream(io.BytesIO(memoryview(data)), target, model, Options(**options), device=device)
     return target.getvalue()
 
 
@@ -43,5 +43,5 @@ def decompress(
     Raises FormatError if the bytes are not a complete archive, ModelError if the model is missing or a different one.
     """
     target = io.BytesIO()
-    decompress_stream(io.BytesIO(bytes(data)), target, model, device=device)
+    decompress_stream(io.BytesIO(memoryview(data)), target, model, device=device)
     return target.getvalue()

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from fastslow.codec.errors import CodecError
 from fastslow.errors import os_reason
+from fastslow.storage import sync_folder
 
 SUFFIX = ".fsz"
+_LONGEST = 200
+"""Bytes of a name that its temporary name repeats. Most systems allow 255."""
 
 
 class Exists(CodecError):
@@ -24,52 +28,93 @@ def replacing(path: Path, *, force: bool, like: os.stat_result | None = None) ->
     """A file that becomes `path` if the block succeeds, and is removed otherwise.
 
     It is written under a temporary name ending in .part, flushed to the disk and renamed. `like`: the file whose
-    permissions and times are copied. Raises Exists unless `force`, and CodecError if the system refuses.
+    owner, permissions and times are copied. A device or pipe is written to and never replaced. Raises Exists unless
+    `force`, and CodecError if the system refuses.
     """
-    if not force and os.path.lexists(path):
-        raise Exists(f"{path} exists and was not overwritten (-f overwrites it)")
     if path.is_dir():
         raise CodecError(f"{path} is a folder: pass a file")
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    if is_special(path):
+        with _opened(path, os.O_WRONLY, 0, path) as file:
+            yield file
+        return
+    if not force and os.path.lexists(path):
+        raise Exists(f"{path} exists and was not overwritten (-f overwrites it)")
+    part = _part_of(path)
+    # Readable by its owner only until it has the source's permissions. EXCL: a link put there is not followed.
+    mode = 0o600 if like is not None else 0o666
     try:
-        # Readable by its owner only until it has the source's permissions.
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600 if like is not None else 0o666)
-    except OSError as error:
-        raise CodecError(f"cannot write {path}: {os_reason(error)}") from error
-    try:
-        with open(descriptor, "wb") as file:
-            yield _Writing(file, path)  # type: ignore[misc]
-            _finish(file, part, path, like)
+        with _opened(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode, path) as file:
+            yield file
+            _finish(file.fileno(), path, like)
         if not force and os.path.lexists(path):
             raise Exists(f"{path} was created in the meantime and was not overwritten (-f overwrites it)")
         try:
             os.replace(part, path)
         except OSError as error:
             raise CodecError(f"cannot write {path}: {os_reason(error)}") from error
+        with suppress(OSError):  # the folder may be one that only takes files
+            sync_folder(path.parent)
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
 
 
-def _finish(file: IO[bytes], part: Path, path: Path, like: os.stat_result | None) -> None:
+def is_special(path: Path) -> bool:
+    """Whether `path` is a device, a pipe or a socket."""
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def _part_of(path: Path) -> Path:
+    """A new name beside `path`, which may itself have the longest name that is allowed."""
+    name = os.fsdecode(os.fsencode(path.name)[:_LONGEST])
+    return path.with_name(f".{name}.{os.urandom(4).hex()}.part")
+
+
+@contextmanager
+def _opened(path: Path, flags: int, mode: int, final: Path) -> Iterator[_Writing]:
     try:
-        file.flush()
+        descriptor = os.open(path, flags | getattr(os, "O_BINARY", 0), mode)
+    except OSError as error:
+        raise CodecError(f"cannot write {final}: {os_reason(error)}") from error
+    with open(descriptor, "wb", buffering=0) as file:
+        yield _Writing(file, final)
+
+
+def _finish(descriptor: int, path: Path, like: os.stat_result | None) -> None:
+    try:
         if like is not None:
-            os.chmod(part, stat.S_IMODE(like.st_mode) & 0o777)
-        os.fsync(file.fileno())
+            _take_over(descriptor, like)
+        os.fsync(descriptor)
         if like is not None:
-            os.utime(part, ns=(like.st_atime_ns, like.st_mtime_ns))
+            os.utime(descriptor, ns=(like.st_atime_ns, like.st_mtime_ns))
     except OSError as error:
         raise CodecError(f"cannot write {path}: {os_reason(error)}") from error
 
 
-class _Writing:
-    """A file whose errors name its final path."""
+def _take_over(descriptor: int, like: os.stat_result) -> None:
+    """Owner, group and permissions. If the group is refused, nobody gets rights that he did not have."""
+    mode = stat.S_IMODE(like.st_mode) & 0o777
+    if hasattr(os, "fchown"):
+        with suppress(OSError):
+            os.fchown(descriptor, like.st_uid, -1)
+        try:
+            os.fchown(descriptor, -1, like.st_gid)
+        except OSError:
+            everybody = mode >> 3 & mode & 0o007
+            mode = mode & 0o700 | everybody << 3 | everybody
+    os.chmod(descriptor, mode)
+
+
+class _Writing(io.RawIOBase):
+    """A file whose errors name its final path. It has no buffer that would still have to be written after an error."""
 
     def __init__(self, file: IO[bytes], path: Path) -> None:
         self._file, self._path = file, path
 
-    def write(self, data: bytes) -> int:
+    def fileno(self) -> int:
+        return self._file.fileno()
+
+    def write(self, data: Any) -> int:
         try:
             return self._file.write(data)
         except OSError as error:

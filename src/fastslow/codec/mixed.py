@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from fastslow.codec import plain
 from fastslow.codec.native.coder import NativeCoder
 from fastslow.codec.native.engine import NativeEngine
 from fastslow.codec.native.library import library
@@ -33,7 +34,8 @@ _LONG_IN_PYTHON = 30_000
 _SMALL_STEP = 3_000_000
 """Multiplications per step below which a second thread does not pay."""
 _PATIENCE, _EXCESS = 4, 3
-"""After a quarter of its steps a block is abandoned if its projected size exceeds the limit by half: EXCESS halves."""
+"""After a quarter of its steps a block is abandoned if its projected size exceeds the limit by half: EXCESS halves.
+The projection allows for a first quarter that is harder than the rest, such as the licence of a source file."""
 
 log = logging.getLogger(__name__)
 
@@ -170,10 +172,20 @@ def encode_block(
             coder.run(first, last)
             if progress is not None:
                 progress(layout.symbols(first, last))
-            if last == check and 2 * len(coder) * len(data) > _EXCESS * limit * layout.symbols(0, last):
+            if last == check and _hopeless(len(coder), data, layout, last, limit):
                 return None
     payload = coder.finish()
     return payload if len(payload) < limit else None
+
+
+def _hopeless(coded: int, data: bytes, layout: Layout, steps: int, limit: int) -> bool:
+    """Whether to abandon a block whose first `steps` became `coded` bytes, and which is to become `limit` bytes."""
+    if 2 * coded * len(data) <= _EXCESS * limit * layout.symbols(0, steps):
+        return False
+    sizes = [layout.full_steps + (lane < layout.longer) for lane in range(layout.lanes)]
+    starts = layout.offsets.tolist()
+    part = b"".join(data[start : start + min(steps, size)] for start, size in zip(starts, sizes, strict=True))
+    return 2 * coded * len(plain.pack(data)) > _EXCESS * limit * len(plain.pack(part))
 
 
 def decode_block(

@@ -18,13 +18,13 @@ from fastslow.codec.container import Kind
 from fastslow.codec.errors import FormatError, ModelError
 from fastslow.codec.models import CodecModel, ModelLike, as_model, model_from_serial
 from fastslow.codec.wanted import Wanted
+from fastslow.codec.whole import read_up_to, write_all
 
 if TYPE_CHECKING:
     import torch
 
     from fastslow.codec.predictor import ExactPredictor
 
-_PIECE = 1 << 20
 _OLD_KINDS = {version1.RAW: Kind.RAW, version1.LZMA: Kind.LZMA, version1.NEURAL: Kind.NEURAL}
 
 Progress: TypeAlias = "Callable[[int, int], None]"
@@ -298,18 +298,6 @@ class ArchiveReader:
         return model
 
 
-def read_up_to(source: IO[bytes], size: int) -> bytes:
-    """`size` bytes, or as many as there are; a pipe returns them in pieces."""
-    parts, left = [], size
-    while left:
-        piece = source.read(min(left, _PIECE))
-        if not piece:
-            break
-        parts.append(piece)
-        left -= len(piece)
-    return b"".join(parts)
-
-
 def decompress_stream(
     source: IO[bytes],
     target: IO[bytes],
@@ -323,5 +311,5 @@ def decompress_stream(
     `ArchiveReader`."""
     reader = ArchiveReader(source, model, find_model=find_model, device=device, progress=progress)
     for data in reader.blocks():
-        target.write(data)
+        write_all(target, data)
     return reader.summary

@@ -64,11 +64,18 @@ def restore(done: int, text: bytes, note: bytes, length: int) -> bytes:
 
 
 def _looks_like_utf16(data: bytes) -> bool:
-    """Whether half of the high bytes of a sample are zeros, and few of the low ones."""
+    """Whether a sample's high bytes are those of Latin text, or of an alphabet with two bytes in UTF-8, such as
+    Cyrillic, with blanks between the words; and few low bytes are zeros."""
     if len(data) % 2 or len(data) < 8:
         return False
     high, low = data[1:4096:2], data[0:4096:2]
-    return high.count(0) * 2 >= len(high) and low.count(0) * 8 <= len(low)
+    if low.count(0) * 8 > len(low):
+        return False
+    if high.count(0) * 2 >= len(high):
+        return True
+    short = sum(high.count(value) for value in range(8))
+    blanks = sum(pair == (0, 0x20) for pair in zip(high, low, strict=True))
+    return short * 8 >= len(high) * 7 and blanks * 32 >= len(low)
 
 
 def _without_returns(text: bytes) -> tuple[bytes, bytes]:

@@ -16,7 +16,8 @@ from fastslow.codec import container, plain, transforms
 from fastslow.codec.container import Block, End, Kind, Model
 from fastslow.codec.errors import CodecError, ModelError
 from fastslow.codec.models import CodecModel, ModelLike, as_model
-from fastslow.codec.reader import Progress, Summary, read_up_to
+from fastslow.codec.reader import Progress, Summary
+from fastslow.codec.whole import read_up_to, write_all
 
 if TYPE_CHECKING:
     import torch
@@ -228,5 +229,5 @@ class _Writer:
         self._write(head)
 
     def _write(self, data: bytes) -> None:
-        self._target.write(data)
+        write_all(self._target, data)
         self._summary.stored += len(data)
