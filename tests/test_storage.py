@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pytest
 import torch
@@ -114,3 +115,38 @@ def test_json_numbers_are_exact(tmp_path: Path) -> None:
     assert read_json(tmp_path / "a.json", what="the note") == value
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "a.json", {"a": float("nan")})
+
+
+def test_a_name_of_the_greatest_length(tmp_path: Path) -> None:
+    for name in ("n" * 255, "ü" * 127):
+        write_json(tmp_path / name, 1)
+        assert read_json_value(tmp_path / name) == 1
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_link_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    link = tmp_path / "link"
+    link.symlink_to("folder/file")
+    for value in (1, 2):  # the file does not exist, then does
+        write_json(link, value)
+        assert link.is_symlink()
+        assert read_json_value(tmp_path / "folder" / "file") == value
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
+def test_a_pipe_is_written_to_and_stays(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write_json(pipe, [1, 2])
+        assert json.loads(os.read(reader, 100)) == [1, 2]
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
+    assert list(tmp_path.iterdir()) == [pipe]
+
+
+def read_json_value(path: Path) -> Any:
+    return json.loads(path.read_text())

@@ -2,9 +2,9 @@
 
     python -m experiments.kinds --data BOOKS --out KINDS                 books, and documents of other kinds
     python -m experiments.english text --augment 1 ...      the training text, augmented
-    python -m experiments.english train --augment 1 --init-from english-0.1 ...     the model
-    python -m experiments.english marks RUN --beside english-0.1 --share 0.85 --text NAME=FILE ...    its results
-    python -m experiments.english package RUN --beside english-0.1 --share 0.85 ...     the bundled model and its card
+    python -m experiments.english train --augment 1 --seed 1 --init-from english-0.1 ...    a run
+    python -m experiments.english marks RUN --average RUN ... --beside english-0.1 --text NAME=FILE ...    results
+    python -m experiments.english package RUN --average RUN ...     the bundled model and its card
 
 All but the first take `--data BOOKS --kinds KINDS`. BOOKS contains train.txt and valid.txt, plain or as .xz, and
 books.tsv with the columns gutenberg_id, title, author and split. Complete steps are not repeated, and a stopped
@@ -49,6 +49,9 @@ def parser() -> argparse.ArgumentParser:
         if run in (marks.marks, card.package):
             one.add_argument("--bits", type=int, default=8, choices=(8, 16), help="bits per weight of a matrix")
             one.add_argument("--beside", metavar="MODEL", help="the model that it succeeds, for comparison")
+            one.add_argument(
+                "--average", type=Path, nargs="+", default=[], metavar="RUN", help="average with these runs"
+            )
             one.add_argument("--share", type=float, default=1.0, help="of the run's weights; the rest are of --beside")
         return one
 

@@ -86,12 +86,16 @@ def mark_texts(options: argparse.Namespace) -> Iterator[tuple[str, bytes]]:
 
 
 def model_of(options: argparse.Namespace) -> CharLM:
-    """The run's model, or the given share of its weights with the rest of those of the model beside it.
+    """The run's model, averaged with those of --average; or the given share of it with the rest of the model beside it.
 
-    A model trained further on other text keeps more of what it knew if its weights are moved back a part of the way
+    Runs from one start, with the same recipe, are better averaged than alone (Wortsman et al., "Model soups", 2022). A
+    model trained further on other text keeps more of what it knew if its weights are moved back a part of the way
     (Wortsman et al., "Robust fine-tuning of zero-shot models", 2022).
     """
     lm = CharLM.from_pretrained(options.run, device="cpu")
+    if options.average:
+        runs = [lm.state_dict(), *(CharLM.from_pretrained(run, device="cpu").state_dict() for run in options.average)]
+        lm.load_state_dict({name: torch.stack([run[name] for run in runs]).mean(0) for name in runs[0]})
     if options.share < 1.0:
         if options.beside is None:
             raise EnglishError("--share mixes the run's weights with another model's: name that model with --beside")

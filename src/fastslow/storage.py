@@ -27,6 +27,8 @@ MAX_JSON_BYTES = 1 << 20
 MAX_HEADER_BYTES = 1 << 23
 """Limit for the header of a safetensors file: ten times that of the deepest network's checkpoint."""
 PART_SUFFIX = ".part"
+_LONGEST = 200
+"""Bytes of a name that its temporary name repeats. Most systems allow 255."""
 CHECKSUM = "sha256"
 HEADER_CHECKSUM = "header_sha256"
 
@@ -50,15 +52,33 @@ def make_folder(path: Path) -> None:
         raise StorageError(f"cannot make the folder {path}: {os_reason(error)}") from error
 
 
+def is_special(path: Path) -> bool:
+    """Whether `path` is a device, a pipe or a socket."""
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def part_of(path: Path) -> Path:
+    """A new name for a temporary file beside `path`, which may itself have the longest name that is allowed."""
+    name = os.fsdecode(os.fsencode(path.name)[:_LONGEST])
+    return path.with_name(f".{name}.{os.urandom(4).hex()}{PART_SUFFIX}")
+
+
 def write_atomic(path: Path, fill: Callable[[IO[bytes]], None], *, what: str | None = None) -> None:
     """Write `path` with `fill(file)` atomically: afterwards it is either unchanged or complete and on the disk.
 
-    Raises StorageError, naming `what` (default: the file's name), if the system refuses; no partial file remains.
+    A link is followed. A device or pipe is written to and never replaced. Raises StorageError, naming `what` (default:
+    the file's name), if the system refuses; no partial file remains.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{PART_SUFFIX}")
     try:
+        if is_special(path):
+            with open(path, "wb") as file:
+                fill(file)
+            return
+        if path.is_symlink():
+            path = path.resolve()
+        temporary = part_of(path)
         try:
-            with open(temporary, "wb") as file:
+            with open(temporary, "xb") as file:
                 fill(file)
                 file.flush()
                 os.fsync(file.fileno())

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -50,6 +51,33 @@ def command(
             of two lines
     """
     return names, word, options, kind
+
+
+def many(
+    names: tyro.conf.Positional[tuple[str, ...]] = (),
+    *,
+    word: Annotated[str | None, tyro.conf.arg(aliases=["-w"])] = None,
+    size_of: int = 1,
+    quick: Annotated[bool, tyro.conf.arg(aliases=["-q"])] = False,
+    kinds: Sequence[str] | None = None,
+) -> tuple[object, ...]:
+    return names, word, size_of, quick, kinds
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("a -q b", (("a", "b"), None, 1, True, None)),
+        ("-w x a --quick b --size-of 3 c", (("a", "b", "c"), "x", 3, True, None)),
+        ("a --size_of 3 b -qw x c", (("a", "b", "c"), "x", 3, True, None)),
+        ("a --word=x b - -w -", (("a", "b", "-"), "-", 1, False, None)),
+        ("a -q -- -b --quick", (("a", "-b", "--quick"), None, 1, True, None)),
+        ("a --kinds x y --quick b", (("a", "b"), None, 1, True, ["x", "y"])),
+    ],
+)
+def test_options_stand_anywhere(line: str, expected: tuple[object, ...]) -> None:
+    names, word, size_of, quick, kinds = bind(many, "p", line.split())()
+    assert (names, word, size_of, quick, kinds and list(kinds)) == expected
 
 
 def test_a_function_is_bound_and_not_yet_run() -> None:

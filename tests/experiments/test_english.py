@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import lzma
+import shutil
 import zlib
 from collections.abc import Iterator
 from dataclasses import replace
@@ -218,6 +219,21 @@ def test_weights_between_two_models(english: Any, run: Path, data: Path, capsys:
     assert english.main([*package, "--beside", "old"]) == 0
     made, own = CharLM.from_pretrained("box"), CharLM.from_pretrained(run)
     torch.testing.assert_close(made.head.weight, 0.875 * own.head.weight, rtol=0, atol=1e-4)
+
+
+def test_the_average_of_runs(english: Any, run: Path, data: Path) -> None:
+    shutil.copytree(run, "again")
+    other = CharLM.from_pretrained("again")
+    with torch.no_grad():
+        for weight in other.parameters():
+            weight.mul_(0.5)
+    other.save_pretrained("again")
+    package = ["package", str(run), "--average", "again", "--data", str(data), "--bits", "16", "--to", "box"]
+    assert english.main(package) == 0
+    made, own = CharLM.from_pretrained("box"), CharLM.from_pretrained(run)
+    torch.testing.assert_close(made.head.weight, 0.75 * own.head.weight, rtol=0, atol=1e-4)
+    card = Path("box/README.md").read_text(encoding="utf-8")
+    assert "the average of its weights and those of 1 further run, which differ in seed (1)" in card
 
 
 def test_the_card_without_marks_says_so(

@@ -9,9 +9,10 @@ import inspect
 import io
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections import abc
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_origin, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -37,7 +38,7 @@ def bind(
             result: Callable[[], Any] = tyro.cli(
                 parse,
                 prog=prog,
-                args=list(arguments),
+                args=_rest_first(arguments, inspect.signature(parse).parameters.values()),
                 config=markers,
             )
     except SystemExit as exit_:
@@ -46,6 +47,53 @@ def bind(
         raise UsageError(f"{_sentence(complaint.getvalue())}; see `{prog} --help`") from None
     sys.stderr.write(complaint.getvalue())  # warnings
     return result
+
+
+def _rest_first(arguments: Sequence[str], parameters: Iterable[inspect.Parameter]) -> list[str]:
+    """The arguments that are not options before the options: tyro takes them in one piece only.
+
+    As in GNU programs, their order among each other is kept, and after -- everything is one.
+    """
+    takes = {name: kind for parameter in parameters for name, kind in _options(parameter)}
+    rest: list[str] = []
+    options: list[str] = []
+    left = list(arguments)
+    while left:
+        token = left.pop(0)
+        if token == "--":
+            return [*options, "--", *rest, *left]
+        if not token.startswith("-") or token == "-":
+            rest.append(token)
+            continue
+        options.append(token)
+        name = (
+            token.replace("_", "-") if token.startswith("--") else f"-{token[-1]}"
+        )  # the last of -kfo takes the value
+        kind = takes.get(name, bool)
+        if kind is not bool and left:
+            options.append(left.pop(0))
+        while kind is list and left and not left[0].startswith("-"):
+            options.append(left.pop(0))
+    return [*rest, *options]
+
+
+def _options(parameter: inspect.Parameter) -> Iterator[tuple[str, type]]:
+    """The names of a parameter's option, each with what it takes: no value (bool), one (str), or some (list)."""
+    hint = parameter.annotation
+    marks = hint.__metadata__ if get_origin(hint) is Annotated else ()
+    if _POSITIONAL in marks:
+        return
+    plain = get_args(hint)[0] if marks else hint
+    kinds = {get_origin(kind) or kind for kind in (get_args(plain) or (plain,))} | {get_origin(plain)}
+    kind = bool if bool in kinds else list if kinds & {list, tuple, Sequence, abc.Sequence} else str
+    names = {parameter.name}
+    for mark in marks:
+        names |= {getattr(mark, "name", None) or parameter.name, *(getattr(mark, "aliases", None) or ())}
+    for name in names:
+        yield (name if name.startswith("-") else f"--{name.replace('_', '-')}"), kind
+
+
+_POSITIONAL = tyro.conf.Positional[str].__metadata__[0]  # type: ignore[attr-defined]
 
 
 def _with_fields(function: Callable[..., Any], defaults: dict[str, Any]) -> Callable[..., Any]:

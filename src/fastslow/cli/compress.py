@@ -19,9 +19,10 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 import tyro
 
 from fastslow.cli.common import OptionError, find_device, model_for_files
-from fastslow.codec.files import SUFFIX, Exists, is_special, open_source, remove, replacing
+from fastslow.codec.files import SUFFIX, Exists, open_source, remove, replacing
 from fastslow.errors import FastslowError, os_reason
 from fastslow.lm.packaged import packaged, packaged_models
+from fastslow.storage import is_special
 
 if TYPE_CHECKING:
     from fastslow.codec.models import CodecModel

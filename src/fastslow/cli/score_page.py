@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
-from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from fastslow.cli.common import OptionError
-from fastslow.errors import FastslowError, os_reason
+from fastslow.storage import is_special, write_atomic
 
 if TYPE_CHECKING:
     from fastslow.data.text import Text
@@ -21,7 +21,7 @@ def check_target(path: Path, force: bool) -> None:
         raise OptionError(f"cannot write the page to {path}: it is a folder; name a file in it")
     if not path.parent.is_dir():
         raise OptionError(f"cannot write the page to {path}: there is no folder {path.parent}")
-    if path.exists() and not force:
+    if path.exists() and not is_special(path) and not force:
         raise OptionError(f"{path} exists: name another file, or overwrite it with --force")
 
 
@@ -34,15 +34,16 @@ def write_page_file(chosen: Chosen, source: Text, path: Path, model: str) -> Non
     remark = f"Predicted by {chosen}."
     if not source.form.is_plain:
         remark += f" The file has {source.form}; it was read as UTF-8 with LF line ends."
-    # A temporary file first, so that an interrupted write leaves the old page.
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(part, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as out:
-            totals = write_page(out, chosen.blocks, name=name, model=model, remark=remark)
-        os.replace(part, path)
-    except OSError as error:
-        raise FastslowError(f"cannot write the page to {path}: {os_reason(error)}") from error
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
-    print(f"{path}: {path.stat().st_size:,} bytes; {summary_text(totals)}")
+
+    totals = None
+
+    def fill(file: IO[bytes]) -> None:
+        nonlocal totals
+        out = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="\n", write_through=True)
+        totals = write_page(out, chosen.blocks, name=name, model=model, remark=remark)
+        out.detach()
+
+    write_atomic(path, fill, what="the page")
+    assert totals is not None
+    size = f"{path.stat().st_size:,} bytes; " if path.is_file() else ""
+    print(f"{path}: {size}{summary_text(totals)}")

@@ -8,15 +8,13 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from fastslow.codec.errors import CodecError
 from fastslow.errors import os_reason
-from fastslow.storage import sync_folder
+from fastslow.storage import is_special, part_of, sync_folder
 
 SUFFIX = ".fsz"
-_LONGEST = 200
-"""Bytes of a name that its temporary name repeats. Most systems allow 255."""
 
 
 class Exists(CodecError):
@@ -39,13 +37,13 @@ def replacing(path: Path, *, force: bool, like: os.stat_result | None = None) ->
         return
     if not force and os.path.lexists(path):
         raise Exists(f"{path} exists and was not overwritten (-f overwrites it)")
-    part = _part_of(path)
+    part = part_of(path)
     # Readable by its owner only until it has the source's permissions. EXCL: a link put there is not followed.
     mode = 0o600 if like is not None else 0o666
     try:
         with _opened(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode, path) as file:
             yield file
-            _finish(file.fileno(), path, like)
+            _finish(file.fileno(), part, path, like)
         if not force and os.path.lexists(path):
             raise Exists(f"{path} was created in the meantime and was not overwritten (-f overwrites it)")
         try:
@@ -59,40 +57,31 @@ def replacing(path: Path, *, force: bool, like: os.stat_result | None = None) ->
             part.unlink(missing_ok=True)
 
 
-def is_special(path: Path) -> bool:
-    """Whether `path` is a device, a pipe or a socket."""
-    return path.exists() and not path.is_file() and not path.is_dir()
-
-
-def _part_of(path: Path) -> Path:
-    """A new name beside `path`, which may itself have the longest name that is allowed."""
-    name = os.fsdecode(os.fsencode(path.name)[:_LONGEST])
-    return path.with_name(f".{name}.{os.urandom(4).hex()}.part")
-
-
 @contextmanager
-def _opened(path: Path, flags: int, mode: int, final: Path) -> Iterator[_Writing]:
+def _opened(path: Path, flags: int, mode: int, final: Path) -> Iterator[IO[bytes]]:
     try:
         descriptor = os.open(path, flags | getattr(os, "O_BINARY", 0), mode)
     except OSError as error:
         raise CodecError(f"cannot write {final}: {os_reason(error)}") from error
     with open(descriptor, "wb", buffering=0) as file:
-        yield _Writing(file, final)
+        yield cast("IO[bytes]", _Writing(file, final))
 
 
-def _finish(descriptor: int, path: Path, like: os.stat_result | None) -> None:
+def _finish(descriptor: int, part: Path, path: Path, like: os.stat_result | None) -> None:
+    at = descriptor if {os.chmod, os.utime} <= os.supports_fd else part
     try:
         if like is not None:
-            _take_over(descriptor, like)
+            os.chmod(at, _taken_over(descriptor, like))
         os.fsync(descriptor)
         if like is not None:
-            os.utime(descriptor, ns=(like.st_atime_ns, like.st_mtime_ns))
+            os.utime(at, ns=(like.st_atime_ns, like.st_mtime_ns))
     except OSError as error:
         raise CodecError(f"cannot write {path}: {os_reason(error)}") from error
 
 
-def _take_over(descriptor: int, like: os.stat_result) -> None:
-    """Owner, group and permissions. If the group is refused, nobody gets rights that he did not have."""
+def _taken_over(descriptor: int, like: os.stat_result) -> int:
+    """Takes over owner and group, and returns the permissions. If the group is refused, nobody gets rights that he did
+    not have."""
     mode = stat.S_IMODE(like.st_mode) & 0o777
     if hasattr(os, "fchown"):
         with suppress(OSError):
@@ -102,7 +91,7 @@ def _take_over(descriptor: int, like: os.stat_result) -> None:
         except OSError:
             everybody = mode >> 3 & mode & 0o007
             mode = mode & 0o700 | everybody << 3 | everybody
-    os.chmod(descriptor, mode)
+    return mode
 
 
 class _Writing(io.RawIOBase):
