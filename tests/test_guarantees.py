@@ -23,11 +23,13 @@ SOURCES = sorted(Path(fastslow.__file__).parent.rglob("*.py"))
 def functions(file: str) -> dict[str, str]:
     """The functions of a file, and whether each is "slow", of a "GPU", or "" for neither."""
     tree = ast.parse((ROOT / file).read_text())
-    whole = [ast.unparse(node.value) for node in tree.body if isinstance(node, ast.Assign | ast.Expr)]
+    assigned = [node for node in tree.body if isinstance(node, ast.Assign)]
+    whole = [ast.unparse(node.value) for node in assigned if ast.unparse(node.targets[0]) == "pytestmark"]
     found = {}
     for node in tree.body:
         if isinstance(node, ast.FunctionDef):
-            marks = " ".join([*whole, *map(ast.unparse, node.decorator_list)])
+            of_its_own = [mark for mark in map(ast.unparse, node.decorator_list) if "parametrize" not in mark]
+            marks = " ".join([*whole, *of_its_own])  # some cases of a test may be slow where the test is not
             found[node.name] = "GPU" if "pytest.mark.gpu" in marks else "slow" if "pytest.mark.slow" in marks else ""
     return found
 

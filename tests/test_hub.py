@@ -1,6 +1,6 @@
 """Models go to the Hugging Face Hub and come back, by its own client, against a stand-in of its API on this machine.
 
-The client reads `HF_ENDPOINT` when it is imported, so each case is a process of its own.
+The client reads `HF_ENDPOINT` when it is imported, so both cases run in a process of their own.
 """
 
 from __future__ import annotations
@@ -59,10 +59,16 @@ except ModelError as error:
 """
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def standin() -> Iterator[StandIn]:
     with serving() as found:
         yield found
+
+
+@pytest.fixture(scope="module")
+def told(standin: StandIn, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """What both cases print: the client is loaded once."""
+    return run(LANGUAGE_MODEL + LAYER, standin, tmp_path_factory.mktemp("hub"))
 
 
 def run(code: str, standin: StandIn, folder: Path) -> list[str]:
@@ -82,8 +88,8 @@ def run(code: str, standin: StandIn, folder: Path) -> list[str]:
     return done.stdout.splitlines()
 
 
-def test_a_language_model_there_and_back(standin: StandIn, tmp_path: Path) -> None:
-    address, missing, forbidden = run(LANGUAGE_MODEL, standin, tmp_path)
+def test_a_language_model_there_and_back(standin: StandIn, told: list[str]) -> None:
+    address, missing, forbidden = told[:3]
     assert address == f"{standin.endpoint}/me/tiny"
     assert missing.startswith("there is no folder me/nothing, and the Hugging Face Hub has no model with this name: ")
     assert forbidden.startswith("the Hugging Face Hub rejected the model me/forbidden: ")
@@ -95,12 +101,12 @@ def test_a_language_model_there_and_back(standin: StandIn, tmp_path: Path) -> No
     assert header["__metadata__"]["format"] == "pt"
     yaml = pytest.importorskip("yaml")
     _, front, text = files["README.md"].decode().split("---\n", 2)
-    told = yaml.safe_load(front)
-    assert told["license"] == "apache-2.0"
-    assert told["library_name"] == "fastslow"
-    assert {"character-level", "fs-lstm", "test"} <= set(told["tags"])
-    assert told["metrics"] == ["bpc"]
-    (result,) = told["model-index"][0]["results"]
+    card = yaml.safe_load(front)
+    assert card["license"] == "apache-2.0"
+    assert card["library_name"] == "fastslow"
+    assert {"character-level", "fs-lstm", "test"} <= set(card["tags"])
+    assert card["metrics"] == ["bpc"]
+    (result,) = card["model-index"][0]["results"]
     assert result["dataset"] == {"name": "Penn Treebank (raw)", "type": "penn-treebank-raw"}
     assert result["metrics"][0]["value"] == 1.25
     assert 'CharLM.from_pretrained("me/tiny")' in text or "CharLM.from_pretrained('me/tiny')" in text
@@ -121,8 +127,8 @@ def test_the_bundled_models_card_has_what_the_hub_reads() -> None:
     assert card.text.lstrip().startswith(f"# {DEFAULT}\n")
 
 
-def test_a_layer_there_and_back(standin: StandIn, tmp_path: Path) -> None:
-    address, other_kind = run(LAYER, standin, tmp_path)
+def test_a_layer_there_and_back(standin: StandIn, told: list[str]) -> None:
+    address, other_kind = told[3:]
     assert address == f"{standin.endpoint}/me/layer"
     assert other_kind.endswith("holds a FSLSTM, not a StackedLSTM: load it with FSLSTM.from_pretrained")
     card = standin.repos["me/layer"]["README.md"].decode()

@@ -18,6 +18,7 @@ from fastslow import codec
 from fastslow.cli import main
 from fastslow.cli.compress import compress as compress_command
 from tests.codec.tiny import TEXT, predicted_text, tiny_model
+from tests.interrupts import interruptible
 
 MODEL = tiny_model(hidden=5, slow=4)
 DATA = predicted_text(MODEL, 400)
@@ -349,9 +350,10 @@ def test_an_interruption_leaves_nothing_behind(here: Path, monkeypatch: pytest.M
 def test_signals_leave_nothing_behind(here: Path, number: signal.Signals) -> None:
     (here / "long.txt").write_bytes(TEXT * 5000)
     before = names(here)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "fastslow", "compress", "-m", "model", "--lanes", "1", "long.txt"]
-    )
+    with interruptible():
+        process = subprocess.Popen(
+            [sys.executable, "-m", "fastslow", "compress", "-m", "model", "--lanes", "1", "long.txt"]
+        )
     try:
         deadline = time.monotonic() + 60
         while not parts(here) and time.monotonic() < deadline:

@@ -11,10 +11,19 @@ from fastslow.cli import main
 from fastslow.data.alphabet import Alphabet
 from fastslow.evaluation import evaluate
 from fastslow.lm import CharLM
-from tests.cli.command import TEXT, TINY, error_of, output_of, save_model
+from tests.cli.command import TEXT as LONG
+from tests.cli.command import TINY, error_of, output_of, save_model
 from tests.lm.models import small_lm
 
 REFERENCE = ("--backend", "reference")
+TEXT = LONG[:400]
+
+
+@pytest.fixture
+def text(elsewhere: Path) -> Path:
+    path = elsewhere / "tables.txt"
+    path.write_bytes(TEXT)
+    return path
 
 
 def bpc(*folders: Path | str) -> float:
@@ -55,6 +64,7 @@ def test_several_models_are_an_ensemble(model: Path, text: Path, capsys: pytest.
 
 
 def test_a_run_is_evaluated_on_the_text_it_kept_aside(text: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text.write_bytes(LONG)
     assert "test: " in output_of(capsys, "train", text, *TINY, "--max-updates", 5, "--test-streams", 1)
     result = json.loads(Path("runs/tables/result.json").read_text())
     for arguments in (["runs/tables"], []):
@@ -63,7 +73,7 @@ def test_a_run_is_evaluated_on_the_text_it_kept_aside(text: Path, capsys: pytest
     arguments = ["runs/tables", "--part", "valid", "--streams", "64", "--json"]
     found = json.loads(output_of(capsys, "evaluate", *arguments, *REFERENCE))
     assert found["bpc"] == pytest.approx(result["best_bpc"], rel=1e-6)
-    text.write_bytes(TEXT + b"more")
+    text.write_bytes(LONG + b"more")
     assert "has changed since it was trained" in error_of(capsys, "evaluate", "runs/tables")
 
 

@@ -9,16 +9,27 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastslow.cli import evaluate
+from fastslow.cli import evaluate, main
 from fastslow.data.text import Splits, Text
 from tests.cli.command import TEXT, TINY, error_of, output_of
 
 
-@pytest.fixture
-def runs(text: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two trained runs on one text."""
+    folder = tmp_path_factory.mktemp("trained")
+    text = folder / "tables.txt"
+    text.write_bytes(TEXT)
     for seed in (1, 2):
-        output_of(capsys, "train", text, *TINY, "--max-updates", 5, "--seed", seed, "--out", f"runs/{seed}")
+        arguments = [text, *TINY, "--max-updates", 5, "--seed", seed, "--out", folder / "runs" / str(seed)]
+        assert main(["train", *map(str, arguments)]) == 0
+    return folder / "runs"
+
+
+@pytest.fixture
+def runs(trained: Path, elsewhere: Path) -> list[str]:
+    """Copies, to write beside."""
+    shutil.copytree(trained, elsewhere / "runs")
     return ["runs/1", "runs/2"]
 
 
@@ -59,8 +70,8 @@ def test_a_model_without_its_run_is_tuned_on_the_corpus(
     runs: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As `fastslow evaluate ptb-fs-lstm-2 ptb --dynamic` in a clone."""
-    rows = b" the cat sat on the mat \n the dog ran to the man \n" * 40
-    splits = Splits(Text.of(rows[:1600], "train"), Text.of(rows[:400], "valid"), Text.of(rows[:400], "test"))
+    rows = b" the cat sat on the mat \n the dog ran to the man \n" * 10
+    splits = Splits(Text.of(rows, "train"), Text.of(rows[:100], "valid"), Text.of(rows[:150], "test"))
     monkeypatch.setattr(evaluate, "load_corpus", lambda name, protocol: SimpleNamespace(splits=splits))
     Path("model").mkdir()
     for name in ("config.json", "model.safetensors"):

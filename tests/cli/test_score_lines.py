@@ -15,6 +15,7 @@ import pytest
 
 from fastslow.cli import main
 from tests.cli.command import TEXT, error_of, output_of
+from tests.interrupts import interruptible
 
 
 def status_of(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, list[str], str]:
@@ -99,12 +100,14 @@ def test_files_that_cannot_be_followed(model: Path, elsewhere: Path, capsys: pyt
 @pytest.mark.skipif(sys.platform == "win32", reason="no such signals")
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_a_log_that_grows_is_followed_until_a_signal(model: Path, text: Path, stop: signal.Signals) -> None:
-    running = subprocess.Popen(
-        [sys.executable, "-m", "fastslow", "score", text, "-m", model, "--lines", "--follow", "--above", "0", "--json"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    options = ["-m", model, "--lines", "--follow", "--above", "0", "--json"]
+    with interruptible():
+        running = subprocess.Popen(
+            [sys.executable, "-m", "fastslow", "score", text, *options],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
     try:
         assert running.stdout is not None
         lines = [json.loads(running.stdout.readline()) for _ in range(120)]

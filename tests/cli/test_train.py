@@ -17,6 +17,7 @@ from fastslow.lm import CharLM, ModelOptions
 from fastslow.training import PRESETS, TrainConfig, read_metrics, read_record
 from fastslow.training.distributed import LostError
 from tests.cli.command import TEXT, TINY, error_of, output_of
+from tests.interrupts import interruptible
 
 RUN = Path("runs/tables")
 
@@ -250,13 +251,15 @@ def test_the_message_of_a_lost_process_outlives_the_launchers_signal(
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such signals")
 def test_an_interrupted_run_says_how_to_go_on(text: Path, elsewhere: Path) -> None:
     command = [sys.executable, "-m", "fastslow", "train", str(text), *TINY, "--max-updates", "1000000"]
-    with subprocess.Popen(
-        command,
-        cwd=elsewhere,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    ) as run:
+    with interruptible():
+        started = subprocess.Popen(
+            command,
+            cwd=elsewhere,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+    with started as run:
         assert run.stderr is not None
         assert run.stdout is not None
         while b"step 5," not in run.stderr.readline():

@@ -24,7 +24,14 @@ SOME = [
 ]
 
 
-@pytest.mark.parametrize("models", SOME)
+@pytest.mark.parametrize(
+    "models",
+    [
+        # Several groups of several models, and a group of one alone.
+        pytest.param(models, marks=() if n in (1, 2) else pytest.mark.slow)
+        for n, models in enumerate(SOME)
+    ],
+)
 def test_figures_are_drawn_and_the_same_each_time(models: list[Measures], tmp_path: Path) -> None:
     groups = group(models)
     first = write_figures(tmp_path, draw(groups))

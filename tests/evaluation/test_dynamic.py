@@ -4,6 +4,8 @@ import copy
 import json
 import math
 from dataclasses import replace
+from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,16 @@ def small_lm(seed: int = 0, *, backend: str = "reference", **options: Any) -> Ch
 
 def statistics_of(lm: CharLM) -> GradientStatistics:
     return gradient_statistics(lm, TRAIN, streams=3, segment=7)
+
+
+@cache
+def prepared(
+    seed: int = 0, architecture: Any = "fs-lstm", backend: str = "reference"
+) -> tuple[CharLM, GradientStatistics]:
+    """A model and its statistics, for tests that leave both as they are."""
+    sizes = {} if architecture == "fs-lstm" else {"slow_size": None}
+    lm = small_lm(seed, architecture=architecture, backend=backend, **sizes)
+    return lm, statistics_of(lm)
 
 
 def nats_of(lm: Any, text: bytes, statistics: Any = None, settings: Any = SETTINGS) -> NDArray[np.float32]:
@@ -107,24 +119,24 @@ def test_the_update_is_the_formula() -> None:
 
 @pytest.mark.parametrize("settings", [SETTINGS, replace(SETTINGS, segment=1), replace(SETTINGS, segment=1000)])
 def test_without_steps_it_is_static(settings: DynamicSettings) -> None:
-    lm = small_lm()
+    lm, statistics = prepared()
     static = evaluate(lm, TEXT, per_symbol=True)
-    result = evaluate_dynamic(lm, TEXT, statistics_of(lm), replace(settings, rate=0.0), per_symbol=True)
+    result = evaluate_dynamic(lm, TEXT, statistics, replace(settings, rate=0.0), per_symbol=True)
     assert (result.symbols, result.nats) == (static.symbols, pytest.approx(static.nats, rel=1e-9))
     np.testing.assert_allclose(result.symbol_nats, static.symbol_nats, rtol=1e-5)
 
 
 def test_learning_lowers_the_loss_of_a_text_that_repeats() -> None:
-    lm = small_lm()
+    lm, statistics = prepared()
     settings = replace(SETTINGS, rate=1e-2, segment=20)
-    learned = evaluate_dynamic(lm, TEXT * 6, statistics_of(lm), settings)
-    assert learned.bpc < evaluate(lm, TEXT * 6).bpc - 0.1
+    learned = evaluate_dynamic(lm, TEXT * 3, statistics, settings)
+    assert learned.bpc < evaluate(lm, TEXT * 3).bpc - 0.1
 
 
 def test_the_first_segment_is_scored_by_the_trained_weights() -> None:
-    lm = small_lm()
+    lm, statistics = prepared()
     static = evaluate(lm, TEXT, per_symbol=True).symbol_nats
-    found = nats_of(lm, TEXT)
+    found = nats_of(lm, TEXT, statistics)
     assert static is not None
     np.testing.assert_allclose(found[:7], static[:7], rtol=1e-6)
     assert (np.abs(found[7:] - static[7:]) > 1e-6).all()
@@ -133,15 +145,30 @@ def test_the_first_segment_is_scored_by_the_trained_weights() -> None:
 # ---------------------------------------------------------------------- no symbol sees itself
 
 
-@pytest.mark.parametrize("architecture", ["fs-lstm", "stacked", "sequential"])
-@pytest.mark.parametrize("backend", ["reference", "auto"])
-@pytest.mark.parametrize("place", [1, 6, 7, 8, 20, 22, 40])
-def test_what_comes_changes_no_score_before(architecture: Any, backend: str, place: int) -> None:
-    sizes = {} if architecture == "fs-lstm" else {"slow_size": None}
-    lm = small_lm(architecture=architecture, backend=backend, **sizes)
-    statistics = statistics_of(lm)
-    text = TEXT[:60]
-    scores = nats_of(lm, text, statistics)
+@cache
+def scores_of(architecture: str, backend: str) -> NDArray[np.float32]:
+    lm, statistics = prepared(0, architecture, backend)
+    return nats_of(lm, TEXT[:60], statistics)
+
+
+def quick(condition: bool) -> Any:
+    """The marks of a case: only those of the condition are tested each time."""
+    return () if condition else pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("architecture", "backend", "place"),
+    [
+        # The last symbol of the first segment, the first one of the second and of a later one.
+        pytest.param(kind, backend, place, marks=quick(place == 8 or (kind == "fs-lstm" and place in (7, 22))))
+        for kind, backend, place in product(
+            ("fs-lstm", "stacked", "sequential"), ("reference", "auto"), (1, 6, 7, 8, 20, 22, 40)
+        )
+    ],
+)
+def test_what_comes_changes_no_score_before(architecture: str, backend: str, place: int) -> None:
+    lm, statistics = prepared(0, architecture, backend)
+    text, scores = TEXT[:60], scores_of(architecture, backend)
     # Everything from `place` on is another text: symbol i has score i - 1, and those of symbols before it stay.
     other = text[:place] + b"f" * (60 - place)
     np.testing.assert_array_equal(nats_of(lm, other, statistics)[: place - 1], scores[: place - 1])
@@ -150,15 +177,19 @@ def test_what_comes_changes_no_score_before(architecture: Any, backend: str, pla
     np.testing.assert_array_equal(nats_of(lm, other, statistics)[:place], scores[:place])
 
 
-@pytest.mark.parametrize("place", [1, 7, 8, 20, 21, 22, 59])
-@pytest.mark.parametrize("models", [1, 2])
-def test_the_scores_of_all_symbols_that_might_come_are_one_distribution(place: int, models: int) -> None:
+@pytest.mark.parametrize(
+    ("models", "place"),
+    [
+        pytest.param(models, place, marks=quick((models, place) in [(1, 7), (1, 22), (2, 1), (2, 8)]))
+        for models, place in product((1, 2), (1, 7, 8, 20, 21, 22, 59))
+    ],
+)
+def test_the_scores_of_all_symbols_that_might_come_are_one_distribution(models: int, place: int) -> None:
     """If the symbol at a place had any part in its own score, the probabilities would not add up to one."""
-    members = [small_lm(seed) for seed in range(models)]
-    statistics = [statistics_of(lm) for lm in members]
+    members, statistics = zip(*(prepared(seed) for seed in range(models)), strict=True)
     total = 0.0
     for symbol in LETTERS.symbols:
-        text = TEXT[:place] + bytes([symbol]) + TEXT[place + 1 : 60]
+        text = TEXT[:place] + bytes([symbol]) + TEXT[place + 1 : place + 9]  # more than a segment behind it
         total += math.exp(-float(nats_of(members, text, statistics)[place - 1]))
     assert total == pytest.approx(1.0, abs=1e-5)
 
@@ -306,11 +337,11 @@ def test_statistics_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_tuning_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lm = small_lm()
     statistics = statistics_of(lm)
-    first = cached_tuning(tmp_path, lm, TEXT, statistics, segment=7, max_symbols=40)
+    first = cached_tuning(tmp_path, lm, TEXT, statistics, segment=7, max_symbols=15)
     monkeypatch.setattr(dynamic, "tune", None)
-    assert cached_tuning(tmp_path, lm, TEXT, statistics, segment=7, max_symbols=40) == first
+    assert cached_tuning(tmp_path, lm, TEXT, statistics, segment=7, max_symbols=15) == first
     with pytest.raises(TypeError):
-        cached_tuning(tmp_path, lm, TEXT + b"a", statistics, segment=7, max_symbols=40)
+        cached_tuning(tmp_path, lm, TEXT + b"a", statistics, segment=7, max_symbols=15)
 
 
 # ---------------------------------------------------------------------- tuning
@@ -337,7 +368,7 @@ def test_tuning_finds_the_best_of_what_it_tries() -> None:
 
 def test_settings_that_lead_astray_lose() -> None:
     lm = small_lm()
-    tuned = tune(lm, TEXT, statistics_of(lm), rates=(1e-3, 1e200), decays=(0.0,), segment=7, max_symbols=40)
+    tuned = tune(lm, TEXT, statistics_of(lm), rates=(1e-3, 1e200), decays=(0.0,), segment=7, max_symbols=15)
     assert tuned.settings.rate == 1e-3 or math.isfinite(tuned.bpc)
     assert any(math.isinf(trial.bpc) for trial in tuned.trials)
     assert Tuned.from_json(json.loads(json.dumps(tuned.to_json()))) == tuned

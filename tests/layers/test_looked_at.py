@@ -17,8 +17,9 @@ SLOW = (
     "ahead_of_time_inductor",
     "data_parallel_compiled",
     "spawned",
+    "fully_sharded",
 )
-"""A compiler at work, or another interpreter: each takes many seconds."""
+"""A compiler at work, another interpreter, or two ranks with everything in parts: each takes many seconds."""
 pytestmark = [
     pytest.mark.skipif(isinstance(library(), str), reason=f"no native library: {library()}"),
     pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
+from fastslow import cli
 from fastslow.data.streams import Streams
 from fastslow.data.text import Splits, Text
 from fastslow.errors import FastslowError
@@ -29,6 +31,7 @@ from fastslow.training.distributed import Group, Ranks, joined
 from fastslow.training.launch import find_launch
 from fastslow.training.updater import Step, Updater
 
+from ..cli.command import TINY
 from ..lm.models import LETTERS, small_lm
 from ..lm.models import TEXT as LINES
 from .runs import MODEL, RECIPE, SPLITS, run
@@ -36,16 +39,16 @@ from .test_graphed import Strict
 
 LONG: dict[str, Any] = {
     "model": MODEL,
-    "max_updates": 100,
+    "max_updates": 45,
     "epochs": 50,
-    "batch": 6,
+    "batch": 5,
     "log_every": 1,
     # With its usual epsilon Adam takes whole steps along gradients that are nothing but rounding, and an untrained
     # network lets them grow; with this one two orders of the same sums stay together.
     "rate": 0.1,
     "epsilon": 0.1,
 }
-"""A hundred updates of six streams, which four ranks share unevenly."""
+"""More than an epoch of five streams, which no number of ranks shares evenly."""
 
 
 def main(name: str, folder: Path) -> None:
@@ -61,6 +64,8 @@ def two(folder: Path) -> dict[str, Any]:
     told["whole"] = result.to_json()
     told["resumed"] = run(folder / "by-one", resume=True, **LONG, accumulate=2).to_json()
     told["stopped"] = stopped(folder / "stopped", 12, rank=1)
+    if find_launch().rank == 0:
+        shutil.copytree(folder / "stopped", folder / "for-one")
     told["stopped-resumed"] = run(folder / "stopped", resume=True, **LONG).to_json()
     told["time"] = [run(folder / "time", resume=resume, **LONG, max_time=0.0).status for resume in (False, True)]
     told["failures"] = failures(folder)
@@ -71,23 +76,24 @@ def two(folder: Path) -> dict[str, Any]:
         told["reduction"] = reduction(ranks)
         told["graphed"] = graphed(ranks)
         told["evaluations"] = evaluations(ranks)
+    told["command"] = command(folder)
     return told
 
 
 def four(folder: Path) -> dict[str, Any]:
     """Four ranks with one or two streams each: a whole run, and the beginning of one."""
     whole = run(folder / "whole", **LONG).to_json()
-    stopped(folder / "begun", 37, rank=3)
+    stopped(folder / "begun", 17, rank=3)
     return {"whole": whole}
 
 
 def dying(folder: Path) -> dict[str, Any]:
-    """Rank 1 is killed at update 24, and after a restart at update 52."""
+    """Rank 1 is killed at update 10, and after a restart at update 24."""
     launch = find_launch()
     # The launcher sends it to the rank that is left, as soon as it sees the other dead: maybe before that has spoken.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if launch.rank == 1:
-        at_update(52 - 21 if launch.restarts else 24, lambda: os.kill(os.getpid(), signal.SIGKILL))
+        at_update(24 - 7 if launch.restarts else 10, lambda: os.kill(os.getpid(), signal.SIGKILL))
     return run(folder / "run", **{**LONG, "validate_every": 0}).to_json()
 
 
@@ -152,6 +158,13 @@ def failures(folder: Path) -> dict[str, list[str]]:
     note("disk", lambda: run(folder / "disk"))
     Checkpoint.write = real  # type: ignore[method-assign]
     return told
+
+
+def command(folder: Path) -> list[int]:
+    """The statuses of `fastslow train`, and of going on with other options."""
+    out = str(folder / "command")
+    begun = cli.main(["train", str(folder / "tables.txt"), "--out", out, *TINY, "--max-updates", "10"])
+    return [begun, cli.main(["train", "--resume", "--out", out, "--window", "9"])]
 
 
 def exchanges(ranks: Group) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from fastslow.training.config import TrainConfig
 from fastslow.training.updater import Updater
 from tests.training.test_graphed import Strict
 
-TEXT = b"the quick brown fox jumps over the lazy dog; " * 40
+TEXT = b"the quick brown fox jumps over the lazy dog; " * 16
 CONFIG = TrainConfig(batch=4, window=6, epochs=1, rate=5e-3)
 
 
@@ -84,18 +84,18 @@ def test_a_cpu_gets_the_plain_updater() -> None:
 def test_recorded_scoring_changes_no_score() -> None:
     lm = _lm()
     strict = Strict()
-    plain = evaluate(lm, TEXT, streams=2, window=50, per_symbol=True)
+    plain = evaluate(lm, TEXT, streams=2, window=20, per_symbol=True)
     scorer = RecordedScorer(lm, recorder=strict)
-    recorded = evaluate(lm, TEXT, streams=2, window=50, per_symbol=True, scorers=[scorer])
+    recorded = evaluate(lm, TEXT, streams=2, window=20, per_symbol=True, scorers=[scorer])
     with torch.no_grad():
         lm.head.bias.add_(torch.randn_like(lm.head.bias))
-    moved = evaluate(lm, TEXT, streams=2, window=50, scorers=[scorer])
+    moved = evaluate(lm, TEXT, streams=2, window=20, scorers=[scorer])
     assert strict.replayed > 10
     assert recorded.nats == plain.nats
     assert plain.symbol_nats is not None
     assert recorded.symbol_nats is not None
     assert (recorded.symbol_nats == plain.symbol_nats).all()
-    assert moved.nats == evaluate(lm, TEXT, streams=2, window=50).nats != plain.nats
+    assert moved.nats == evaluate(lm, TEXT, streams=2, window=20).nats != plain.nats
 
 
 def test_recorded_scoring_is_in_the_autocast_of_the_call() -> None:
@@ -104,7 +104,7 @@ def test_recorded_scoring_is_in_the_autocast_of_the_call() -> None:
 
     def score(kind: torch.dtype | None, scorer: Any = None) -> float:
         with torch.autocast("cpu", kind, enabled=kind is not None):
-            return evaluate(lm, TEXT, streams=2, window=50, scorers=[scorer] if scorer else None).nats
+            return evaluate(lm, TEXT, streams=2, window=20, scorers=[scorer] if scorer else None).nats
 
     kinds = (None, torch.bfloat16, None, torch.bfloat16)
     plain = [score(kind) for kind in kinds]
@@ -120,10 +120,10 @@ def test_recorded_scoring_is_in_the_autocast_of_the_call() -> None:
 def test_recorded_scoring_of_documents_changes_no_score() -> None:
     lines = TEXT.replace(b"dog; ", b"dog;\n")
     lm, strict = _lm(text=lines), Strict()
-    given: dict[str, Any] = {"streams": 2, "window": 50, "documents": "lines"}
+    given: dict[str, Any] = {"streams": 2, "window": 20, "documents": "lines"}
     plain = evaluate(lm, lines, **given)
     assert evaluate(lm, lines, **given, scorers=[RecordedScorer(lm, recorder=strict)]).nats == plain.nats
-    assert plain.nats != evaluate(lm, lines, streams=2, window=50).nats
+    assert plain.nats != evaluate(lm, lines, streams=2, window=20).nats
     assert strict.replayed > 10
 
 

@@ -57,13 +57,18 @@ def kill_at(update: int) -> Callable[[Event], None]:
     return progress
 
 
-@pytest.fixture
-def stopped(tmp_path: Path, source: DataSource) -> Path:
-    """A run killed after update 12: checkpoint and best weights are of update 10."""
-    out = tmp_path / "run"
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory, source: DataSource) -> Path:
+    out = tmp_path_factory.mktemp("killed") / "run"
     with pytest.raises(Killed):
         begin(out, source, kill_at(12))
     return out
+
+
+@pytest.fixture
+def stopped(tmp_path: Path, killed: Path) -> Path:
+    """A run killed after update 12: checkpoint and best weights are of update 10."""
+    return shutil.copytree(killed, tmp_path / "run")
 
 
 @contextmanager
@@ -256,7 +261,8 @@ def test_a_run_that_is_restarted_for_ever_can_still_be_read(stopped: Path) -> No
     with RunFolder.open(stopped) as folder:
         for number in range(3 * MAX_SESSIONS):
             record.sessions.append({**first, "update": number})
-            folder.write_record(record)
+            if number % 20 == 0 or number > 3 * MAX_SESSIONS - 5:  # each write waits for the disk
+                folder.write_record(record)
     sessions = read_record(stopped).sessions
     assert len(sessions) == MAX_SESSIONS
     assert sessions[0] == first
@@ -365,39 +371,19 @@ DISK = """
 import subprocess, sys
 from pathlib import Path
 from fastslow.errors import FastslowError
-from tests.training.runs import assert_same, run
-disk, undisturbed = Path(sys.argv[1]), Path(sys.argv[2])
+from fastslow.lm import CharLM
+from fastslow.training.events import Updated
+from tests.training.runs import Killed, assert_same, run
+root, undisturbed = Path(sys.argv[1]), Path(sys.argv[2])
 def mount(*options): subprocess.run(["mount", *options, str(disk)], check=True)
 def told(what):
     try: what()
     except FastslowError as error: print(error)
     else: print("no error")
 """
-
-
-def on_a_disk(script: str, tmp_path: Path, undisturbed: Path) -> list[str]:
-    """The lines that the script prints."""
-    head, disk = own_mounts(), tmp_path / "disk"
-    disk.mkdir()
-    command = [*head, sys.executable, "-c", DISK + script, str(disk), str(undisturbed)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return [line.replace(str(disk), "DISK") for line in done.stdout.splitlines()]
-
-
-@pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from .runs import run
-
-    out = tmp_path_factory.mktemp("plain") / "run"
-    run(out)
-    return out
-
-
-def test_a_disk_that_is_full(tmp_path: Path, plain: Path) -> None:
-    size = (plain / "checkpoint.safetensors").stat().st_size // 4096 * 4096
-    script = f"""
-mount("-t", "tmpfs", "-o", "size={size * 3 // 2 + 8 * 4096}", "tmpfs")
+FULL = """
+pages = (undisturbed / "checkpoint.safetensors").stat().st_size // 4096
+mount("-t", "tmpfs", "-o", f"size={pages * 4096 * 3 // 2 + 8 * 4096}", "tmpfs")
 told(lambda: run(disk / "run"))
 print(sorted(path.name for path in (disk / "run").iterdir()))
 filled = open(disk / "ballast", "wb", buffering=0)
@@ -411,21 +397,7 @@ mount("-o", "remount,size=64m")
 run(disk / "run", resume=True)
 assert_same(disk / "run", undisturbed)
 """
-    first, names, again = on_a_disk(script, tmp_path, plain)
-    assert re.fullmatch(
-        r"cannot write the checkpoint of step 10 to DISK/run: the disk is full; "
-        r"the checkpoint of step 7 is kept: free some space, then resume",
-        first,
-    )
-    assert names == "['.lock', 'checkpoint.safetensors', 'config.json', 'metrics.jsonl', 'run.json']"
-    assert again == "cannot write the run's record to DISK/run: the disk is full"
-
-
-def test_a_folder_that_may_be_read_only(tmp_path: Path, plain: Path) -> None:
-    script = """
-from tests.training.runs import Killed
-from fastslow.lm import CharLM
-from fastslow.training.events import Updated
+READ_ONLY = """
 def progress(event):
     if isinstance(event, Updated) and event.update == 12: raise Killed
 mount("-t", "tmpfs", "-o", "size=64m", "tmpfs")
@@ -439,7 +411,43 @@ mount("-o", "remount,rw")
 run(disk / "run", resume=True)
 assert_same(disk / "run", undisturbed)
 """
-    resumed, begun, length = on_a_disk(script, tmp_path, plain)
+
+
+@pytest.fixture(scope="module")
+def disks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """The lines that each script prints: both in one process, each with a disk of its own."""
+    from .runs import run
+
+    head, root = own_mounts(), tmp_path_factory.mktemp("disks")
+    run(root / "plain")
+    program = DISK
+    for name, script in (("full", FULL), ("read-only", READ_ONLY)):
+        (root / name).mkdir()
+        program += f"disk = root / {name!r}\n{script}\nprint('----')\n"
+    command = [*head, sys.executable, "-c", program, str(root), str(root / "plain")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    full, read_only, rest = done.stdout.split("----\n")
+    assert rest == ""
+    return {
+        "full": full.replace(str(root / "full"), "DISK").splitlines(),
+        "read-only": read_only.replace(str(root / "read-only"), "DISK").splitlines(),
+    }
+
+
+def test_a_disk_that_is_full(disks: dict[str, list[str]]) -> None:
+    first, names, again = disks["full"]
+    assert re.fullmatch(
+        r"cannot write the checkpoint of step 10 to DISK/run: the disk is full; "
+        r"the checkpoint of step 7 is kept: free some space, then resume",
+        first,
+    )
+    assert names == "['.lock', 'checkpoint.safetensors', 'config.json', 'metrics.jsonl', 'run.json']"
+    assert again == "cannot write the run's record to DISK/run: the disk is full"
+
+
+def test_a_folder_that_may_be_read_only(disks: dict[str, list[str]]) -> None:
+    resumed, begun, length = disks["read-only"]
     assert resumed == "cannot write to DISK/run: read-only file system"
     assert begun == "cannot make the folder DISK/other: read-only file system"
     assert int(length) == 5

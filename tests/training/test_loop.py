@@ -4,7 +4,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ from fastslow.evaluation import evaluate
 from fastslow.lm import CharLM
 from fastslow.lm.config import ConfigError
 from fastslow.state import state_tensors
-from fastslow.training import events, read_metrics, read_record, train
+from fastslow.training import RunResult, events, read_metrics, read_record, train
 from fastslow.training.events import Event, Saved, Started, Updated, Validated
 from fastslow.training.prepare import _check_recipe
 from fastslow.training.schedule import learning_rate
@@ -26,10 +26,21 @@ from fastslow.training.updater import Step, Updater
 from .runs import AGAINST, MODEL, RECIPE, SPLITS, TEXT, metrics, run
 
 
-def test_a_run_learns_and_explains_itself(tmp_path: Path) -> None:
-    out = tmp_path / "runs" / "first"
-    told: list[Event] = []
-    result = run(out, progress=told.append)
+class Ran(NamedTuple):
+    out: Path
+    result: RunResult
+    told: list[Event]
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """A run as the recipe says, in a folder whose parent is not there yet."""
+    out, told = tmp_path_factory.mktemp("first") / "runs" / "first", list[Event]()
+    return Ran(out, run(out, progress=told.append), told)
+
+
+def test_a_run_learns_and_explains_itself(first: Ran) -> None:
+    out, result, told = first
     assert result.status == "completed"
     assert result.updates == 30
     assert result.characters == 30 * 4 * 8
@@ -67,10 +78,9 @@ def test_a_run_learns_and_explains_itself(tmp_path: Path) -> None:
     assert [event.evaluation for event in told if isinstance(event, events.Tested)] == [result.test]
 
 
-def test_metrics(tmp_path: Path) -> None:
-    seen: list[Updated] = []
-    run(tmp_path / "run", progress=lambda event: seen.append(event) if isinstance(event, Updated) else None)
-    lines = read_metrics(tmp_path / "run")
+def test_metrics(first: Ran) -> None:
+    seen = [event for event in first.told if isinstance(event, Updated)]
+    lines = read_metrics(first.out)
     assert [line["update"] for line in lines if line["kind"] == "train"] == [4, 8, 12, 16, 20, 24, 28]
     assert [line["update"] for line in lines if line["kind"] == "valid"] == [10, 20, 30]
     for line in lines:
@@ -104,8 +114,8 @@ def test_windows_in_order_state_carried_and_zero_at_the_start_of_every_epoch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spy = Spy(monkeypatch)
-    run(tmp_path / "run", max_updates=None, validate_every=0)
-    streams = Streams.training(SPLITS.train.data, RECIPE.batch, RECIPE.window)
+    run(tmp_path / "run", max_updates=None, validate_every=0, batch=12)
+    streams = Streams.training(SPLITS.train.data, 12, RECIPE.window)
     assert len(spy.calls) == 2 * len(streams)
     for i, (inputs, targets, state, _) in enumerate(spy.calls):
         window = streams[i % len(streams)]
@@ -123,7 +133,7 @@ def test_windows_in_order_state_carried_and_zero_at_the_start_of_every_epoch(
 
 def test_random_offsets_move_the_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spy = Spy(monkeypatch)
-    run(tmp_path / "run", max_updates=None, random_offset=True, seed=5)
+    run(tmp_path / "run", max_updates=None, random_offset=True, seed=5, batch=12)
     epochs = [i for i, call in enumerate(spy.calls) if call[2] is None]
     assert len(epochs) == 2
     assert not torch.equal(spy.calls[epochs[0]][0], spy.calls[epochs[1]][0])
@@ -131,15 +141,15 @@ def test_random_offsets_move_the_windows(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_windows_of_random_lengths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spy = Spy(monkeypatch)
-    result = run(tmp_path / "run", max_updates=60, jitter=3, schedule="constant")
-    epoch = len(Streams.training(SPLITS.train.data, RECIPE.batch, RECIPE.window))
-    assert epoch < 60 < 2 * epoch
+    result = run(tmp_path / "run", max_updates=25, jitter=3, schedule="constant", batch=12)
+    epoch = len(Streams.training(SPLITS.train.data, 12, RECIPE.window))
+    assert epoch < 25 < 2 * epoch
     text = torch.cat([inputs for inputs, *_ in spy.calls[:epoch]])
-    assert torch.equal(text, torch.cat([w.inputs for w in Streams.training(SPLITS.train.data, 4, 8)]))
+    assert torch.equal(text, torch.cat([w.inputs for w in Streams.training(SPLITS.train.data, 12, 8)]))
     lengths = [len(inputs) for inputs, *_ in spy.calls]
     assert len(set(lengths)) > 3
-    assert lengths[: 60 - epoch] != lengths[epoch:]
-    assert result.characters == 4 * sum(lengths)
+    assert lengths[: 25 - epoch] != lengths[epoch:]
+    assert result.characters == 12 * sum(lengths)
     with pytest.raises(ConfigError, match="on a GPU training steps are recorded for one"):
         _check_recipe(replace(RECIPE, jitter=3), SPLITS, "cuda:1")
 
@@ -203,16 +213,15 @@ def test_the_best_weights_are_kept_and_tested(tmp_path: Path) -> None:
     assert evaluate(best, AGAINST.test, streams=8).nats == result.test.nats
 
 
-def test_averaged_weights_are_validated_and_kept(tmp_path: Path) -> None:
+def test_averaged_weights_are_validated_and_kept(tmp_path: Path, first: Ran) -> None:
     out = tmp_path / "run"
     result = run(out, average=0.8)
     assert SPLITS.valid is not None
     assert evaluate(CharLM.from_pretrained(out, backend="reference"), SPLITS.valid, streams=8).bpc == result.best_bpc
-    plain = run(tmp_path / "plain")
-    assert plain.best_bpc != result.best_bpc
+    assert first.result.best_bpc != result.best_bpc
     # The average is beside the training, not in it.
     assert [line for line in metrics(out) if line["kind"] == "train"] == [
-        line for line in metrics(tmp_path / "plain") if line["kind"] == "train"
+        line for line in metrics(first.out) if line["kind"] == "train"
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -41,18 +42,18 @@ def kill_at(kind: type[Event], update: int) -> Callable[[Event], None]:
 
 KILLS = [
     (Updated, 1),  # before the first checkpoint
-    (Updated, 6),
+    pytest.param(Updated, 6, marks=pytest.mark.slow),
     (Saved, 7),
-    (Updated, 9),
+    pytest.param(Updated, 9, marks=pytest.mark.slow),
     (Validated, 10),  # between the judgement and its checkpoint
     (Evaluating, 10),
-    (Updated, 11),
-    (Updated, 19),
-    (Saved, 20),
+    pytest.param(Updated, 11, marks=pytest.mark.slow),
+    pytest.param(Updated, 19, marks=pytest.mark.slow),
+    pytest.param(Saved, 20, marks=pytest.mark.slow),
     (Updated, 25),
-    (Updated, 30),
-    (Validated, 30),
-    (Saved, 30),
+    pytest.param(Updated, 30, marks=pytest.mark.slow),
+    pytest.param(Validated, 30, marks=pytest.mark.slow),
+    (Saved, 30),  # before the test
 ]
 
 
@@ -66,19 +67,35 @@ def test_killed_once(tmp_path: Path, undisturbed: Path, kind: type[Event], updat
     assert_same(out, undisturbed)
 
 
+AVERAGE: dict[str, Any] = {"average": 0.9}
+TAIL: dict[str, Any] = {"average_from": 0.4}
+OFFSET: dict[str, Any] = {"random_offset": True}
+LENGTHS: dict[str, Any] = {"jitter": 3, "reset": 0.3, "max_updates": 70, "checkpoint_every": 25}
+PLATEAU: dict[str, Any] = {"schedule": "plateau", "patience": 1, "validate_every": 3, "rate": 0.3}
+EPOCHS: dict[str, Any] = {"schedule": "step", "decay_epoch": 1, "validate_every": 0}
+EPOCHS |= {"max_updates": 70, "checkpoint_every": 25}
+
+
 @pytest.mark.parametrize(
     "changes",
     [
-        {"average": 0.9},
-        {"average_from": 0.4},
-        {"random_offset": True},
-        {"jitter": 3, "reset": 0.3, "max_updates": 70, "checkpoint_every": 25},
-        {"schedule": "plateau", "patience": 1, "validate_every": 3, "rate": 0.3},
-        {"schedule": "step", "decay_epoch": 1, "validate_every": 0, "max_updates": 70, "checkpoint_every": 25},
+        pytest.param({**AVERAGE, **OFFSET, **PLATEAU}, id="average, offset and plateau"),
+        pytest.param({**TAIL, **LENGTHS, **EPOCHS}, id="tail, lengths and resets, epochs"),
+        *(
+            pytest.param(changes, id=name, marks=pytest.mark.slow)
+            for name, changes in {
+                "average": AVERAGE,
+                "tail": TAIL,
+                "offset": OFFSET,
+                "lengths and resets": LENGTHS,
+                "plateau": PLATEAU,
+                "epochs": EPOCHS,
+            }.items()
+        ),
     ],
-    ids=["average", "tail", "offset", "lengths and resets", "plateau", "epochs"],
 )
 def test_killed_again_and_again(tmp_path: Path, changes: dict[str, Any]) -> None:
+    """All that is drawn, averaged and remembered, together; one by one where there is more time."""
     run(tmp_path / "whole", **changes)
     out = tmp_path / "run"
     last = 65 if "max_updates" in changes else 28
@@ -230,22 +247,16 @@ def test_a_full_disk_keeps_the_previous_checkpoint(
 
 def test_a_real_limit_of_the_system(tmp_path: Path) -> None:
     """The same, with a file size limit instead of a full disk: the checkpoint does not fit, the system says so."""
-    pytest.importorskip("resource")
-    code = (
-        "import resource, sys\n"
-        "from pathlib import Path\n"
-        "from fastslow.errors import FastslowError\n"
-        "from tests.training.runs import run\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
-        "try: run(Path(sys.argv[1]))\n"
-        "except FastslowError as error: print(error)\n"
-    )
-    root = Path(__file__).parents[2]
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "run")], cwd=root, check=True, capture_output=True, text=True
-    )
-    assert done.stdout.startswith("cannot write the checkpoint of step 7 to ")
-    assert done.stdout.endswith("file too large; there was no checkpoint yet\n")
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(StorageError) as caught:
+            run(tmp_path / "run")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert str(caught.value).startswith("cannot write the checkpoint of step 7 to ")
+    assert str(caught.value).endswith("file too large; there was no checkpoint yet")
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
         ".lock",
         "config.json",
@@ -292,13 +303,10 @@ def test_positions_from_before_there_were_tail_averages() -> None:
     assert Position.from_json(stored, "the checkpoint") == Position(update=7, epoch=1)
 
 
-def test_two_processes_on_one_folder(tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    with pytest.raises(Killed):
-        run(out, progress=kill_at(Updated, 8))
-    with RunFolder.open(out), pytest.raises(RunError, match=rf"is in use: process {os.getpid()} is training there"):
-        run(out, resume=True)
-    assert run(out, resume=True).status == "completed"
+def test_two_processes_on_one_folder(stopped: Path) -> None:
+    with RunFolder.open(stopped), pytest.raises(RunError, match=rf"is in use: process {os.getpid()} is training there"):
+        run(stopped, resume=True)
+    assert run(stopped, resume=True).status == "completed"
 
 
 def test_an_output_folder_that_exists(tmp_path: Path, undisturbed: Path) -> None:
@@ -321,12 +329,18 @@ def test_nothing_to_resume(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.fixture
-def stopped(tmp_path: Path) -> Path:
-    out = tmp_path / "run"
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("killed") / "run"
     with pytest.raises(Killed):
         run(out, progress=kill_at(Updated, 12))
     return out
+
+
+@pytest.fixture
+def stopped(tmp_path: Path, killed: Path) -> Path:
+    """A run killed after update 12, to do with as one likes."""
+    return shutil.copytree(killed, tmp_path / "run")
 
 
 def test_another_recipe_network_or_text(stopped: Path) -> None:

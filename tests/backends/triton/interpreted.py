@@ -67,7 +67,24 @@ QUICK: dict[str, tuple[Case, dict[str, bool]]] = {
 }
 
 
-@pytest.mark.parametrize(("case", "setting"), QUICK.values(), ids=QUICK)
+LESS_QUICK = {
+    "two-readers-overlap",
+    "resets-everywhere-overlap",
+    "gru",
+    "gru-eval-no-bias-lengths",
+    "plain-lstm-no-bias",
+    "last-read-twice-whole",
+}
+"""Those whose every part is in another case."""
+
+
+@pytest.mark.parametrize(
+    ("case", "setting"),
+    [
+        pytest.param(*given, id=name, marks=pytest.mark.slow if name in LESS_QUICK else ())
+        for name, given in QUICK.items()
+    ],
+)
 def test_quick_twin(case: Case, setting: dict[str, bool]) -> None:
     # Two steps a chunk: where T is 3 there is a whole one and a ragged one.
     with options.using(chunk_rows=2 * case.B, **setting):

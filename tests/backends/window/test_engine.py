@@ -37,6 +37,9 @@ RECOMPUTE: Any = types.SimpleNamespace(
 )
 
 
+QUICK = ("fs2-lengths", "gru", "mixed")
+
+
 @pytest.fixture
 def short_spans(monkeypatch: pytest.MonkeyPatch) -> None:
     """Spans of 4 steps and blocks of 2 at B 3, so that a few steps cross both borders."""
@@ -88,7 +91,14 @@ def test_without_gradients(name: str, short_spans: None) -> None:
     assert not y.requires_grad
 
 
-@pytest.mark.parametrize("case", GRADCHECKS.values(), ids=GRADCHECKS)
+@pytest.mark.parametrize(
+    "case",
+    [
+        # Each kind of cell, norms, lengths, resets; `test_twin` compares with the loop's derivatives in every case.
+        pytest.param(case, id=name, marks=() if name in QUICK else pytest.mark.slow)
+        for name, case in GRADCHECKS.items()
+    ],
+)
 def test_gradcheck(case: Case) -> None:
     check_gradients(window, case)
 

@@ -128,7 +128,7 @@ def test_wide_sums_do_not_overflow() -> None:
     assert_same(model, Draw(2)((3, 2), 0, len(model.symbols) - 1))
 
 
-@pytest.mark.parametrize("lanes", [5, 101])
+@pytest.mark.parametrize("lanes", [5, 19, pytest.param(101, marks=pytest.mark.slow)])
 def test_weights_of_every_size(lanes: int) -> None:
     """Long rows, stretches of which are small or as large as can be: sums that fit int32 end anywhere in them."""
     generator = np.random.default_rng(3)

@@ -13,6 +13,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.interrupts import interruptible
+
 PATIENCE = 600.0
 """The time limit in seconds for a process to end."""
 
@@ -36,14 +38,15 @@ class Training:
 
     def __init__(self, arguments: list[str], *, place: str = "", nth: int = 1, file_limit: int = 0) -> None:
         head = [*PROGRAM, "--at", place, "--nth", str(nth)] if place else fastslow()
-        self.process = subprocess.Popen(
-            [*head, "train", *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            preexec_fn=(lambda: limit_files(file_limit)) if file_limit else None,
-        )
+        with interruptible():
+            self.process = subprocess.Popen(
+                [*head, "train", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                preexec_fn=(lambda: limit_files(file_limit)) if file_limit else None,
+            )
         self.said: list[str] = []
         self.begun = threading.Event()
         self._reader = threading.Thread(target=self._read, daemon=True)
