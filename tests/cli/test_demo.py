@@ -27,7 +27,7 @@ TEXT = b"def add(a, b):\n    return a + b\n\n\n" * 300
 def small_demo(monkeypatch: pytest.MonkeyPatch) -> None:
     """A demo of a second: a short library, a small network."""
     recipe = TrainConfig(
-        batch=4, window=16, epochs=3, max_updates=20, validate_every=10, rate=1e-2, test_streams=4, tensorboard=False
+        batch=4, window=16, epochs=1, max_updates=20, validate_every=10, rate=1e-2, test_streams=4, tensorboard=False
     )
     model = ModelOptions(embedding_size=6, hidden_size=8, slow_size=5)
     small = replace(PRESETS["demo"], model=model, train=recipe)

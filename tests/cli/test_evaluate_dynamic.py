@@ -70,7 +70,7 @@ def test_a_model_without_its_run_is_tuned_on_the_corpus(
     runs: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As `fastslow evaluate ptb-fs-lstm-2 ptb --dynamic` in a clone."""
-    rows = b" the cat sat on the mat \n the dog ran to the man \n" * 10
+    rows = b" the cat sat on the mat \n the dog ran to the man \n" * 15
     splits = Splits(Text.of(rows, "train"), Text.of(rows[:100], "valid"), Text.of(rows[:150], "test"))
     monkeypatch.setattr(evaluate, "load_corpus", lambda name, protocol: SimpleNamespace(splits=splits))
     Path("model").mkdir()

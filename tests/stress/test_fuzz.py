@@ -21,15 +21,14 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> list[Original]:
 
 
 @pytest.mark.filterwarnings("ignore:.*lazy:DeprecationWarning")
-@pytest.mark.parametrize("cases", [100, pytest.param(250, marks=pytest.mark.slow)])
-def test_some_hundred_cases(cases: int, originals: list[Original], tmp_path: Path) -> None:
+def test_some_hundred_cases(originals: list[Original], tmp_path: Path) -> None:
     fuzzer = Fuzzer(originals, 1, tmp_path)
-    failures = [failure for number in range(cases) for failure in fuzzer.run(number)]
+    failures = [failure for number in range(250) for failure in fuzzer.run(number)]
     assert not failures, "\n\n".join(failures)
     ends = fuzzer.report.ends
     for opening in OPENINGS:
-        assert ends[opening, "loaded"] > cases / 5
-        assert ends[opening, "refused"] > cases / 6.25
+        assert ends[opening, "loaded"] > 50
+        assert ends[opening, "refused"] > 40
     assert len(fuzzer.report.kinds) > 15
 
 

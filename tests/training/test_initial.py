@@ -32,7 +32,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("average", [0.0, 0.5], ids=["weights", "average"])
 def test_the_first_update_starts_from_its_weights(tmp_path: Path, trained: Path, average: float) -> None:
-    recipe = replace(RECIPE, rate=0.0, average=average, average_from=0.0)
+    recipe = replace(RECIPE, max_updates=10, rate=0.0, average=average, average_from=0.0)
     out = tmp_path / "run"
     train(OTHER, recipe, FURTHER, out, device="cpu", backend="reference", init_from=trained)
     before, after = CharLM.from_pretrained(trained), CharLM.from_pretrained(out)
@@ -86,7 +86,7 @@ def test_a_run_killed_before_its_configuration_starts_from_the_weights_all_the_s
         with pytest.raises(Killed):
             train(OTHER, RECIPE, FURTHER, out, device="cpu", backend="reference", init_from=trained)
     assert not (out / CONFIG_FILE).exists()
-    recipe = replace(RECIPE, rate=0.0)
+    recipe = replace(RECIPE, max_updates=10, rate=0.0)
     train(OTHER, recipe, FURTHER, out, device="cpu", backend="reference", resume=True)
     for old, new in zip(
         CharLM.from_pretrained(trained).parameters(), CharLM.from_pretrained(out).parameters(), strict=True
@@ -97,7 +97,7 @@ def test_a_run_killed_before_its_configuration_starts_from_the_weights_all_the_s
 def test_a_larger_network_starts_as_the_smaller_one(tmp_path: Path, trained: Path) -> None:
     wider = replace(MODEL, hidden_size=16)
     train(
-        wider, replace(RECIPE, rate=0.0), FURTHER, tmp_path / "run", device="cpu", backend="reference",
+        wider, replace(RECIPE, max_updates=10, rate=0.0), FURTHER, tmp_path / "run", device="cpu", backend="reference",
         init_from=trained,
     )  # fmt: skip
     before, after = CharLM.from_pretrained(trained), CharLM.from_pretrained(tmp_path / "run")

@@ -81,6 +81,7 @@ def check_waiting(made: list[dict[str, Any]]) -> None:
     assert {kernel["waits"] for kernel in made if kernel["kernel"] == "lstm_backward"} == {True, False}
 
 
+@pytest.mark.slow
 def test_a_small_layer_in_bfloat16(tmp_path: Path) -> None:
     made = compiled(tmp_path, (5, 20, 7), "bfloat16", dependent_launch=True, own_products=True)
     check_waiting(made)
