@@ -45,7 +45,7 @@ class Quantized:
         rows, columns = weight.shape
         value = weight.detach().float()
         self.scale = (value.abs().amax(1) / 127).clamp_min(torch.finfo(torch.float32).tiny)
-        self.values = torch.zeros(rows, -(-columns // 16) * 16, dtype=torch.int8)
+        self.values = torch.zeros(rows, -(-columns // 16) * 16, dtype=torch.int8, device=weight.device)
         self.values[:, :columns] = (value / self.scale.unsqueeze(1)).round().clamp_(-127, 127).to(torch.int8)
         self.columns = columns
 
@@ -144,7 +144,7 @@ class Steps:
         self._args.threads = self._most_threads
         self._byref = ctypes.byref(self._args)
         size = found.step_scratch[dtype](self._byref)
-        self._scratch = torch.zeros(size + 64, dtype=dtype)
+        self._scratch = torch.zeros(size + 64, dtype=dtype, device="cpu")
         self._args.scratch = -(-self._scratch.data_ptr() // 64) * 64
         self._function = found.step[dtype]
         self._lock = threading.Lock()  # one call at a time: the scratch is shared
