@@ -131,10 +131,10 @@ class FSRNN(nn.Module):
         rows = () if batch_size is None else (batch_size,)
 
         def zeros(cell: nn.Module) -> Any:
-            form = known_cells.state_form(cell)
-            if form is None:
+            form, size = known_cells.state_form(cell), _size(cell, "hidden_size")
+            if form is None or size is None:
                 raise ValueError(f"the form of the state of {_kind(cell)} is not known: start from state=None")
-            made = [like.new_zeros(*rows, _size(cell, "hidden_size")) for _ in form]
+            made = [like.new_zeros(*rows, size) for _ in form]
             return made[0] if form == ("h",) else LSTMState(*made)
 
         return FSState(zeros(self.fast[0]), zeros(self.slow))
