@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import io
+
 import pytest
 import torch
 from torch import nn
@@ -177,3 +179,55 @@ def test_a_cell_that_returns_no_state() -> None:
 
     with pytest.raises(TypeError, match=r"slow \(Odd\) must return its new state"):
         FSRNN([nn.GRUCell(X, F), nn.GRUCell(S, F)], Odd())(torch.randn(2, 2, X))
+
+
+CELLS = {"gru": (nn.GRUCell, nn.GRUCell), "lstm": (nn.LSTMCell, LayerNormLSTMCell), "mixed": (nn.LSTMCell, nn.RNNCell)}
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_names_of_lstm(name: str) -> None:
+    fast, slow = CELLS[name]
+    net, x = FSRNN([fast(X, F), fast(S, F)], slow(F, S)), torch.randn(3, 2, X)
+    assert net.hidden_size == F
+    net.flatten_parameters()
+    y, end = net(x)
+    for got in (net(input=x, hx=net.initial_state(2)), net(x, net.initial_state(2)), net(x, hx=None)):
+        torch.testing.assert_close(got, (y, end))
+    torch.testing.assert_close(net(x[:, 0], net.initial_state())[0], y[:, 0])
+    with pytest.raises(TypeError, match="two names of one argument"):
+        net(x, end, hx=end)
+
+
+def test_a_state_of_unknown_form_cannot_be_made() -> None:
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell = nn.LSTMCell(F, S)
+
+        def forward(self, x, hx=None):
+            return self.cell(x, hx)
+
+    with pytest.raises(ValueError, match="the form of the state of Own is not known: start from state=None"):
+        FSRNN([nn.GRUCell(X, F), nn.GRUCell(S, F)], Own()).initial_state(2)
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ((None, None), r"state fast must be a tensor h or a pair \(h, c\); got NoneType"),
+        ((torch.zeros(1, 2, F), torch.zeros(1, 2, F)), r"got nn.LSTM's \(h, c\)"),
+        ("state", r"FSState\(fast=..., slow=...\); got str"),
+    ],
+    ids=["none", "nn.LSTM", "text"],
+)
+def test_states_of_another_form_are_refused(state: object, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        FSRNN([nn.GRUCell(X, F), nn.GRUCell(S, F)], nn.GRUCell(F, S))(torch.randn(3, 2, X), state)
+
+
+def test_it_loads_without_running_code() -> None:
+    net, x = FSRNN([nn.LSTMCell(X, F), nn.LSTMCell(S, F)], nn.GRUCell(F, S)), torch.randn(3, 2, X)
+    file = io.BytesIO()
+    torch.save(net, file)
+    file.seek(0)
+    assert torch.equal(torch.load(file, weights_only=True)(x)[0], net(x)[0])

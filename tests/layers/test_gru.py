@@ -41,7 +41,7 @@ def test_states_have_the_form_of_their_wiring() -> None:
 def test_wrong_states_are_refused_with_the_right_form() -> None:
     x = torch.randn(4, 3, X)
     fs, stack, sequence = layers()
-    with pytest.raises(TypeError, match=r"the state of a FSGRU is FSState\(fast=h, slow=h\); got Tensor"):
+    with pytest.raises(TypeError, match=r"the state of FSGRU is FSState\(fast=h, slow=h\); got Tensor"):
         fs(x, torch.zeros(3, H))
     with pytest.raises(RuntimeError, match=r"state fast.h must be \(3, 7\), for 3 rows; got \(3, 6\)"):
         fs(x, (torch.zeros(3, 6), torch.zeros(3, S)))
@@ -49,7 +49,7 @@ def test_wrong_states_are_refused_with_the_right_form() -> None:
         fs(x, (LSTMState(torch.zeros(3, H), torch.zeros(3, H)), torch.zeros(3, S)))
     with pytest.raises(TypeError, match="a tuple of 2 states, one per slot; got Tensor"):
         stack(x, torch.zeros(3, H))
-    with pytest.raises(TypeError, match="the state of a SequentialGRU is a tensor h; got tuple of 2"):
+    with pytest.raises(TypeError, match="the state of SequentialGRU is a tensor h; got tuple of 2"):
         sequence(x, (torch.zeros(3, H), torch.zeros(3, H)))
     with pytest.raises(TypeError, match="FSGRU does not support bidirectional=True"):
         FSGRU(X, H, bidirectional=True)

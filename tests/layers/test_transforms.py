@@ -473,3 +473,25 @@ def test_the_choice_says_why_when_only_the_loop_will_do() -> None:
     assert "torch.func, forward-mode differentiation and ONNX export need the reference loop" in str(choose(problem))
     with pytest.raises(RuntimeError, match=r"backend 'window' cannot run this: torch\.func, forward-mode"):
         choose(problem, "window")
+
+
+# ---------------------------------------------------------------------- another default device
+
+
+@engines
+def test_the_default_device_is_not_where_the_layer_runs(backend: str) -> None:
+    """As after `torch.set_default_device("cuda")`: kernels read addresses, which must be those of memory of the CPU."""
+    layer, x = made(backend=backend), sample()
+    want, state = layer(x, lengths=[1, T])
+    one = layer(x[:1])[0][0]
+    with torch.device("meta"):
+        for lengths in ([1, T], torch.tensor([1, T], device="cpu")):
+            y, new = layer(x, lengths=lengths)
+            torch.testing.assert_close((y, new), (want, state))
+            y.sum().backward()
+        with torch.no_grad():
+            torch.testing.assert_close(layer.step(x[0])[0], one)
+            torch.testing.assert_close(layer.step(x[0, 0])[0], one[0])
+            if backend == "auto":
+                layer.round_to_int8_()
+                layer.step(x[0])

@@ -11,7 +11,7 @@ import torch
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_sequence
 
 from fastslow import FSLSTM, FSState, LSTMState, Node, SequentialLSTM, StackedLSTM, WiredLSTM, Wiring
-from fastslow.state import state_tensors
+from fastslow.state import map_state, state_tensors
 
 X, H = 3, 5
 LAYERS = {
@@ -275,6 +275,23 @@ def test_export_of_a_step(make) -> None:
     equal_states(end, end_want)
 
 
+def test_a_batch_without_rows_has_no_lengths() -> None:
+    assert FSLSTM(X, H)(torch.randn(2, 0, X), lengths=[])[0].shape == (2, 0, H)
+
+
+def test_autocast_takes_a_state_in_its_own_type() -> None:
+    """A first state that a Linear computed from a context, as decoders have it."""
+    layer, x, h = FSLSTM(X, H), torch.randn(2, 3, X), torch.nn.Linear(2, H)(torch.randn(3, 2))
+    state = FSState(LSTMState(h, h), LSTMState(h, h))
+    rounded = map_state(torch.Tensor.bfloat16, state)
+    with torch.autocast("cpu", torch.bfloat16):
+        _, new = layer(x, rounded)
+        layer.step(x[0], rounded)[0].sum().backward()
+    assert new.slow.c.dtype == torch.float32
+    with pytest.raises(ValueError, match=r"got torch\.bfloat16"):
+        layer(x, rounded)
+
+
 def bad(layer, *args, **kwargs):
     return lambda: layer(*args, **kwargs)
 
@@ -287,6 +304,8 @@ def bad(layer, *args, **kwargs):
             RuntimeError,
             r"x must be \(T, B, 3\); got \(2, 3, 9\): input_size is 3",
         ),
+        (bad(FSLSTM(X, H), [1.0]), TypeError, "x must be a tensor or a PackedSequence; got list"),
+        (lambda: FSLSTM(X, H).step(None), TypeError, "x_t must be a tensor; got NoneType"),
         (bad(FSLSTM(X, H), torch.randn(2, 9)), RuntimeError, r"x must be \(B, 3\)|input_size is 3"),
         (bad(FSLSTM(X, H), torch.randn(2, 3, 4, X)), ValueError, "4D"),
         (bad(FSLSTM(X, H), torch.randn(0, 2, X)), RuntimeError, "no steps"),

@@ -247,7 +247,7 @@ class LayerSteps:
         before: list[Tensor] = []
         if state is None:
             before = [
-                torch.zeros(shape, dtype=self._dtype)
+                torch.zeros(shape, dtype=self._dtype, device=x_t.device)
                 for shape, kind in zip(shapes, self._kinds, strict=True)
                 for _ in kind.letters
             ]
@@ -265,7 +265,8 @@ class LayerSteps:
         steps = self._prepared(layer, rows)
         after = [torch.empty_like(part) for part in before]
         x_t = x_t.contiguous()
-        y = torch.empty((rows, steps.output_size) if batched else (steps.output_size,), dtype=self._dtype)
+        shape = (rows, steps.output_size) if batched else (steps.output_size,)
+        y = torch.empty(shape, dtype=self._dtype, device=x_t.device)
         addresses = [part.data_ptr() for part in before], [part.data_ptr() for part in after]
         steps(1, x_t.data_ptr(), y.data_ptr(), *addresses)
         return y, self._states(after)

@@ -25,5 +25,6 @@ torch.serialization.add_safe_globals(
     [
         *(FSGRU, FSLSTM, FSRNN, SequentialGRU, SequentialLSTM, StackedGRU, StackedLSTM, WiredRNN),
         *(LayerNormLSTMCell, LayerNormGRUCell, SimpleCell, Norm, Node, Wiring, torch.nn.ModuleList),
+        *(torch.nn.LSTMCell, torch.nn.GRUCell, torch.nn.RNNCell),  # of an FSRNN
     ]
 )

@@ -14,10 +14,12 @@ from fastslow.backends import ENGINES, Choice, choose, engine, loop_only
 from fastslow.backends.base import Rates
 from fastslow.cells.module import check_rate
 from fastslow.layers import known_cells
-from fastslow.layers.sequences import check_input_size, check_reset, check_resets, to_steps
+from fastslow.layers.options import by_either_name
+from fastslow.layers.sequences import check_input_size, check_reset, check_resets, check_tensor, to_steps
+from fastslow.layers.states import refuse, refuse_lstm_form
 from fastslow.layers.window import problem
 from fastslow.noise import Noise, draw_key, dropout_keep
-from fastslow.state import FSState, LSTMState, map_state, reset_rows, state_tensors, stopped_rows
+from fastslow.state import FSState, LSTMState, map_state, reset_rows, stopped_rows
 from fastslow.wiring import fast_slow
 
 
@@ -59,7 +61,7 @@ class FSRNN(nn.Module):
         self.first_row = 0
         """Number of the first row of this process's batch, as in `WiredLSTM`."""
         self._check_sizes()
-        self.input_size = _size(self.fast[0], "input_size")
+        self.input_size, self.hidden_size = _size(self.fast[0], "input_size"), _size(self.fast[0], "hidden_size")
 
     def _check_sizes(self) -> None:
         first = _size(self.fast[0], "hidden_size")
@@ -83,12 +85,15 @@ class FSRNN(nn.Module):
 
     def forward(
         self,
-        x: Tensor | PackedSequence,
+        x: Tensor | PackedSequence | None = None,
         state: FSState | tuple[Any, Any] | None = None,
         *,
         lengths: Tensor | Sequence[int] | None = None,
         resets: Tensor | None = None,
+        input: Tensor | PackedSequence | None = None,
+        hx: FSState | tuple[Any, Any] | None = None,
     ) -> tuple[Tensor | PackedSequence, FSState]:
+        x, state = by_either_name("x", x, "input", input), by_either_name("state", state, "hx", hx, None)
         steps, ends, layout = to_steps(x, self.input_size, self.batch_first, lengths)
         reset_mask = check_resets(resets, x, steps, layout)
         if not layout.batched and state is not None:
@@ -100,6 +105,7 @@ class FSRNN(nn.Module):
         self, x_t: Tensor, state: FSState | None = None, *, reset: Tensor | bool | None = None
     ) -> tuple[Tensor, FSState]:
         """One step: x_t (B, X) or (X,), y (B, H) or (H,); reset (B,) bool or one: as in a layer's resets."""
+        check_tensor("x_t", x_t)
         if x_t.dim() not in (1, 2):
             raise ValueError(f"x_t must be (B, X) or (X,); got {tuple(x_t.shape)}")
         check_input_size(x_t, self.input_size)
@@ -115,6 +121,26 @@ class FSRNN(nn.Module):
         """The engine that would run `x`, and why no faster one can; "reference" is the loop over the cells."""
         steps, _, _ = to_steps(x, self.input_size, self.batch_first, None)
         return self._choice(steps, self._cells())
+
+    def initial_state(self, batch_size: int | None = None) -> FSState:
+        """The zero state: leaves (batch_size, H), or (H,) if None, of the weights' type and on their device.
+
+        Raises ValueError where the form of a cell's state is not known: it is known of torch's and of this package's.
+        """
+        like = next(self.parameters())
+        rows = () if batch_size is None else (batch_size,)
+
+        def zeros(cell: nn.Module) -> Any:
+            form, size = known_cells.state_form(cell), _size(cell, "hidden_size")
+            if form is None or size is None:
+                raise ValueError(f"the form of the state of {_kind(cell)} is not known: start from state=None")
+            made = [like.new_zeros(*rows, size) for _ in form]
+            return made[0] if form == ("h",) else LSTMState(*made)
+
+        return FSState(zeros(self.fast[0]), zeros(self.slow))
+
+    def flatten_parameters(self) -> None:
+        """Does nothing: there is no flat copy of the weights to make. For code written for `torch.nn.LSTM`."""
 
     def _cells(self) -> list[nn.Module]:
         """The cell of each node of the wiring."""
@@ -187,11 +213,16 @@ class FSRNN(nn.Module):
         return tuple(_initial_state(cell, x) for cell in (self.fast[0], self.slow))
 
     def _checked(self, state: Any, rows: int) -> tuple[Any, Any]:
+        form = "FSState(fast=..., slow=...)"
         if not isinstance(state, tuple | list) or len(state) != 2:
-            raise TypeError(f"the state of an FSRNN is FSState(fast=..., slow=...); got {type(state).__name__}")
+            refuse("FSRNN", form, state)
+        refuse_lstm_form("FSRNN", form, state)
         for name, part, cell in zip(("fast", "slow"), state, (self.fast[0], self.slow), strict=True):
             size = _size(cell, "hidden_size")
-            for leaf in state_tensors(part):
+            leaves = [part] if isinstance(part, Tensor) else part
+            if not isinstance(leaves, tuple | list) or not all(isinstance(leaf, Tensor) for leaf in leaves):
+                raise TypeError(f"state {name} must be a tensor h or a pair (h, c); got {type(part).__name__}")
+            for leaf in leaves:
                 if leaf.dim() != 2 or leaf.shape[0] != rows or size not in (None, leaf.shape[-1]):
                     wanted = f"({rows}, {'H' if size is None else size})"
                     raise RuntimeError(f"state {name} must be {wanted}; got {tuple(leaf.shape)}")

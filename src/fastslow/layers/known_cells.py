@@ -11,6 +11,7 @@ from torch.nn.modules import module as torch_module
 from fastslow.backends.base import States
 from fastslow.cells.gru import GRUWeights
 from fastslow.cells.kinds import kind_of
+from fastslow.cells.module import CellModule
 from fastslow.cells.plain_lstm import PlainLSTMWeights
 from fastslow.cells.simple import ReluWeights, TanhWeights
 from fastslow.wiring import Wiring
@@ -42,6 +43,15 @@ def refusal(cells: Sequence[nn.Module], wiring: Wiring) -> str | None:
         if len(forms) > 1:
             return f"the cells of slot {wiring.slots[slot]!r} have states of different forms"
     return None
+
+
+def state_form(cell: nn.Module) -> tuple[str, ...] | None:
+    """The names of the tensors of a cell's state, ("h", "c") or ("h",); None for a cell that is not known."""
+    if isinstance(cell, CellModule):
+        return cell.kind.letters
+    if isinstance(cell, nn.LSTMCell):
+        return ("h", "c")
+    return ("h",) if isinstance(cell, nn.GRUCell | nn.RNNCell) else None
 
 
 def weights(cells: Sequence[nn.Module]) -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,6 +54,7 @@ def to_steps(
         padded, own = pad_packed_sequence(x)
         check_input_size(padded, input_size)
         return padded, own, Layout(packed=x)
+    check_tensor("x", x, "or a PackedSequence")
     if x.dim() not in (2, 3):
         raise ValueError(f"x must be 2D (unbatched) or 3D (batched); got {x.dim()}D, shape {tuple(x.shape)}")
     check_input_size(x, input_size)
@@ -92,6 +94,13 @@ def check_reset(reset: Tensor | bool, x_t: Tensor) -> Tensor:
     return given.reshape(-1)
 
 
+def check_tensor(name: str, given: Any, otherwise: str = "") -> None:
+    """TypeError unless `given` is a tensor; otherwise: what else it may be."""
+    if not isinstance(given, Tensor):
+        expected = " ".join(["a tensor", otherwise]).strip()
+        raise TypeError(f"{name} must be {expected}; got {type(given).__name__}")
+
+
 def check_input_size(x: Tensor, input_size: int | None) -> None:
     if input_size is not None and x.shape[-1] != input_size:
         expected = ", ".join(["T", "B", str(input_size)][3 - min(x.dim(), 3) :])
@@ -100,7 +109,10 @@ def check_input_size(x: Tensor, input_size: int | None) -> None:
 
 def check_lengths(lengths: Tensor | Sequence[int], steps: int, rows: int) -> Tensor:
     """(rows,) int64 on the CPU, each between 0 and `steps`."""
-    given = torch.as_tensor(lengths)
+    # Not on the default device; and no lengths at all are a list of ints, too.
+    given = lengths if isinstance(lengths, Tensor) else torch.as_tensor(lengths, device="cpu")
+    if not isinstance(lengths, Tensor) and given.shape == (0,):
+        given = given.to(torch.int64)
     if given.dtype.is_floating_point or given.dtype == torch.bool or given.shape != (rows,):
         raise ValueError(f"lengths must be {rows} ints, one per row; got {given.dtype} of shape {tuple(given.shape)}")
     given = given.to("cpu", torch.int64)

@@ -15,7 +15,7 @@ from fastslow.backends.streaming import Walk, layer_step, model_step
 from fastslow.layers import window
 from fastslow.layers.options import by_either_name
 from fastslow.layers.reading import within
-from fastslow.layers.sequences import check_input_size, check_reset, check_resets, to_steps
+from fastslow.layers.sequences import check_input_size, check_reset, check_resets, check_tensor, to_steps
 from fastslow.layers.states import checked, refuse, refuse_lstm_form, zeros
 from fastslow.layers.wired_cells import WiredCells
 from fastslow.state import map_state, reset_rows
@@ -84,6 +84,7 @@ class WiredRNN(WiredCells):
 
         reset: the rows whose state is reset before the step.
         """
+        check_tensor("x_t", x_t)
         if x_t.dim() not in (1, 2):
             raise ValueError(f"x_t must be (B, {self.input_size}) or ({self.input_size},); got {tuple(x_t.shape)}")
         check_input_size(x_t, self.input_size)
@@ -169,7 +170,8 @@ class WiredRNN(WiredCells):
             return zeros(self._state_slots(), (x.shape[1],), x, dtype)
         name = type(self).__name__
         refuse_lstm_form(name, self._form(), state)
-        return checked(name, self._state_slots(), self._slots(state), x, batched, dtype)
+        cast = window.autocast_dtype(x.device) is not None
+        return checked(name, self._state_slots(), self._slots(state), x, batched, dtype, cast)
 
     def _public(self, state: States) -> Any:
         """One state per slot -> the public structure of this layer's state."""

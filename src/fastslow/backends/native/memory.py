@@ -171,7 +171,7 @@ def _layout(shapes: tuple[tuple[int, ...], ...], dtype: torch.dtype) -> _Layout:
     alignment, at, guards, gaps = ALIGNMENT // dtype.itemsize, 0, [], []
     for shape in shapes:
         end = flat_size([shape], dtype)
-        gaps.append(torch.arange(at + math.prod(shape), at + end))
+        gaps.append(torch.arange(at + math.prod(shape), at + end, device="cpu"))
         at += end
         guards.append((at - alignment) * dtype.itemsize)
     return _Layout(at * dtype.itemsize, tuple(guards), torch.cat(gaps))

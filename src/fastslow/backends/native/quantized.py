@@ -34,7 +34,7 @@ class Quantized:
         rows, columns = weight.shape
         value = weight.detach().to(torch.float64)
         self.scale = row_scales(value.abs().amax(1)).float()
-        self.values = torch.zeros(rows, -(-columns // 16) * 16, dtype=torch.int8)
+        self.values = torch.zeros(rows, -(-columns // 16) * 16, dtype=torch.int8, device=weight.device)
         self.values[:, :columns] = (value / self.scale.unsqueeze(1)).round_().to(torch.int8)
         self.columns = columns
 

@@ -122,7 +122,7 @@ class Steps:
         self._args.threads = self._most_threads
         self._byref = ctypes.byref(self._args)
         size = found.step_scratch[dtype](self._byref)
-        self._scratch = torch.zeros(size + 64, dtype=dtype)
+        self._scratch = torch.zeros(size + 64, dtype=dtype, device="cpu")
         self._args.scratch = -(-self._scratch.data_ptr() // 64) * 64
         self._function = found.step[dtype]
         self._lock = threading.Lock()  # one call at a time: the scratch is shared

@@ -125,7 +125,7 @@ def _window(request: Request) -> tuple[Window, Tensor]:
     """The window, and x with its padding masked."""
     x, lengths, running = request.x.contiguous(), request.lengths, None
     if lengths is not None:
-        running = (torch.arange(x.shape[0]).unsqueeze(1) < lengths.cpu()).unsqueeze(-1).to(x.device)
+        running = (torch.arange(x.shape[0], device="cpu").unsqueeze(1) < lengths.cpu()).unsqueeze(-1).to(x.device)
         x = x.masked_fill(~running, 0)  # the padding is later multiplied by 0, which would not remove a NaN
     resets = None if request.resets is None else request.resets.unsqueeze(-1)
     if resets is not None and running is not None:
