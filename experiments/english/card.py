@@ -15,7 +15,7 @@ from fastslow.codec.package import make, rounded
 from fastslow.lm.packaged import CARD_FILE, DEFAULT
 from fastslow.storage import read_json, write_bytes
 from fastslow.training import TrainConfig
-from fastslow.training.folder import read_record
+from fastslow.training.folder import RUN_FILE, read_record
 
 STARTS = {
     PREDECESSOR: f"the weights of `{PREDECESSOR}`",
@@ -84,15 +84,14 @@ def card(
         "" if record.init_from is None else f" The run started from {STARTS.get(record.init_from, record.init_from)}."
     )
     if average:
-        seeds = " and ".join(str(row_of(other)["seed"]) for other in average)
-        start += (
-            f" The model is the average of its weights and those of {len(average)} further "
-            f"{'run' if len(average) == 1 else 'runs'}, which differ in seed ({seeds}) and in the rewriting of text."
-        )
+        seeds = [str(row_of(other)["seed"]) for other in average if (other / RUN_FILE).is_file()]
+        parts = [f"{len(seeds)} further run{'s' * (len(seeds) > 1)} (seed {', '.join(seeds)})"] * bool(seeds)
+        parts += ["what it started from"] * (len(seeds) < len(average))
+        start += f" Its weights are averaged with those of {' and of '.join(parts)}."
     if share < 1.0:
         start += (
-            f" Its weights are interpolated: {share:g} of those of the run and {1 - share:g} of those that it started "
-            "from: a compromise between the books and the new kinds of text."
+            f" {'This average' if average else 'The run'} has a share of {share:g} in the model and `{PREDECESSOR}` "
+            f"one of {1 - share:g}: a compromise between the books and the new kinds of text."
         )
     text = f"""A small byte-level language model of English, bundled with `fastslow`: {network_text(row["network"])}, \
 {row["parameters"]:,} weights, all 256 byte values in its alphabet. `fastslow score FILE` and `fastslow compress FILE`

@@ -233,7 +233,7 @@ def test_the_average_of_runs(english: Any, run: Path, data: Path) -> None:
     made, own = CharLM.from_pretrained("box"), CharLM.from_pretrained(run)
     torch.testing.assert_close(made.head.weight, 0.75 * own.head.weight, rtol=0, atol=1e-4)
     card = Path("box/README.md").read_text(encoding="utf-8")
-    assert "the average of its weights and those of 1 further run, which differ in seed (1)" in card
+    assert "Its weights are averaged with those of 1 further run (seed 1)." in card
 
 
 def test_the_card_without_marks_says_so(
