@@ -22,7 +22,7 @@ from fastslow.backends.base import Rates, States
 from fastslow.backends.dispatch import no_active_modes, plain
 from fastslow.backends.flat import flat_states, states_like
 from fastslow.backends.native.library import library
-from fastslow.backends.native.quantized import Quantized
+from fastslow.backends.native.quantized import Copies, Quantized, quantized_matrices
 from fastslow.backends.native.steps import Steps, TokenLayers, contiguous, streams
 from fastslow.cells.kind import Kind
 from fastslow.cells.kinds import kind_of
@@ -129,52 +129,6 @@ class Stepper:
         for old, value in zip(flat_states(state), flat_states(new), strict=True):
             old.copy_(value)
         return y, state
-
-
-def quantized_matrices(
-    weights: Sequence[Any], quantize: Callable[[Tensor], Quantized | None]
-) -> list[tuple[Quantized | None, Quantized]] | None:
-    """(w_x, w_h) of each node in 8 bits, or None if `quantize` returns None for one.
-
-    A matrix that several nodes share is quantized once.
-    """
-    made: dict[int, Quantized] = {}
-    for w in weights:
-        for weight in (w.w_h, w.w_x):
-            if weight is not None and weight.data_ptr() not in made:
-                quantized = quantize(weight)
-                if quantized is None:
-                    return None
-                made[weight.data_ptr()] = quantized
-    return [(None if w.w_x is None else made[w.w_x.data_ptr()], made[w.w_h.data_ptr()]) for w in weights]
-
-
-class Copies:
-    """8-bit copies of a network's matrices, exact ones, and whether the matrices have changed since.
-
-    A change in place is noticed by the tensor's version counter. One through `.data`, which has a counter of its own,
-    is noticed by the matrix's largest entry.
-    """
-
-    def __init__(self, weights: Sequence[Any]) -> None:
-        self.matrices: list[tuple[Quantized | None, Quantized]] | None = None
-        """(w_x, w_h) of each node; None if 8 bits do not hold every matrix exactly."""
-        tensors = [part for w in weights for part in (w.w_x, w.w_h) if part is not None]
-        if any(part.is_inference() for part in tensors):  # it has no version counter
-            return
-        self._tensors = tensors
-        self._versions = [part._version for part in tensors]
-        self.matrices = quantized_matrices(weights, Quantized.of_same)
-        if self.matrices is not None:
-            flat = [part.detach().view(-1).numpy() for part in tensors]
-            self._samples = [(values, at := int(abs(values).argmax()), values[at]) for values in flat]
-
-    def current(self) -> bool:
-        """Whether the matrices are still those that were copied, as far as is noticed."""
-        return self.matrices is None or (
-            [part._version for part in self._tensors] == self._versions
-            and all(values[at] == value for values, at, value in self._samples)
-        )
 
 
 class Layer(Protocol):

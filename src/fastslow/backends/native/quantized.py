@@ -6,7 +6,8 @@ matrix that is already of this form is recognised from its values.
 
 from __future__ import annotations
 
-from typing import Self
+from collections.abc import Callable, Sequence
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -57,3 +58,49 @@ class Quantized:
     def dequantized(self) -> Tensor:
         """(R, K) float32: the matrix with which the engine computes."""
         return self.values[:, : self.columns].float() * self.scale.unsqueeze(1)
+
+
+def quantized_matrices(
+    weights: Sequence[Any], quantize: Callable[[Tensor], Quantized | None]
+) -> list[tuple[Quantized | None, Quantized]] | None:
+    """(w_x, w_h) of each node in 8 bits, or None if `quantize` returns None for one.
+
+    A matrix that several nodes share is quantized once.
+    """
+    made: dict[int, Quantized] = {}
+    for w in weights:
+        for weight in (w.w_h, w.w_x):
+            if weight is not None and weight.data_ptr() not in made:
+                quantized = quantize(weight)
+                if quantized is None:
+                    return None
+                made[weight.data_ptr()] = quantized
+    return [(None if w.w_x is None else made[w.w_x.data_ptr()], made[w.w_h.data_ptr()]) for w in weights]
+
+
+class Copies:
+    """8-bit copies of a network's matrices, exact ones, and whether the matrices have changed since.
+
+    A change in place is noticed by the tensor's version counter. One through `.data`, which has a counter of its own,
+    is noticed by the matrix's largest entry.
+    """
+
+    def __init__(self, weights: Sequence[Any]) -> None:
+        self.matrices: list[tuple[Quantized | None, Quantized]] | None = None
+        """(w_x, w_h) of each node; None if 8 bits do not hold every matrix exactly."""
+        tensors = [part for w in weights for part in (w.w_x, w.w_h) if part is not None]
+        if any(part.is_inference() for part in tensors):  # it has no version counter
+            return
+        self._tensors = tensors
+        self._versions = [part._version for part in tensors]
+        self.matrices = quantized_matrices(weights, Quantized.of_same)
+        if self.matrices is not None:
+            flat = [part.detach().view(-1).numpy() for part in tensors]
+            self._samples = [(values, at := int(abs(values).argmax()), values[at]) for values in flat]
+
+    def current(self) -> bool:
+        """Whether the matrices are still those that were copied, as far as is noticed."""
+        return self.matrices is None or (
+            [part._version for part in self._tensors] == self._versions
+            and all(values[at] == value for values, at, value in self._samples)
+        )

@@ -49,7 +49,7 @@ struct fs_step {
 
 namespace fastslow {
 
-constexpr int AHEAD = 16;
+constexpr int AHEAD = 16;  // rows of weights between those that are read and those that are fetched for later
 constexpr int CHAINS = FS_BYTES == 64 ? 16 : 8;  // independent sums computed at the same time
 
 template <class T>
