@@ -66,9 +66,8 @@ def _rest_first(arguments: Sequence[str], parameters: Iterable[inspect.Parameter
             rest.append(token)
             continue
         options.append(token)
-        name = (
-            token.replace("_", "-") if token.startswith("--") else f"-{token[-1]}"
-        )  # the last of -kfo takes the value
+        # Of letters together, such as -kfo, the last one takes the value.
+        name = token.replace("_", "-") if token.startswith("--") else f"-{token[-1]}"
         kind = takes.get(name, bool)
         if kind is not bool and left:
             options.append(left.pop(0))
@@ -78,22 +77,17 @@ def _rest_first(arguments: Sequence[str], parameters: Iterable[inspect.Parameter
 
 
 def _options(parameter: inspect.Parameter) -> Iterator[tuple[str, type]]:
-    """The names of a parameter's option, each with what it takes: no value (bool), one (str), or some (list)."""
-    hint = parameter.annotation
-    marks = hint.__metadata__ if get_origin(hint) is Annotated else ()
-    if _POSITIONAL in marks:
-        return
-    plain = get_args(hint)[0] if marks else hint
-    kinds = {get_origin(kind) or kind for kind in (get_args(plain) or (plain,))} | {get_origin(plain)}
-    kind = bool if bool in kinds else list if kinds & {list, tuple, Sequence, abc.Sequence} else str
-    names = {parameter.name}
-    for mark in marks:
-        names |= {getattr(mark, "name", None) or parameter.name, *(getattr(mark, "aliases", None) or ())}
+    """The names of a parameter as an option, each with what it takes: no value (bool), one (str), or some (list)."""
+    hint, names = parameter.annotation, [parameter.name]
+    if get_origin(hint) is Annotated:
+        hint, *marks = get_args(hint)
+        for mark in marks:
+            names += [name for name in (getattr(mark, "name", None), *(getattr(mark, "aliases", None) or ())) if name]
+    parts = (hint, *get_args(hint))  # those of a union, or of a sequence
+    kinds = {get_origin(part) or part for part in parts}
+    kind = bool if bool in kinds else list if kinds & {list, tuple, abc.Sequence} else str
     for name in names:
         yield (name if name.startswith("-") else f"--{name.replace('_', '-')}"), kind
-
-
-_POSITIONAL = tyro.conf.Positional[str].__metadata__[0]  # type: ignore[attr-defined]
 
 
 def _with_fields(function: Callable[..., Any], defaults: dict[str, Any]) -> Callable[..., Any]:
