@@ -3,8 +3,11 @@
     python -m experiments.kinds --data BOOKS --out KINDS                 books, and documents of other kinds
     python -m experiments.english text --augment 1 ...      the training text, augmented
     python -m experiments.english train --augment 1 --seed 1 --init-from english-0.1 ...    a run
-    python -m experiments.english marks RUN --average RUN ... --beside english-0.1 --text NAME=FILE ...    results
-    python -m experiments.english package RUN --average RUN ...     the bundled model and its card
+    python -m experiments.english marks RUN --average RUN ... --beside english-0.1 --share 0.9 --text NAME=FILE ...
+    python -m experiments.english package RUN --average RUN ... --beside english-0.1 --share 0.9 ...
+
+The last two measure the model and put it into the package with its card: the average of runs, and of what they started
+from if it is named too, with a tenth of version 0.1.0's model.
 
 All but the first take `--data BOOKS --kinds KINDS`. BOOKS contains train.txt and valid.txt, plain or as .xz, and
 books.tsv with the columns gutenberg_id, title, author and split. Complete steps are not repeated, and a stopped

@@ -88,9 +88,9 @@ def mark_texts(options: argparse.Namespace) -> Iterator[tuple[str, bytes]]:
 def model_of(options: argparse.Namespace) -> CharLM:
     """The run's model, averaged with those of --average; or the given share of it with the rest of the model beside it.
 
-    Runs from one start, with the same recipe, are better averaged than alone (Wortsman et al., "Model soups", 2022). A
-    model trained further on other text keeps more of what it knew if its weights are moved back a part of the way
-    (Wortsman et al., "Robust fine-tuning of zero-shot models", 2022).
+    Runs from one start are often better averaged than alone (Wortsman et al., "Model soups", 2022). A model trained
+    further on other text keeps more of what it knew if its weights are moved back a part of the way (Wortsman et al.,
+    "Robust fine-tuning of zero-shot models", 2022).
     """
     lm = CharLM.from_pretrained(options.run, device="cpu")
     if options.average:
