@@ -17,8 +17,8 @@ from .golden.make import CASES, FOLDER, HAS_LZMA, OLD_CASES, OLD_TEXTS, models, 
 
 BRIEF = ("one", "neural-7-lanes", "unknown", "lines")
 """Enough of them for the Python that does without a compiler."""
-QUICK = {"empty", "one", "neural-7-lanes", "unknown", "utf16", "repeats", "noise"}
-"""Those that Python alone reads in about a second: of every kind of block, with transforms and without."""
+QUICK = {"empty", "one", "neural-7-lanes", "plain8", "embedded", "binary", "unknown", "utf16", "repeats", "noise"}
+"""Those that Python alone reads in about a second: of every kind of block and model, with transforms and without."""
 QUICK_OLD = {"empty", "one", "text-1-lane", "escapes", "binary"}
 
 
