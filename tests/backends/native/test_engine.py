@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -321,6 +324,30 @@ def test_the_size_of_the_cache(told: str | None, size: int, monkeypatch: pytest.
 
 
 # ---------------------------------------------------------------------- the process
+
+
+@pytest.mark.slow  # tests/layers/test_looked_at.py forks each time
+def test_a_forked_child_still_runs(all_threads: None) -> None:
+    code = """
+import os, torch
+from fastslow import FSLSTM
+from fastslow.backends.native import call
+call.split_threads = lambda *given: (2, 2)
+layer, x = FSLSTM(5, 11, 7, backend="native").eval(), torch.randn(6, 8, 5)
+torch.set_num_threads(2)
+with torch.no_grad():
+    y, _ = layer(x)
+    child = os.fork()
+    if child == 0:
+        torch.set_num_threads(1)
+        call.split_threads = lambda *given: (2, 2)
+        same = torch.equal(layer(x)[0], y) and torch.equal(layer(x)[0], y)
+        os._exit(0 if same else 1)
+    os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    result = subprocess.run([sys.executable, "-W", "ignore", "-c", code], timeout=120, env=environment, check=False)
+    assert result.returncode == 0
 
 
 def test_the_library_says_its_vector_width() -> None:
