@@ -49,6 +49,8 @@ def errors(shape: Shape, log: Callable[[str], None]) -> Iterator[Row]:
         (NATIVE, "fused multiply-adds in float32", "highest"),
     ]
     found = library()
+    if isinstance(found, Library) and found.dots:
+        kinds.append((NATIVE, "dot products of bfloat16 (medium)", "medium"))
     if isinstance(found, Library) and found.tiles:
         kinds += [
             (NATIVE, f"tile unit, {parts} bfloat16 part{'s' * (parts > 1)} ({setting})", setting)

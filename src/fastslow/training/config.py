@@ -69,7 +69,7 @@ class TrainConfig:
         so that windows differ in length. CPU only: on a GPU training steps are recorded for one length.
     reset: probability of zeroing the state of a stream before each training step.
     precision: "fp32", or "bf16" for autocast; on a GPU validations use it too, the test never does. A CPU without
-        bfloat16 instructions trains in float32.
+        bfloat16 instructions (AMX or AVX-512 BF16) trains in float32.
     seed: seed of the initial weights and the masks.
     validate_every: training steps between validations; 0: only at the end of each epoch.
     valid_streams, test_streams: number of streams in validation and test; the paper's authors test with one.

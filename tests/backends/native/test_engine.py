@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -74,9 +75,16 @@ def precision() -> Iterator[None]:
 
 
 @pytest.mark.parametrize(("setting", "tolerance"), [("highest", 1e-4), ("high", 1e-3), ("medium", 0.2)])
+@pytest.mark.parametrize("tiles", ["0", "1"])
 @pytest.mark.parametrize("what", ["all", "states"])
-def test_matmul_precision(setting: str, tolerance: float, what: call.Saving, precision: None) -> None:
-    """Where there is a tile unit, PyTorch's setting decides how exact it is; else every setting is exact."""
+def test_matmul_precision(
+    setting: str, tolerance: float, tiles: str, what: call.Saving, precision: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch's setting decides how exact bfloat16 units are: the tile unit's products, or dot products for "medium".
+
+    Without such a unit every setting is exact.
+    """
+    monkeypatch.setenv(call.TILES, tiles)
     torch.set_float32_matmul_precision(setting)
     wide = Case(sizes={"fast": 261, "slow": 19}, input_size=37, T=3, B=19)
     with native.saving(what):
@@ -93,9 +101,12 @@ def test_any_number_of_threads(threads: int, tiles: str, all_threads: None, monk
         check_twin(native, case)
 
 
-@pytest.mark.parametrize("tiles", ["0", "1"])
-def test_outputs_do_not_depend_on_the_threads(tiles: str, all_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("tiles", "setting"), [("0", "highest"), ("1", "highest"), ("0", "medium")])
+def test_outputs_do_not_depend_on_the_threads(
+    tiles: str, setting: str, all_threads: None, precision: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(call.TILES, tiles)
+    torch.set_float32_matmul_precision(setting)
     results = []
     for threads in (1, 2, 3, 3):
         torch.set_num_threads(threads)
@@ -120,6 +131,40 @@ def test_a_second_backward_repeats_the_first(what: call.Saving) -> None:
     with native.saving(what):
         check_repeatable(native, CASES["fs2"], dtype=torch.float32)
         check_repeatable(native, CASES["fs2-lengths"], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("rows", range(4, 36))
+def test_every_number_of_rows_in_bfloat16(rows: int, precision: None) -> None:
+    """Tiles of rows are multiplied whole, and those past the last are not stored.
+
+    Without norms, which can divide rounding errors by any small deviation, few terms are as exact as bfloat16.
+    """
+    torch.set_float32_matmul_precision("medium")
+    case = Case(sizes={"fast": 35, "slow": 19}, input_size=3, T=2, B=rows, layer_norm=False)
+    check_twin(native, case, tolerance=0.01)
+
+
+@pytest.mark.parametrize(
+    ("dots", "tiles", "switch", "expected"),
+    [
+        (False, False, "", {"highest": (0, False), "high": (0, False), "medium": (0, False)}),
+        (True, False, "", {"highest": (0, False), "high": (0, False), "medium": (1, False)}),
+        (True, True, "0", {"highest": (0, False), "high": (0, False), "medium": (1, False)}),
+        (True, True, "", {"highest": (3, True), "high": (2, True), "medium": (1, True)}),
+    ],
+)
+def test_the_unit_and_the_parts_of_products(
+    dots: bool,
+    tiles: bool,
+    switch: str,
+    expected: dict[str, tuple[int, bool]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(call, "compiled", lambda: SimpleNamespace(dots=dots, tiles=tiles))
+    monkeypatch.setenv(call.TILES, switch)
+    assert {setting: call.products(torch.float32, 4, setting) for setting in expected} == expected
+    assert call.products(torch.float32, 3, "medium") == (0, False)
+    assert call.products(torch.float64, 4, "medium") == (0, False)
 
 
 def test_saving_takes_all_or_states() -> None:

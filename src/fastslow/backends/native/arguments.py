@@ -290,7 +290,7 @@ class Arguments:
             setattr(self.nodes[p.node], f"{direction}_tiles{p.suffix}", tiles.data_ptr())
         for node, tensor in zip(self.nodes, lease.tensors[2 * count :], strict=False):
             node.vectors = tensor.data_ptr()
-        self.window.parts = call.parts
+        self.window.parts, self.window.tiles = call.parts, call.tiles
         if split > self.window.split_size:  # a pass that recomputes forward needs the larger size of both
             self.window.split, self.window.split_size = lease.tensors[-2].data_ptr(), split
         self.window.scratch, self.window.scratch_size = lease.tensors[-1].data_ptr(), SCRATCH * widest

@@ -23,13 +23,13 @@ from fastslow.wiring import FROM_INPUT, NO_INPUT, Wiring
 TILES = "FASTSLOW_TILES"
 """Environment variable: 0 disables the tile unit."""
 TILE_DEPTH = 32
-"""Sums on the tile unit are padded to a multiple of this."""
+"""Sums in bfloat16 are padded to a multiple of this."""
 TILE_SIDE = 16
 """Rows of a tile."""
 CACHE = Path("/sys/devices/system/cpu/cpu0/cache/index2/size")
 """The size of the L2 cache on Linux, for example 2048K."""
 TILE_ROWS = 4
-"""A window of fewer rows does not use the tile unit, whose larger weights would cost more than it saves."""
+"""A window of fewer rows has products of float32: packing its weights for others would cost more than it saves."""
 
 Saving = Literal["all", "states"]
 _saving: ContextVar[Saving] = ContextVar("saving", default="all")
@@ -80,7 +80,9 @@ class Call:
     """Elements per SIMD vector."""
     saving: Saving
     parts: int
-    """The number of bfloat16 parts of a float32 in products on the tile unit; 0: products do not use it."""
+    """The number of bfloat16 parts of a float32 in products; 0: products of float32."""
+    tiles: bool
+    """With parts: products run on the tile unit, not as dot products."""
 
     def pad(self, size: int) -> int:
         return -(-size // self.lanes) * self.lanes
@@ -155,13 +157,14 @@ def outline(request: Request) -> Call:
         lanes=compiled().vector_bytes // x.dtype.itemsize,
         saving=request.program.options["saving"],
         parts=0,
+        tiles=False,
     )
 
 
 def describe(request: Request) -> Call:
     found, weights, lengths, noise = outline(request), request.weights, request.lengths, request.noise
     resets = request.resets
-    factors = parts(found.dtype, found.rows, request.program.options["precision"])
+    factors, tiles = products(found.dtype, found.rows, request.program.options["precision"])
     threads, groups = split_threads(weights, found.rows, found.steps, torch.get_num_threads(), factors)
     return replace(
         found,
@@ -171,25 +174,29 @@ def describe(request: Request) -> Call:
         threads=threads,
         groups=groups,
         parts=factors,
+        tiles=tiles,
     )
 
 
 def options(device: str = "cpu") -> tuple[tuple[str, Option], ...]:
-    """What a window started now saves, and the precision of its products; see `parts`."""
+    """What a window started now saves, and the precision of its products; see `products`."""
     precision = "medium" if torch.is_autocast_enabled("cpu") else torch.get_float32_matmul_precision()
     return ("saving", _saving.get()), ("precision", precision)
 
 
-def parts(dtype: torch.dtype, rows: int, precision: str) -> int:
-    """`Call.parts` for a window of `rows` rows, if the processor has a tile unit.
+def products(dtype: torch.dtype, rows: int, precision: str) -> tuple[int, bool]:
+    """`Call.parts` and `Call.tiles` for a window of `rows` rows.
 
     precision: "highest", "high" or "medium", as for `torch.set_float32_matmul_precision`; autocast to bfloat16 means
-    "medium". (Without the unit bfloat16 would be no faster than float32, so products stay in float32.) The result does
-    not depend on the number of threads, so neither do the results of a window.
+    "medium". A processor with dot products of bfloat16 but no tile unit uses them for "medium" only: two parts would be
+    slower than float32. The result does not depend on the number of threads, so neither do the results of a window.
     """
-    if dtype != torch.float32 or rows < TILE_ROWS or not compiled().tiles or os.environ.get(TILES, "") == "0":
-        return 0
-    return {"highest": 3, "high": 2, "medium": 1}[precision]
+    found = compiled()
+    if dtype != torch.float32 or rows < TILE_ROWS or not found.dots:
+        return 0, False
+    if found.tiles and os.environ.get(TILES, "") != "0":
+        return {"highest": 3, "high": 2, "medium": 1}[precision], True
+    return int(precision == "medium"), False
 
 
 def split_threads(weights: Sequence[Any], rows: int, steps: int, threads: int, parts: int) -> tuple[int, int]:

@@ -15,9 +15,9 @@ from fastslow.backends.native.memory import Lease
 from fastslow.wiring import FROM_INPUT, NO_INPUT
 
 SIDE = 32
-"""On the tile unit, the sizes of the matrix gradients are rounded up to a multiple of this."""
+"""In bfloat16, the sizes of the matrix gradients are rounded up to a multiple of this."""
 OUTER_BAND = 256
-"""Number of gradient columns packed at a time on the tile unit (BAND vectors in csrc/amx.h)."""
+"""Number of gradient columns packed at a time in bfloat16 (BAND vectors in csrc/bf16.h)."""
 OUTER_ROWS = 256
 """Number of rows packed at a time,"""
 OUTER_CACHE = 1_600_000
@@ -90,7 +90,7 @@ def _add_product(
 def _add_tiled_products(
     call: Call, found: dict[str, Tensor], factors: dict[str, Tensor], dz: Tensor, hidden: int, to: Sequence[int]
 ) -> None:
-    """`_add_product` of one or two factors on the tile unit, in one call."""
+    """`_add_product` of one or two factors in bfloat16, in one call."""
     reads = list(factors.values())
     add = next(iter(factors)) in found
     blocks = len(to)
@@ -111,6 +111,7 @@ def _add_tiled_products(
         ldb=dz.stride(0),
         blocks=blocks,
         parts=call.parts,
+        tiles=call.tiles,
         threads=call.threads,
         chunk=chunk,
         add=add,

@@ -64,7 +64,7 @@ class WindowArgs(Structure):
         *((name, c_uint32) for name in ("drop_threshold", "threshold_h", "threshold_c", "unused")),
         *((name, c_double) for name in ("drop_scale", "rate_h", "rate_c")),
         ("scratch", c_void_p),
-        *((name, c_int64) for name in ("scratch_size", "parts")),
+        *((name, c_int64) for name in ("scratch_size", "parts", "tiles")),
         ("split", c_void_p),
         ("split_size", c_int64),
         ("gather", c_void_p),
@@ -81,7 +81,7 @@ class OuterArgs(Structure):
     _fields_ = (
         *((name, c_int64) for name in ("rows", "count", "hidden", "padded", "ldb", "blocks")),
         ("to", c_int8 * 8),
-        *((name, c_int64) for name in ("parts", "threads", "chunk", "add")),
+        *((name, c_int64) for name in ("parts", "tiles", "threads", "chunk", "add")),
         *((name, c_int64 * 2) for name in ("m", "lda")),
         *((name, c_void_p * 2) for name in ("a", "out")),
         *((name, c_void_p) for name in ("b", "sums", "scratch")),
@@ -138,7 +138,9 @@ class Library:
         self.backward = {dtype: handle[f"fs_backward_{name}"] for dtype, name in types.items()}
         for function in (*self.forward.values(), *self.backward.values()):
             function.argtypes, function.restype = (POINTER(WindowArgs), c_int64), None
-        handle.fs_tiles.restype = c_int64
+        handle.fs_dots.restype = handle.fs_tiles.restype = c_int64
+        self.dots = bool(handle.fs_dots())
+        """Whether the processor has dot products of bfloat16 (AVX-512 BF16)."""
         self.tiles = bool(handle.fs_tiles())
         """Whether products of float32 can run on the processor's tile unit (AMX)."""
         self.outer = handle.fs_outer_float

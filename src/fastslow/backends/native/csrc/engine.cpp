@@ -8,7 +8,7 @@ extern "C" {
 
 #define FS_PUBLIC __attribute__((visibility("default")))
 
-// The gradients of a node's matrices on the tile unit; only if fs_tiles() is true. out[o] (blocks hidden, m[o]) (+)=
+// The gradients of a node's matrices by bf16.h; only if fs_dots() is true. out[o] (blocks hidden, m[o]) (+)=
 // b^T a[o], summed over rows: a[o] (rows, lda[o]) is an input of the node with m[o] elements per row, and b (rows, ldb)
 // has the gradients of the products, in blocks of `padded` elements. b is converted to bfloat16 once for all a's. Block
 // i of b is block to[i] of out's rows.
@@ -16,6 +16,7 @@ struct fs_outer {
     std::int64_t rows, count, hidden, padded, ldb, blocks;
     std::int8_t to[8];
     std::int64_t parts;    // float32 split into that many bfloat16
+    std::int64_t tiles;    // on the tile unit; else by dot products, 1 part
     std::int64_t threads;
     std::int64_t chunk;    // rows at a time, a multiple of 32
     std::int64_t add;
@@ -30,30 +31,31 @@ struct fs_outer {
 
 }  // extern "C"
 
-#ifdef FASTSLOW_AMX
+#ifdef FASTSLOW_BF16
 namespace {
 
 struct Outer {
     const fs_outer& o;
-    i64 vectors() const { return o.blocks * o.padded / amx::SIDE; }
-    i64 side(i64 index) const { return amx::round_up(o.m[index], 2 * amx::SIDE); }
+    i64 vectors() const { return o.blocks * o.padded / bf16::SIDE; }
+    i64 side(i64 index) const { return bf16::round_up(o.m[index], 2 * bf16::SIDE); }
     i64 sides() const { return side(0) + (o.count > 1 ? side(1) : 0); }
 
     void multiply(int thread, int threads) const {
         const Range pairs = share((vectors() + 1) / 2, thread, threads);
         const i64 last = 2 * pairs.last < vectors() ? 2 * pairs.last : vectors();
-        const amx::Columns columns[2] = {{o.a[0], o.lda[0], o.m[0]}, {o.a[1], o.lda[1], o.m[1]}};
-        amx::with_parts(o.parts, [&](auto parts) {
-            amx::u16* left = reinterpret_cast<amx::u16*>(o.scratch + thread * o.scratch_size);
-            amx::u16* right = left + sides() * o.chunk * parts.value;
-            amx::outer<parts.value>(o.rows, o.chunk, columns, static_cast<int>(o.count), o.b, o.ldb, o.blocks * o.padded, o.sums,
-                                    2 * pairs.first, last, left, right);
+        const bf16::Columns columns[2] = {{o.a[0], o.lda[0], o.m[0]}, {o.a[1], o.lda[1], o.m[1]}};
+        bf16::with_kind(o.tiles != 0, o.parts, [&](auto kind) {
+            typedef decltype(kind) K;
+            bf16::u16* left = reinterpret_cast<bf16::u16*>(o.scratch + thread * o.scratch_size);
+            bf16::u16* right = left + sides() * o.chunk * K::PARTS;
+            bf16::outer<typename K::Unit, K::PARTS>(o.rows, o.chunk, columns, static_cast<int>(o.count), o.b, o.ldb,
+                                                    o.blocks * o.padded, o.sums, 2 * pairs.first, last, left, right);
         });
     }
 
     // The transposed sums, without the padding.
     void finish(int thread, int threads) const {
-        constexpr i64 S = amx::SIDE;
+        constexpr i64 S = bf16::SIDE;
         const Range mine = share(vectors(), thread, threads);
         float turned[S * S];
         for (i64 v = mine.first; v < mine.last; v++) {
@@ -62,7 +64,7 @@ struct Outer {
             for (i64 part = 0; part < o.count; from += side(part) * 2 * S, part++)
                 for (i64 c = 0, m = o.m[part]; c < m; c += S) {
                     const i64 columns = m - c < S ? m - c : S;
-                    amx::transpose_square(from + c * 2 * S, 2 * S, turned, S);
+                    bf16::transpose_square(from + c * 2 * S, 2 * S, turned, S);
                     for (i64 u = 0; u < units; u++) {
                         float *at = o.out[part] + (gate * o.hidden + unit + u) * m + c, *row = turned + u * S;
                         if (o.add)
@@ -120,17 +122,26 @@ FS_PUBLIC std::int64_t fs_step_scratch_double(const fs_step* s) { return Steps<d
 FS_PUBLIC void fs_step_float(const fs_step* s) { run_steps<float>(*s); }
 FS_PUBLIC void fs_step_double(const fs_step* s) { run_steps<double>(*s); }
 
-// Whether products of float32 can run on the tile unit of this machine.
+// Whether this machine has dot products of bfloat16.
+FS_PUBLIC std::int64_t fs_dots() {
+#ifdef FASTSLOW_BF16
+    return 1;
+#else
+    return 0;
+#endif
+}
+
+// Whether products of float32 can also run on the tile unit of this machine.
 FS_PUBLIC std::int64_t fs_tiles() {
 #ifdef FASTSLOW_AMX
-    return amx::allowed() ? 1 : 0;
+    return bf16::allowed() ? 1 : 0;
 #else
     return 0;
 #endif
 }
 
 FS_PUBLIC void fs_outer_float(const fs_outer* o) {
-#ifdef FASTSLOW_AMX
+#ifdef FASTSLOW_BF16
     Outer outer{*o};
     const int threads = static_cast<int>(o->threads);
     parallel([](void* p, int thread, int count) { static_cast<Outer*>(p)->multiply(thread, count); }, &outer, threads);

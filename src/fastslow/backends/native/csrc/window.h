@@ -7,7 +7,7 @@
 #include <initializer_list>
 #include <type_traits>
 
-#include "amx.h"
+#include "units.h"
 #include "cells.h"
 #include "denormals.h"
 #include "gemm.h"
@@ -36,7 +36,7 @@ struct fs_node {
     void* forward_panels;   // (inputs + H, blocks P), or (inputs, x_blocks P): scratch of a forward call
     void* backward_panels;  // (blocks P, padded_inputs or 0 + P), or (x_blocks P, padded_inputs): scratch of a backward call
     void *forward_panels_h, *backward_panels_h;  // for h alone, if the products are separate: (H, h_blocks P), (h_blocks P, P)
-    void *forward_tiles, *backward_tiles;  // the panels packed by amx.h: scratch of a call; null if `parts` is 0
+    void *forward_tiles, *backward_tiles;  // the panels packed by bf16.h: scratch of a call; null if `parts` is 0
     void *forward_tiles_h, *backward_tiles_h;
     std::int64_t vector_blocks;
     void* vectors;          // (vector_blocks P): scratch: the padded parameters
@@ -76,7 +76,8 @@ struct fs_window {
     double drop_scale, rate_h, rate_c;
     void* scratch;  // (threads, scratch_size): scratch of a call
     std::int64_t scratch_size;
-    std::int64_t parts;       // 0: products by gemm.h; 1 to 3: on the tile unit, float32 split into that many bfloat16
+    std::int64_t parts;       // 0: products by gemm.h; 1 to 3: by bf16.h, float32 split into that many bfloat16
+    std::int64_t tiles;       // with parts: on the tile unit; else by dot products, 1 part
     void* split;              // (threads, split_size) bfloat16: scratch of a call; a product's left factor in parts
     std::int64_t split_size;
     void* gather;  // (B, gather_ld): scratch of backward; gradient of a node's input before dropout's factor
@@ -180,15 +181,16 @@ struct Window {
     // columns.
     void multiply(i64 rows, const Operand<T>* operands, int count, const void* panels, const void* packed_tiles,
                   i64 vectors, const Target<T>& target, const Place& place) const {
-#ifdef FASTSLOW_AMX
+#ifdef FASTSLOW_BF16
         if constexpr (std::is_same<T, float>::value) {
             if (w.parts) {
                 const Range columns = place.mine(vectors);
-                amx::u16* split = at<amx::u16>(w.split, place.thread * w.split_size);
-                const amx::u16* tiles = at<amx::u16>(packed_tiles, 0);
-                amx::with_parts(w.parts, [&](auto parts) {
-                    const i64 depth = amx::split<parts.value>(rows, operands, count, split);
-                    amx::product<parts.value>(rows, split, depth, tiles, target, columns.first, columns.last);
+                bf16::u16* split = at<bf16::u16>(w.split, place.thread * w.split_size);
+                const bf16::u16* tiles = at<bf16::u16>(packed_tiles, 0);
+                bf16::with_kind(w.tiles != 0, w.parts, [&](auto kind) {
+                    typedef decltype(kind) K;
+                    const i64 depth = bf16::split<K::PARTS>(rows, operands, count, split);
+                    bf16::product<typename K::Unit, K::PARTS>(rows, split, depth, tiles, target, columns.first, columns.last);
                 });
                 return;
             }
@@ -200,13 +202,13 @@ struct Window {
 
     // Packs the panels first .. last-1 also as tiles.
     void pack_tiles(const void* panels, void* tiles, i64 vectors, const i64* ks, int count, Range p) const {
-#ifdef FASTSLOW_AMX
+#ifdef FASTSLOW_BF16
         if constexpr (std::is_same<T, float>::value) {
             if (!w.parts) return;
             const i64 last = p.last * PANEL < vectors ? p.last * PANEL : vectors;
-            amx::with_parts(w.parts, [&](auto parts) {
-                amx::pack<parts.value>(at<float>(panels, 0), vectors, ks, count, at<amx::u16>(tiles, 0), p.first * PANEL,
-                                       last);
+            bf16::with_kind(w.tiles != 0, w.parts, [&](auto kind) {
+                bf16::pack<decltype(kind)::PARTS>(at<float>(panels, 0), vectors, ks, count, at<bf16::u16>(tiles, 0),
+                                                  p.first * PANEL, last);
             });
         }
 #else
