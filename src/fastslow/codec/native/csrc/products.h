@@ -97,40 +97,58 @@ inline void finish(const Target& target, i64 row, i64 column, const double* __re
 #if defined(__AVX512BW__)
 // ---------------------------------------------------------------- pairs
 
-struct Sums {
-    __m512i v = _mm512_setzero_si512();
-    // v[c] += a[0] b[2c] + a[1] b[2c+1], of 16 columns
-    inline void add(const i16* a, const i16* b) {
-        i32 pair;
-        std::memcpy(&pair, a, 4);
+// v[c] += a[0] b[2c] + a[1] b[2c+1], of 16 columns; `both` has the pair a in every column.
+inline void add_pairs(__m512i& v, __m512i both, __m512i b) {
 #if defined(__AVX512VNNI__)
-        v = _mm512_dpwssd_epi32(v, _mm512_set1_epi32(pair), _mm512_load_si512(b));
+    // Written out because compilers copy the accumulators of the intrinsic from register to register.
+    __asm__("vpdpwssd %2, %1, %0" : "+v"(v) : "v"(both), "v"(b));
 #else
-        v = _mm512_add_epi32(v, _mm512_madd_epi16(_mm512_set1_epi32(pair), _mm512_load_si512(b)));
+    v = _mm512_add_epi32(v, _mm512_madd_epi16(both, b));
 #endif
-    }
-    inline void get(i32* out) const { _mm512_storeu_si512(out, v); }
-};
+}
 constexpr int ROWS = 8;
 
-// sums (R, 16) += what the rows a, `ld` apart, make of `count` k's of packed pairs.
-template <int R, bool HIGH>
-inline void pairs(const i16* a, i64 ld, const i16* b, i64 count, double* sums) {
-    constexpr i64 LINE = 2 * SIDE * (HIGH ? 2 : 1);
-    Sums low[R], high[R];
-    for (i64 k = 0; k < count; k += 2, b += LINE) {
+// sums[s] (R, 16) += what the rows a, `ld` apart, make of `count` k's of stream s of packed pairs. Lines of a stream are
+// `line` apart, streams `next`.
+template <int R, int STREAMS>
+void pairs(const i16* a, i64 ld, const i16* b, i64 line, i64 next, i64 count, double (*sums)[ROWS * SIDE]) {
+    __m512i v[STREAMS][R];
+#pragma GCC unroll 2
+    for (int s = 0; s < STREAMS; s++)
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++) v[s][r] = _mm512_setzero_si512();
+    for (i64 k = 0; k < count; k += 2, b += line) {
+        __m512i weights[STREAMS];
+#pragma GCC unroll 2
+        for (int s = 0; s < STREAMS; s++) weights[s] = _mm512_load_si512(b + s * next);
 #pragma GCC unroll 8
         for (int r = 0; r < R; r++) {
-            low[r].add(a + r * ld + k, b);
-            if (HIGH) high[r].add(a + r * ld + k, b + 2 * SIDE);
+            i32 pair;
+            std::memcpy(&pair, a + r * ld + k, 4);
+            const __m512i both = _mm512_set1_epi32(pair);
+#pragma GCC unroll 2
+            for (int s = 0; s < STREAMS; s++) add_pairs(v[s][r], both, weights[s]);
         }
     }
-    for (int r = 0; r < R; r++) {
-        i32 l[SIDE], h[SIDE] = {};
-        low[r].get(l);
-        if (HIGH) high[r].get(h);
-        for (i64 c = 0; c < SIDE; c++) sums[r * SIDE + c] += 256.0 * h[c] + l[c];
-    }
+#pragma GCC unroll 2
+    for (int s = 0; s < STREAMS; s++)
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++) {
+            double* at = sums[s] + r * SIDE;
+            const __m512d low = _mm512_cvtepi32_pd(_mm512_castsi512_si256(v[s][r]));
+            const __m512d high = _mm512_cvtepi32_pd(_mm512_extracti64x4_epi64(v[s][r], 1));
+            _mm512_store_pd(at, _mm512_add_pd(_mm512_load_pd(at), low));
+            _mm512_store_pd(at + 8, _mm512_add_pd(_mm512_load_pd(at + 8), high));
+        }
+}
+
+using Pairs = void (*)(const i16*, i64, const i16*, i64, i64, i64, double (*)[ROWS * SIDE]);
+
+template <int STREAMS>
+inline Pairs pairs_of_rows(i64 rows) {
+    static constexpr Pairs table[ROWS] = {pairs<1, STREAMS>, pairs<2, STREAMS>, pairs<3, STREAMS>, pairs<4, STREAMS>,
+                                          pairs<5, STREAMS>, pairs<6, STREAMS>, pairs<7, STREAMS>, pairs<8, STREAMS>};
+    return table[rows - 1];
 }
 
 #else
@@ -309,13 +327,9 @@ class Matrix {
             for (i64 m = 0; m < rows; m += GROUP)
                 by_slices(read, m, rows - m < GROUP ? rows - m : GROUP, b, block, target);
 #else
-            for (i64 m = 0; m < rows; m += ROWS) {
-                const i64 count = rows - m < ROWS ? rows - m : ROWS;
-                double sums[ROWS * SIDE] = {};
-                if (narrow) by_pairs<false>(read, m, b, sums);
-                else by_pairs<true>(read, m, b, sums);
-                for (i64 r = 0; r < count; r++) finish(target, m + r, block * SIDE, &powers[block * SIDE], sums + r * SIDE);
-            }
+            if (narrow && block + 1 < last) by_pairs<2>(read, rows, b, block++, target);
+            else if (narrow) by_pairs<1>(read, rows, b, block, target);
+            else by_high_and_low(read, rows, b, block, target);
 #endif
         }
     }
@@ -390,15 +404,44 @@ class Matrix {
         for (i64 r = 0; r < rows; r++) finish(target, m + r, block * SIDE, &powers[block * SIDE], sums + r * SIDE);
     }
 #else
-    template <bool HIGH>
-    void by_pairs(const Activations* const* read, i64 row, const u8* block, double* sums) const {
-        const i16* b = reinterpret_cast<const i16*>(block);
+    // One or two blocks, of weights that fit 8 bits.
+    template <int BLOCKS>
+    void by_pairs(const Activations* const* read, i64 rows, const u8* packed_blocks, i64 block, const Target& target) const {
+        for (i64 m = 0; m < rows; m += ROWS) {
+            const i64 count = rows - m < ROWS ? rows - m : ROWS;
+            alignas(64) double sums[BLOCKS][ROWS * SIDE];
+            std::memset(sums, 0, sizeof sums);
+            add<BLOCKS>(read, m, count, packed_blocks, 2 * SIDE, block_bytes() / 2, sums);
+            for (i64 i = 0; i < BLOCKS; i++)
+                for (i64 r = 0; r < count; r++)
+                    finish(target, m + r, (block + i) * SIDE, &powers[(block + i) * SIDE], sums[i] + r * SIDE);
+        }
+    }
+
+    // One block of weights in high and low parts.
+    void by_high_and_low(const Activations* const* read, i64 rows, const u8* packed_block, i64 block, const Target& target) const {
+        for (i64 m = 0; m < rows; m += ROWS) {
+            const i64 count = rows - m < ROWS ? rows - m : ROWS;
+            alignas(64) double sums[2][ROWS * SIDE];
+            std::memset(sums, 0, sizeof sums);
+            add<2>(read, m, count, packed_block, 4 * SIDE, 2 * SIDE, sums);
+            for (i64 i = 0; i < count * SIDE; i++) sums[0][i] += 256.0 * sums[1][i];
+            for (i64 r = 0; r < count; r++) finish(target, m + r, block * SIDE, &powers[block * SIDE], sums[0] + r * SIDE);
+        }
+    }
+
+    // sums += the products of `count` rows from `row` on, of all that is read.
+    template <int STREAMS>
+    void add(const Activations* const* read, i64 row, i64 count, const u8* packed_block, i64 line, i64 next,
+             double (*sums)[ROWS * SIDE]) const {
+        const i16* b = reinterpret_cast<const i16*>(packed_block);
+        const Pairs of_rows = pairs_of_rows<STREAMS>(count);
         for (size_t i = 0; i < depths.size(); i++) {
             const i64 ld = read[i]->padded, depth = round_up(depths[i], 2);
             for (i64 k = 0; k < depth; k += DEPTH)
-                pairs<ROWS, HIGH>(read[i]->whole.get() + row * ld + k, ld, b + k * SIDE * (HIGH ? 2 : 1),
-                                  depth - k < DEPTH ? depth - k : DEPTH, sums);
-            b += ld * SIDE * (HIGH ? 2 : 1);
+                of_rows(read[i]->whole.get() + row * ld + k, ld, b + k / 2 * line, line, next,
+                        depth - k < DEPTH ? depth - k : DEPTH, sums);
+            b += ld / 2 * line;
         }
     }
 #endif
