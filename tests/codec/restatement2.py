@@ -210,19 +210,22 @@ class Mixer:
         self.slots: Any = defaultdict(lambda: [0] * 16)
         self.slot_count, self.direct_size = size_for(8 * length, 14, 22), size_for(8 * length, 16, 22)
         self.match_size = size_for(length, 12, 20)
-        self.estimates = [list(initial) for _ in range(13)]
+        self.estimates = [list(initial) for _ in range(15)]
         self.direct: Any = [defaultdict(lambda: 2**31) for _ in range(3)]
         self.match_heads: Any = [defaultdict(int) for _ in range(2)]
         self.match_estimates: Any = [defaultdict(lambda: 3500000 * 1024) for _ in range(2)]
         self.told: Any = defaultdict(lambda: 2**31)
         self.one: Any = defaultdict(int)
         self.two: Any = defaultdict(int)
-        first = [7864] * 13 + [0] * 13 + [7864] * 3 + [0] * 3 + [9830] * 2 + [0] * 2
-        first += [32768 if network else 0, 0, 0, 0]
+        first = [7864] * 15 + [0] * 15 + [7864] * 3 + [0] * 3 + [9830] * 2 + [0] * 9
+        if network:
+            first = [4900] * 15 + [-1300] * 15 + [3500] * 3 + [-2800] * 3 + [9830] * 2 + [-1500] * 2
+            first += [30000, 1800, 2000, 2500, 2500, 2500, 0]
         self.weights: Any = [defaultdict(lambda: list(first)) for _ in range(6)]
         self.final: Any = defaultdict(lambda: [10922] * 6)
         cells = [self.squash[max(-12288, min(12287, 768 * (j - 16)))] for j in range(33)]
         self.maps: Any = [defaultdict(lambda: list(cells)) for _ in range(5)]
+        self.readings: Any = [defaultdict(lambda: list(cells)) for _ in range(3)]
 
     def text(self) -> bytes:
         states = [self.network.zero() for _ in self.lanes] if self.network else []
@@ -301,6 +304,8 @@ class Mixer:
             mash(14 + 256 * (z.two & 255), z.last & 0xFFFF),
             mash(15 + 256 * c[0], likely),
             mash(16, low4 & 0xE0F0F0FF),
+            mash(mash(z.word * 16 + 9, z.word1), z.word2),
+            mash(z.word * 16 + 10, top + 1 if masses else 0),
         ]
         if masses:
             contexts[9] = mash(13 + 256 * top + 65536 * surprise, c[0])
@@ -338,8 +343,12 @@ class Mixer:
                 told = ((logit + 12288) // 512, surprise, bit)
                 x += [logit, (self.squash[logit] - 32768) // 8, self.stretch[self.told[told] // 65536]]
                 turn = told[0] * 16 + order * 2 + (sure != [None, None])
+                spot, rest = divmod(logit + 12288, 768)
+                places = [node, node + 256 * c[0], mash(z.last & 0xFFFF, node) % 65536]
+                for table, key in zip(self.readings, places, strict=True):
+                    x.append(self.stretch[(table[key][spot] * (768 - rest) + table[key][spot + 1] * rest) // 768])
             else:
-                x += [0, 0, 0]
+                x += [0] * 6
                 turn = min(63, z.at - z.line) * 16 + bit * 2 + (said >= 0)
             x.append(512)
             # mixing
@@ -372,7 +381,7 @@ class Mixer:
             for row, logit in zip(rows, logits, strict=True):
                 error = (y * 65536 - self.squash[logit]) * rate // 256
                 row[:] = [limit(w + (a * error + 32768) // 65536) for a, w in zip(x, row, strict=True)]
-            error = (y * 65536 - self.squash[mixed]) * 20 // 256
+            error = (y * 65536 - self.squash[mixed]) * 14 // 256
             self.final[node] = [
                 limit(w + (a * error + 32768) // 65536) for a, w in zip(logits, self.final[node], strict=True)
             ]
@@ -390,6 +399,9 @@ class Mixer:
                     learn(self.match_estimates[m], sure[m][0], int(sure[m][1] == y), 400)
             if masses:
                 learn(self.told, told, y, 1000)
+                spot += 2 * rest >= 768
+                for table, key in zip(self.readings, places, strict=True):
+                    table[key][spot] += (65535 * y - table[key][spot]) // 32
             node = 2 * node + y
         self.end(z, node - 256, expected)
         return node - 256

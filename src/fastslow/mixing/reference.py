@@ -2,10 +2,10 @@
 
 Each byte is eight binary decisions, the high bit first. The predictors of a decision:
 
-    13 hashed contexts    a bit history (one byte per node) and an adaptive probability for that history
+    15 hashed contexts    a bit history (one byte per node) and an adaptive probability for that history
     3 direct contexts     orders 0, 1 and 2: an adaptive probability per node
     2 matches             the longest earlier match of the preceding text, in any lane
-    a network             its distribution over the next byte, if there is one
+    a network             its distribution over the next byte, if there is one, and three adaptive maps of its logit
 
 Each provides its logit and its distance from 1/2. Six weight sets, selected by six contexts, mix these inputs; their
 outputs are mixed once more, and five adaptive maps refine the result. Everything is updated after each bit. Lanes share
@@ -17,6 +17,7 @@ Units: probabilities are those of a 1 bit, in 2^-16; logits in 2^-10; weights in
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -25,7 +26,9 @@ from numpy.typing import NDArray
 
 from fastslow.mixing.tables import LIMIT, Ints, ln, tables
 
-HASHED, DIRECT, MATCHES, NETWORK, SETS, MAPS = 13, 3, 2, 3, 6, 5
+HASHED, DIRECT, MATCHES, READINGS, SETS, MAPS = 15, 3, 2, 3, 6, 5
+NETWORK = 3 + READINGS
+"""Inputs from a network, the last of them from maps of its logit."""
 INPUTS = 2 * HASHED + 2 * DIRECT + 2 * MATCHES + NETWORK + 1
 WEIGHT_LIMIT = (1 << 17) - 1
 ESCAPE_MASS = 64
@@ -36,6 +39,24 @@ _SHORTEST = (5, 12)
 _LONGEST = 65000
 _SHARES = (1, 1, 1, 1, 2)
 _WORD = 0xFFFFFFFF
+
+
+def _first_weights(network: bool) -> Ints:
+    """The weights of the inputs before anything is learned: near the averages of those that texts lead to."""
+    groups = (  # inputs, weights with and without a network
+        (HASHED, 4900, 7864),
+        (HASHED, -1300, 0),
+        (DIRECT, 3500, 7864),
+        (DIRECT, -2800, 0),
+        (MATCHES, 9830, 9830),
+        (MATCHES, -1500, 0),
+        (1, 30000, 0),
+        (1, 1800, 0),
+        (1, 2000, 0),
+        (READINGS, 2500, 0),
+        (1, 0, 0),
+    )
+    return np.repeat([first if network else other for _, first, other in groups], [count for count, *_ in groups])
 
 
 def hash_of(a: int, b: int) -> int:
@@ -128,17 +149,13 @@ class ReferenceMixer:
         self._match_estimates = [[3500000 << 10] * 256 for _ in range(MATCHES)]
         self._network_estimates = [HALF] * (48 * 64)
         self._after1, self._after2 = [0] * 256, [0] * 65536
-        first = np.zeros(INPUTS, dtype=np.int64)
-        first[:HASHED] = first[2 * HASHED : 2 * HASHED + DIRECT] = 7864
-        first[2 * HASHED + 2 * DIRECT : 2 * HASHED + 2 * DIRECT + MATCHES] = 9830
-        if network:
-            first[2 * HASHED + 2 * DIRECT + 2 * MATCHES] = 32768
-        self._first_weights = first
+        self._first_weights = _first_weights(network)
         self._weights: list[dict[int, NDArray[np.int64]]] = [{} for _ in range(SETS)]
         self._last_weights = [[65536 // SETS] * SETS for _ in range(256)]
         points = [(j - 16) * _SPACING for j in range(_CELLS)]
         self._first_row = [self._squash[min(p, LIMIT) + 12288] for p in points]
         self._maps: list[dict[int, list[int]]] = [{} for _ in range(MAPS)]
+        self._readings: list[dict[int, list[int]]] = [{} for _ in range(READINGS)]
         self._lanes = [_Lane(at, at, at, at) for at in self.offsets]
         for lane in self._lanes:
             self._find_contexts(lane)
@@ -173,6 +190,7 @@ class ReferenceMixer:
         byte, top = self._expected[which], masses.top if masses else 0
         likely = byte + 1 + 256 * (self._bucket[which] >> 2) if byte >= 0 else top + 100000 if masses else 0
         z.context[11] = hash_of(15 + (c1 << 8), likely)
+        z.context[14] = hash_of(z.word * 16 + 10, top + 1 if masses else 0)
         if masses:
             z.context[9] = hash_of(13 + (top << 8) + (masses.surprise << 16), c1)
         self._slot = [self._find(h) for h in z.context]
@@ -242,6 +260,9 @@ class ReferenceMixer:
             self._mapped = (told + 12288 >> 9) * 64 + surprise * 8 + bit
             refined = stretch[self._network_estimates[self._mapped] >> 16]
             inputs += [told, (self._squash[told + 12288] - 32768) >> 3, refined]
+            rows = node, node + (c1 << 8), hash_of(z.last & 0xFFFF, node) & 65535
+            found, self._read = self._look_at(self._readings, rows, told)
+            inputs += [stretch[p] for p in found]
             turn = (told + 12288 >> 9) * 16 + order * 2 + matches
         else:
             inputs += [0] * NETWORK
@@ -263,7 +284,6 @@ class ReferenceMixer:
         last = self._last_weights[node]
         at = limited(sum(x * w for x, w in zip(self._logits, last, strict=True)) >> 16)
         self._mixed = self._squash[at + 12288]
-        j, part = divmod(at + 12288, _SPACING)
         likely = masses.top if masses else self._expected[0] if self._matched[0] else 0
         rows = (
             node,
@@ -272,12 +292,19 @@ class ReferenceMixer:
             hash_of(z.last & 0xFFFFFF, node + 31) & 65535,
             node + (likely << 8),
         )
-        p = 2 * self._mixed
-        for table, row, share in zip(self._maps, rows, _SHARES, strict=True):
-            cells = table.setdefault(row, self._first_row.copy())
-            p += share * ((cells[j] * (_SPACING - part) + cells[j + 1] * part) // _SPACING)
-        self._rows, self._cell = rows, j + (2 * part >= _SPACING)
+        found, self._refined = self._look_at(self._maps, rows, at)
+        p = 2 * self._mixed + sum(share * its for share, its in zip(_SHARES, found, strict=True))
         return max(1, min(65535, p >> 3))
+
+    def _look_at(
+        self, maps: list[dict[int, list[int]]], rows: Sequence[int], logit: int
+    ) -> tuple[list[int], list[tuple[list[int], int]]]:
+        """A row of each adaptive map at a logit: the probabilities, and the rows with the point that learns."""
+        j, part = divmod(logit + 12288, _SPACING)
+        nearest = j + (2 * part >= _SPACING)
+        found = [its.setdefault(row, self._first_row.copy()) for its, row in zip(maps, rows, strict=True)]
+        values = [(cells[j] * (_SPACING - part) + cells[j + 1] * part) // _SPACING for cells in found]
+        return values, [(cells, nearest) for cells in found]
 
     def update(self, y: int) -> None:
         """Learn from the predicted bit."""
@@ -285,12 +312,13 @@ class ReferenceMixer:
         for w, k, logit in zip(self._weights, self._choice, self._logits, strict=True):
             error = ((goal - self._squash[logit + 12288]) * self._speed) >> 8
             w[k] = (w[k] + ((self._inputs * error + 32768) >> 16)).clip(-WEIGHT_LIMIT, WEIGHT_LIMIT)
-        error = ((goal - self._mixed) * 20) >> 8
+        error = ((goal - self._mixed) * 14) >> 8
         last = self._last_weights[self._node]
         for s, logit in enumerate(self._logits):
             last[s] = max(-WEIGHT_LIMIT, min(WEIGHT_LIMIT, last[s] + ((logit * error + 32768) >> 16)))
-        for table, row in zip(self._maps, self._rows, strict=True):
-            table[row][self._cell] += ((65535 if y else 0) - table[row][self._cell]) >> 6
+        end = 65535 if y else 0
+        for cells, point in self._refined:
+            cells[point] += (end - cells[point]) >> 6
         # Two contexts may share a slot: each updates it in turn.
         for estimates, slot, history in zip(self._estimates, self._slot, self._histories, strict=True):
             if history:
@@ -303,6 +331,8 @@ class ReferenceMixer:
                 self._learn(estimates, matched[0], int(y == matched[1]), 400)
         if self._masses:
             self._learn(self._network_estimates, self._mapped, y, 1000)
+            for cells, point in self._read:
+                cells[point] += (end - cells[point]) >> 5
         self._node, self._bit = self._node * 2 + y, self._bit + 1
 
     def end(self) -> int:
@@ -368,6 +398,8 @@ class ReferenceMixer:
             hash_of(14 + ((self._after2[c2] & 255) << 8), c2),
             0,
             hash_of(16, c4 & 0xE0F0F0FF),
+            hash_of(hash_of(z.word * 16 + 9, z.word1), z.word2),
+            0,
         ]
 
     def _find(self, h: int) -> bytearray:

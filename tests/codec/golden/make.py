@@ -1,7 +1,8 @@
 """The golden archives: `python -m tests.codec.golden.make` writes those of version 2 that are missing.
 
-They are never written anew: a program that cannot read them, or writes other bytes, has changed the format, whose
-version must then rise. Those of version 1 (`v1/`) are read only: the program that wrote them is gone.
+Once a release writes version 2 they are never written anew: a program that cannot read them, or writes other bytes,
+has changed the format, whose version must then rise. Those of version 1 (`v1/`) are read only: the program that wrote
+them is gone.
 """
 
 from __future__ import annotations

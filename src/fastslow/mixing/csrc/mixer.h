@@ -5,7 +5,7 @@
 // Integers only. Units: a probability p is that of a 1 bit, in 2^-16; a logit is ln(p / (1 - p)) in 2^-10, within
 // +-LIMIT (12.0); weights are in 2^-16, within +-WEIGHT_LIMIT (2.0). >> of a negative number rounds down, as GCC and
 // Clang define it. Bounds: |input| <= LIMIT, so that each product with a weight is below 12288 * 2^17 < 2^31, and
-// INPUTS of them, each shifted down by 8, sum below 40 * 2^23 < 2^29; |error| <= 65535 * 40 / 2^8 < 2^14, so that input
+// INPUTS of them, each shifted down by 8, sum below 48 * 2^23 < 2^29; |error| <= 65535 * 40 / 2^8 < 2^14, so that input
 // * error < 2^28.
 #pragma once
 #include <cstdint>
@@ -45,7 +45,7 @@ using i32 = std::int32_t;
 using i64 = std::int64_t;
 
 constexpr int LIMIT = 12287, WEIGHT_LIMIT = (1 << 17) - 1;
-constexpr int HASHED = 13, DIRECT = 3, MATCHES = 2, NETWORK = 3, SETS = 6, MAPS = 5;
+constexpr int HASHED = 15, DIRECT = 3, MATCHES = 2, READINGS = 3, NETWORK = 3 + READINGS, SETS = 6, MAPS = 5;
 constexpr int INPUTS = 2 * HASHED + 2 * DIRECT + 2 * MATCHES + NETWORK + 1, PADDED = 48;
 constexpr int CELLS = 33, SPACING = 768;  // of an adaptive map: CELLS points, SPACING logits apart
 constexpr u32 ESCAPE_MASS = 64;          // of each byte outside the network's alphabet; those in it have 2^24 in total
@@ -171,7 +171,7 @@ class Mixer {
     std::vector<u32> direct[DIRECT], heads[MATCHES], match_estimates[MATCHES], network_estimates;
     std::vector<u32> after1, after2;        // the last bytes that followed a byte, and two bytes
     std::vector<i32> weights[SETS], last_weights;
-    std::vector<u16> maps[MAPS];
+    std::vector<u16> maps[MAPS], readings[READINGS];  // readings: maps of the network's logit
 
     // The current byte.
     Lane* z = nullptr;
@@ -193,7 +193,7 @@ class Mixer {
     u32* mapped = nullptr;
     i32* chosen[SETS];
     int logit[SETS], output[SETS], mixed = 0;
-    u16* cell[MAPS];
+    u16 *cell[MAPS], *read[READINGS];
 
     static constexpr i64 SET_SIZE[SETS] = {768, 2048, 1024, 256, 2048, 1024};
 
@@ -219,18 +219,12 @@ class Mixer {
             weights[s].assign(SET_SIZE[s] * PADDED, 0);
             for (i64 k = 0; k < SET_SIZE[s]; k++) {
                 i32* w = &weights[s][k * PADDED];
-                for (int j = 0; j < HASHED; j++) w[j] = 7864;
-                for (int j = 0; j < DIRECT; j++) w[2 * HASHED + j] = 7864;
-                for (int j = 0; j < MATCHES; j++) w[2 * HASHED + 2 * DIRECT + j] = 9830;
-                if (network) w[2 * HASHED + 2 * DIRECT + 2 * MATCHES] = 32768;
+                for (int j = 0; j < INPUTS; j++) w[j] = first_weight(j);
             }
         }
-        for (int k = 0; k < MAPS; k++) {
-            const size_t rows = k == 0 ? 256 : 65536;
-            maps[k].resize(rows * CELLS);
-            for (int j = 0; j < CELLS; j++) maps[k][j] = static_cast<u16>(tables.probability(j == 0 ? -LIMIT - 1 : j == 32 ? LIMIT : (j - 16) * SPACING));
-            for (size_t row = 1; row < rows; row++) std::memcpy(&maps[k][row * CELLS], maps[k].data(), CELLS * sizeof(u16));
-        }
+        for (int k = 0; k < MAPS; k++) lay_out(maps[k], k == 0 ? 256 : 65536);
+        if (network)
+            for (int k = 0; k < READINGS; k++) lay_out(readings[k], k == 0 ? 256 : 65536);
         for (Lane& lane : lane_) find_contexts(lane);
     }
 
@@ -260,6 +254,7 @@ class Mixer {
         const u32 length = expected[1] >= 0 ? bucket[1] : bucket[0];
         const u32 top = masses ? masses->top : 0;
         z->context[11] = hash(15 + (c1 << 8), byte >= 0 ? static_cast<u32>(byte) + 1 + 256 * (length >> 2) : masses ? top + 100000 : 0);
+        z->context[14] = hash(z->word * 16 + 10, masses ? top + 1 : 0);
         if (masses) z->context[9] = hash(13 + (top << 8) + (static_cast<u32>(masses->surprise) << 16), c1);
         for (int i = 0; i < HASHED; i++) slot[i] = find(z->context[i]);
         base[0] = 0, base[1] = c1 << 8, base[2] = hash(77, z->last & 0xffff) & ~u32(255);
@@ -327,7 +322,7 @@ class Mixer {
                 w[j] = value < -WEIGHT_LIMIT ? -WEIGHT_LIMIT : value;
             }
         }
-        const i32 error = ((goal - mixed) * 20) >> 8;
+        const i32 error = ((goal - mixed) * 14) >> 8;
         for (int s = 0; s < SETS; s++) {
             i32& w = last_weights[node * SETS + s];
             w = limited_weight(w + ((logit[s] * error + 32768) >> 16));
@@ -342,7 +337,10 @@ class Mixer {
         for (int i = 0; i < DIRECT; i++) learn(*near[i], y, 255);
         for (int m = 0; m < MATCHES; m++)
             if (matched[m]) learn(*matched[m], y == right[m], 400);
-        if (masses) learn(*mapped, y, 1000);
+        if (masses) {
+            learn(*mapped, y, 1000);
+            for (u16* its : read) *its = static_cast<u16>(*its + ((end - *its) >> 5));
+        }
         node = node * 2 + static_cast<u32>(y);
         bit++;
     }
@@ -381,6 +379,40 @@ class Mixer {
     }
 
   private:
+    // Where a logit lies between two points of an adaptive map.
+    struct Point {
+        int cell, part;
+
+        int between(const u16* its) const { return (its[0] * (SPACING - part) + its[1] * part) / SPACING; }
+        int nearest() const { return 2 * part >= SPACING; }
+    };
+    static Point point(int logit) { return {(logit + 12288) / SPACING, (logit + 12288) % SPACING}; }
+
+    // Rows of an adaptive map that changes nothing yet.
+    void lay_out(std::vector<u16>& map, size_t rows) const {
+        map.resize(rows * CELLS);
+        for (int j = 0; j < CELLS; j++) {
+            const int logit = (j - 16) * SPACING;
+            map[j] = static_cast<u16>(tables.probability(logit < LIMIT ? logit : LIMIT));
+        }
+        for (size_t row = 1; row < rows; row++) std::memcpy(&map[row * CELLS], map.data(), CELLS * sizeof(u16));
+    }
+
+    // Near the averages of the weights that texts lead to.
+    i32 first_weight(int input) const {
+        struct {
+            int count;
+            i32 with_network, without;
+        } groups[] = {{HASHED, 4900, 7864},  {HASHED, -1300, 0}, {DIRECT, 3500, 7864}, {DIRECT, -2800, 0}, {MATCHES, 9830, 9830},
+                      {MATCHES, -1500, 0},   {1, 30000, 0},      {1, 1800, 0},         {1, 2000, 0},       {READINGS, 2500, 0},
+                      {1, 0, 0}};
+        for (const auto& group : groups) {
+            if (input < group.count) return network ? group.with_network : group.without;
+            input -= group.count;
+        }
+        return 0;
+    }
+
     // The mixed probability at `node`, from `slot`.
     int mix() {
         const Tables& t = tables;
@@ -422,8 +454,15 @@ class Mixer {
             told = limited((one - zero + 32) >> 6), surprise = masses->surprise;
             mapped = &network_estimates[((told + 12288) >> 9) * 64 + surprise * 8 + bit];
             x[0] = told, x[1] = (t.probability(told) - 32768) >> 3, x[2] = t.stretch[*mapped >> 16];
+            const Point at = point(told);
+            const u32 rows[READINGS] = {node, node + ((z->last & 255) << 8), hash(z->last & 0xffff, node) & 65535};
+            for (int k = 0; k < READINGS; k++) {
+                u16* its = &readings[k][i64(rows[k]) * CELLS + at.cell];
+                x[3 + k] = t.stretch[at.between(its)];
+                read[k] = its + at.nearest();
+            }
         } else {
-            x[0] = x[1] = x[2] = 0;
+            for (int k = 0; k < NETWORK; k++) x[k] = 0;
         }
         x[NETWORK] = 512;
 
@@ -443,17 +482,18 @@ class Mixer {
             output[s] = t.probability(logit[s]);
             last += static_cast<i64>(logit[s]) * last_weights[node * SETS + s];
         }
-        const int at = limited(last >> 16), j = (at + 12288) / SPACING, part = (at + 12288) % SPACING;
-        mixed = t.probability(at);
+        const int sum = limited(last >> 16);
+        const Point at = point(sum);
+        mixed = t.probability(sum);
         const u32 likely = masses ? masses->top : matched[0] ? static_cast<u32>(expected[0]) : 0;
         const u32 row[MAPS] = {node, node + (c1 << 8), hash(z->last & 0xffff, node) & 65535, hash(z->last & 0xffffff, node + 31) & 65535,
                                node + (likely << 8)};
         constexpr int share[MAPS] = {1, 1, 1, 1, 2};
         int p = 2 * mixed;
         for (int k = 0; k < MAPS; k++) {
-            u16* its = &maps[k][i64(row[k]) * CELLS + j];
-            p += share[k] * ((its[0] * (SPACING - part) + its[1] * part) / SPACING);
-            cell[k] = its + (2 * part >= SPACING);
+            u16* its = &maps[k][i64(row[k]) * CELLS + at.cell];
+            p += share[k] * at.between(its);
+            cell[k] = its + at.nearest();
         }
         p >>= 3;
         return p < 1 ? 1 : p > 65535 ? 65535 : p;
@@ -504,6 +544,7 @@ class Mixer {
         h[8] = hash(12 + (col << 8), above);
         h[9] = hash(13 + ((after1[c1] & 0xffff) << 8), c1);
         h[10] = hash(14 + ((after2[c2] & 255) << 8), c2);
+        h[13] = hash(hash(lane.word * 16 + 9, lane.word1), lane.word2);
         h[12] = hash(16, (c4 & 0xf0f0ff) + ((c4 & 0xe0000000u)));
     }
 
