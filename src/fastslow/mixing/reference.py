@@ -260,8 +260,8 @@ class ReferenceMixer:
             self._mapped = (told + 12288 >> 9) * 64 + surprise * 8 + bit
             refined = stretch[self._network_estimates[self._mapped] >> 16]
             inputs += [told, (self._squash[told + 12288] - 32768) >> 3, refined]
-            rows = node, node + (c1 << 8), hash_of(z.last & 0xFFFF, node) & 65535
-            found, self._read = self._look_at(self._readings, rows, told)
+            places = node, node + (c1 << 8), hash_of(z.last & 0xFFFF, node) & 65535
+            found, self._read = self._look_at(self._readings, places, told)
             inputs += [stretch[p] for p in found]
             turn = (told + 12288 >> 9) * 16 + order * 2 + matches
         else:
