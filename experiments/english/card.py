@@ -12,15 +12,16 @@ from experiments.english.marks import MODEL, PREDECESSOR, marks_text, model_of, 
 from experiments.english.training import network_text, row_of
 from fastslow import hub
 from fastslow.codec.package import make, rounded
-from fastslow.lm.packaged import CARD_FILE, DEFAULT
+from fastslow.lm import files, parameter_count
+from fastslow.lm.packaged import CARD_FILE, DEFAULT, packaged
 from fastslow.storage import read_json, write_bytes
 from fastslow.training import TrainConfig
 from fastslow.training.folder import RUN_FILE, read_record
 
 STARTS = {
     PREDECESSOR: f"the weights of `{PREDECESSOR}`",
-    DEFAULT: f"`{PREDECESSOR}` after 9,000 training steps of this recipe (28,800,000 characters), seed 1, "
-    f"interpolated: 0.85 of the weights of that run and 0.15 of `{PREDECESSOR}`'s",
+    DEFAULT: "the `english` of archive id be40563d, which had been trained from `english-0.1` on such text "
+    "(51,200,000 characters on two cores; runs averaged)",
 }
 """What a run started from, by the name of the model."""
 TAGS = ("character-level", "byte-level", "language-model", "rnn", "lstm", "fs-lstm")
@@ -43,7 +44,18 @@ def package(options: argparse.Namespace) -> int:
         if not same_model(found, result):
             raise EnglishError(f"{marks_file} contains the results of a model other than {run}")
     made = make(result, options.to, options.bits)
-    text = card(run, options.average, options.share, options.bits, listed, others, found, made.size, made.id.hex())
+    text = card(
+        options.to.name,
+        run,
+        options.average,
+        options.share,
+        options.bits,
+        listed,
+        others,
+        found,
+        made.size,
+        made.id.hex(),
+    )
     write_bytes(options.to / CARD_FILE, text.encode())
     print(f"{made.size:,} bytes; archive id {made.id.hex()}; model card: {options.to / CARD_FILE}")
     if found is None:
@@ -52,6 +64,7 @@ def package(options: argparse.Namespace) -> int:
 
 
 def card(
+    model: str,
     run: Path,
     average: list[Path],
     share: float,
@@ -62,7 +75,7 @@ def card(
     size: int,
     name: str,
 ) -> str:
-    """The model card, generated from the run's files."""
+    """The card of the model of this name, generated from the run's files."""
     row, record = row_of(run), read_record(run)
     first = record.sessions[0] if record.sessions else {}
     machine, made_with = first.get("machine", {}), first.get("versions", {})
@@ -83,6 +96,9 @@ def card(
     start = (
         "" if record.init_from is None else f" The run started from {STARTS.get(record.init_from, record.init_from)}."
     )
+    box = None if record.init_from is None else packaged(record.init_from)
+    if box is not None and parameter_count(files.read_config(box)) < row["parameters"]:
+        start = f"{start[:-1]}, its sizes multiplied without a change of its function (Net2Net)."
     if average:
         seeds = [str(row_of(other)["seed"]) for other in average if (other / RUN_FILE).is_file()]
         parts = [f"{len(seeds)} further run{'s' * (len(seeds) > 1)} (seed {', '.join(seeds)})"] * bool(seeds)
@@ -93,10 +109,15 @@ def card(
             f" {'This average' if average else 'The run'} has a share of {share:g} in the model and `{PREDECESSOR}` "
             f"one of {1 - share:g}: a compromise between the books and the new kinds of text."
         )
-    text = f"""A small byte-level language model of English, bundled with `fastslow`: {network_text(row["network"])}, \
-{row["parameters"]:,} weights, all 256 byte values in its alphabet. `fastslow score FILE` and `fastslow compress FILE`
-use it when no model is named, `fastslow sample english` samples from it, and `CharLM.from_pretrained("english")` loads
-it.
+    used = (
+        "`fastslow score FILE` and `fastslow compress FILE`\nuse it when no model is named"
+        if model == DEFAULT
+        else f"`fastslow score FILE --model {model}` and\n`fastslow compress FILE --model {model}` use it"
+    )
+    text = f"""A {"small " if model == DEFAULT else ""}byte-level language model of English, bundled with `fastslow`: \
+{network_text(row["network"])}, {row["parameters"]:,} weights, all 256 byte values in its alphabet. {used}, \
+`fastslow sample {model}` samples from it, and
+`CharLM.from_pretrained("{model}")` loads it.
 
 ## Format
 
@@ -151,7 +172,7 @@ For validation:
 
 {book_list(by_split["valid"])}
 """
-    return hub_card(text, found).markdown(DEFAULT)
+    return hub_card(model, text, found).markdown(model)
 
 
 def kinds_text(others: list[dict[str, Any]]) -> str:
@@ -177,7 +198,7 @@ def kinds_text(others: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def hub_card(text: str, found: dict[str, Any] | None) -> hub.Card:
+def hub_card(model: str, text: str, found: dict[str, Any] | None) -> hub.Card:
     """The card with the front matter that the Hugging Face Hub reads; `found`: the record of marks."""
     measured_on = {"books": "Project Gutenberg, validation books", "War and Peace": "War and Peace"}
     texts = {} if found is None else found["texts"]
@@ -186,7 +207,7 @@ def hub_card(text: str, found: dict[str, Any] | None) -> hub.Card:
         for name, shown in measured_on.items()
         if MODEL[0] in texts.get(name, {})
     }
-    return hub.Card(DEFAULT, text, "apache-2.0", TAGS, bpc or None, language="en")
+    return hub.Card(model, text, "apache-2.0", TAGS, bpc or None, language="en")
 
 
 def same_author(listed: list[dict[str, str]]) -> str:

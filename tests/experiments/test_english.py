@@ -193,6 +193,7 @@ def test_marks_and_the_package(
     assert table.rstrip() in card
     assert "; the author of *War and Peace* also wrote War Or Peace, in the training text." in card
     assert "fs-lstm-2 8/5" in card
+    assert "use it when no model is named" in card
     assert "8-bit integers" in card
     assert "| mail | letters | CC0-1.0 | 2 | 36 |" in card
     assert '- A "Quoted" Title, Somebody Known (12)' in card
@@ -244,6 +245,8 @@ def test_the_card_without_marks_says_so(
     card = Path("box/README.md").read_text(encoding="utf-8")
     assert "\nNot measured.\n" in card
     assert "16-bit integers" in card
+    assert "`fastslow score FILE --model box`" in card
+    assert '`CharLM.from_pretrained("box")` loads it.' in card
     assert CharLM.from_pretrained("box").num_parameters == CharLM.from_pretrained(run).num_parameters
 
 
