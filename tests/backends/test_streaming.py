@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from fastslow import FSLSTM, SequentialLSTM, StackedLSTM
 from fastslow.backends import reference, streaming
 from fastslow.backends.base import States
+from fastslow.backends.flat import flat_states, states_like
 from fastslow.backends.native import engine as native
 from fastslow.backends.native.library import library
-from fastslow.backends.native.quantized import Quantized
-from fastslow.backends.native.steps import Steps
-from fastslow.backends.streaming import LayerSteps, Stepper, layer_step
+from fastslow.backends.native.quantized import Quantized, quantized_matrices
+from fastslow.backends.native.steps import Steps, contiguous
+from fastslow.backends.streaming import LayerSteps, layer_step
 from fastslow.state import map_state, state_tensors
 from tests.backends.twins import ALL_CASES, CASES, TOLERANCE, Case, Inputs, assert_close, make_inputs, poisoned_memory
 
@@ -42,6 +43,21 @@ def assert_same(got: tuple[Tensor, States], expected: tuple[Tensor, States], tol
         assert_close(f"state {i}", a, b, tolerance)
 
 
+def stepped(case: Case, weights: Sequence[Any], x: Tensor, state: States, *, eight_bits: bool = False) -> Any:
+    """The compiled steps of x (T, B, X): y and the new state. eight_bits: for weights that 8 bits hold exactly."""
+    weights = [contiguous(w) for w in weights]
+    matrices = quantized_matrices(weights) if eight_bits else None
+    assert not eight_bits or matrices is not None
+    steps = Steps(case.wiring, weights, case.rates, x.shape[1], x.shape[2], matrices)
+    given = [part.contiguous() for part in flat_states(state)]
+    made = [torch.empty_like(part) for part in given]
+    x = x.contiguous()
+    y = x.new_empty((*x.shape[:2], steps.output_size))
+    before, after = [part.data_ptr() for part in given], [part.data_ptr() for part in made]
+    steps(len(x), x.data_ptr(), y.data_ptr(), before, after)
+    return y, states_like(state, made)
+
+
 @needs_library
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("case", EVALUATED.values(), ids=EVALUATED)
@@ -49,17 +65,15 @@ def assert_same(got: tuple[Tensor, States], expected: tuple[Tensor, States], tol
 def test_steps_are_the_loop_s(case: Case, dtype: torch.dtype) -> None:
     inputs, state = problem(case, dtype)
     expected = reference.run(case.wiring, inputs.weights, inputs.xs[0], state, None, case.rates)
-    stepper = Stepper(case.wiring, inputs.weights, case.rates)
-    assert stepper.compiled
     with poisoned_memory():
-        assert_same(stepper.run(inputs.xs[0], state), expected, TOLERANCE[dtype])
+        assert_same(stepped(case, inputs.weights, inputs.xs[0], state), expected, TOLERANCE[dtype])
         got = native.run(case.wiring, inputs.weights, inputs.xs[0], state, None, case.rates)
         assert_same(got, expected, TOLERANCE[dtype])
         ys = []
-        for x_t in inputs.xs[0]:
-            y, state = stepper.step(x_t, state)
+        for x_t in inputs.xs[0].split(1):
+            y, state = stepped(case, inputs.weights, x_t, state)
             ys.append(y)
-    assert_same((torch.stack(ys), state), expected, TOLERANCE[dtype])
+    assert_same((torch.cat(ys), state), expected, TOLERANCE[dtype])
 
 
 @needs_library
@@ -74,66 +88,19 @@ def test_any_number_of_rows_and_threads(rows: int, threads: int, monkeypatch: py
         case = Case(sizes={"fast": 37, "slow": 21}, input_size=19, B=rows)
         inputs, state = problem(case, torch.float32)
         expected = reference.run(case.wiring, inputs.weights, inputs.xs[0], state, None, case.rates)
-        assert_same(Stepper(case.wiring, inputs.weights, case.rates).run(inputs.xs[0], state), expected, 2e-5)
+        assert_same(stepped(case, inputs.weights, inputs.xs[0], state), expected, 2e-5)
     finally:
         torch.set_num_threads(before)
-
-
-@torch.no_grad()
-def test_in_place_steps_write_the_state() -> None:
-    case = CASES["fs2"]
-    inputs, state = problem(case, torch.float32)
-    stepper = Stepper(case.wiring, inputs.weights, case.rates)
-    expected = stepper.step(inputs.xs[0][0], state)
-    written = tuple(type(pair)(*(part.clone() for part in pair)) for pair in state)
-    got = stepper.step_(inputs.xs[0][0], written)
-    assert_same(got, expected, 0.0)
-    for a, b in zip(state_tensors(got[1]), state_tensors(written), strict=True):
-        assert a.data_ptr() == b.data_ptr()
-
-
-@torch.no_grad()
-def test_without_the_library_the_loop_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    case = CASES["fs2"]
-    inputs, state = problem(case, torch.float32)
-    expected = reference.run(case.wiring, inputs.weights, inputs.xs[0], state, None, case.rates)
-    monkeypatch.setenv("FASTSLOW_NATIVE", "0")
-    stepper = Stepper(case.wiring, inputs.weights, case.rates)
-    assert not stepper.compiled
-    assert_same(stepper.run(inputs.xs[0], state), expected, 0.0)
-    stepper.step_(inputs.xs[0][0], state)
-    first = problem(case, torch.float32)[1]
-    expected = reference.run(case.wiring, inputs.weights, inputs.xs[0][:1], first, None, case.rates)
-    assert_same((expected[0], state), expected, 0.0)
-
-
-def test_what_a_stepper_rejects() -> None:
-    case = CASES["fs2"]
-    inputs, state = problem(case, torch.float32)
-    with pytest.raises(ValueError, match="quantize must be None or 'int8'; got 'int4'"):
-        Stepper(case.wiring, inputs.weights, case.rates, quantize="int4")  # type: ignore[arg-type]
-    half = [type(w)(*(part.detach().half() for part in w)) for w in inputs.weights]  # type: ignore[union-attr]
-    with pytest.raises(ValueError, match=r"weights must be float32 or float64 on the CPU; got torch\.float16"):
-        Stepper(case.wiring, half)
-    stepper = Stepper(case.wiring, inputs.weights)
-    with pytest.raises(ValueError, match=r"x must be \(\.\.\., 5\) torch\.float32; got \(1, 3, 4\)"):
-        stepper.step(torch.zeros(3, 4), state)
-    with pytest.raises(ValueError, match=r"state must have shape \(2, 11\); got \(3, 11\)"):
-        stepper.step(torch.zeros(2, 5), state)
 
 
 # ---------------------------------------------------------------------- 8-bit weights
 
 
-@pytest.mark.parametrize("compiled", [pytest.param(True, marks=needs_library), False])
+@needs_library
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("name", ["fs2-odd", "fs4", "stacked3", "shared-cell", "fs2-no-norm"])
 @torch.no_grad()
-def test_int8_computes_with_the_rounded_weights(
-    name: str, dtype: torch.dtype, compiled: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if not compiled:
-        monkeypatch.setenv("FASTSLOW_NATIVE", "0")
+def test_int8_computes_with_the_rounded_weights(name: str, dtype: torch.dtype) -> None:
     case = CASES[name]
     inputs, state = problem(case, dtype)
 
@@ -142,8 +109,7 @@ def test_int8_computes_with_the_rounded_weights(
 
     rounded = [w._replace(w_x=round_trip(w.w_x), w_h=round_trip(w.w_h)) for w in inputs.weights]
     expected = reference.run(case.wiring, rounded, inputs.xs[0], state, None, case.rates)
-    stepper = Stepper(case.wiring, inputs.weights, case.rates, quantize="int8")
-    assert_same(stepper.run(inputs.xs[0], state), expected, 2e-5)
+    assert_same(stepped(case, rounded, inputs.xs[0], state, eight_bits=True), expected, 2e-5)
     exact = reference.run(case.wiring, inputs.weights, inputs.xs[0], state, None, case.rates)
     assert 0 < (exact[0] - expected[0]).abs().max() < 0.1
 

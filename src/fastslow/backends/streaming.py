@@ -1,8 +1,8 @@
 """Streaming: one step at a time for one row or a few, without gradients; used for sampling, scoring and compression.
 
-`Stepper` prepares a network's weights for single steps. With a C++ compiler a step is one call into compiled code that
-reads every weight once, in place; without a compiler it runs the loop. `layer_step` does the same for the parameters of
-a layer and detects when they are replaced or moved.
+With a C++ compiler a step is one call into compiled code that reads every weight of a layer once, in place.
+`LayerSteps` prepares such steps and detects when the parameters are replaced or moved; without a compiler, and wherever
+that code cannot run, another engine must handle the step.
 """
 
 from __future__ import annotations
@@ -10,125 +10,25 @@ from __future__ import annotations
 import ctypes
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fastslow.backends import reference
 from fastslow.backends.base import Rates, States
 from fastslow.backends.dispatch import no_active_modes, plain
 from fastslow.backends.flat import flat_states, states_like
 from fastslow.backends.native.library import library
-from fastslow.backends.native.quantized import Copies, Quantized, quantized_matrices
-from fastslow.backends.native.steps import Steps, TokenLayers, contiguous, streams
+from fastslow.backends.native.quantized import Copies
+from fastslow.backends.native.steps import Steps, TokenLayers, streams
 from fastslow.cells.kind import Kind
 from fastslow.cells.kinds import kind_of
-from fastslow.state import state_tensors
-from fastslow.wiring import FROM_INPUT, Wiring
+from fastslow.wiring import Wiring
 
 MOST_ROWS = 32
 """The largest number of rows of a layer's step. Above it, packing the weights pays even for a single step."""
-
-
-class Stepper:
-    """Steps of any wiring of built-in cells, with zoneout in expectation and no dropout.
-
-    Args:
-        wiring, weights, rates: as for engines (`fastslow.backends.base`); weights on the CPU, float32 or float64.
-        quantize: "int8" computes with weight matrices rounded to 8 bits, with one scale per row; vectors, activations
-            and arithmetic are unchanged. The matrices are copied: later changes to them have no effect.
-
-    `step(x_t, state)`: x_t (B, X), one state per slot -> y (B, H), the new state.
-    `run(x, state)`: x (T, B, X) -> y (T, B, H), the new state.
-    `step_(x_t, state)`: the same, but the new state overwrites the given one.
-    """
-
-    def __init__(
-        self,
-        wiring: Wiring,
-        weights: Sequence[Any],
-        rates: Rates | None = None,
-        *,
-        quantize: Literal["int8"] | None = None,
-    ) -> None:
-        if quantize not in (None, "int8"):
-            raise ValueError(f"quantize must be None or 'int8'; got {quantize!r}")
-        first = weights[0].w_h
-        if first.device.type != "cpu" or first.dtype not in (torch.float32, torch.float64):
-            raise ValueError(f"weights must be float32 or float64 on the CPU; got {first.dtype} on {first.device}")
-        self.wiring, self.rates = wiring, Rates() if rates is None else rates
-        self.dtype = first.dtype
-        with torch.no_grad():
-            self.weights = [contiguous(w) for w in weights]
-        reader = self.weights[wiring.sources.index(FROM_INPUT)]
-        assert reader.w_x is not None
-        self.inputs = reader.w_x.shape[1]
-        self._quantized: list[tuple[Quantized | None, Quantized]] | None = None
-        if quantize is not None:
-            self._quantized = quantized_matrices(self.weights, Quantized)
-            assert self._quantized is not None
-            self.weights = [
-                w._replace(
-                    w_x=None if q_x is None else q_x.dequantized().to(self.dtype), w_h=q_h.dequantized().to(self.dtype)
-                )
-                for w, (q_x, q_h) in zip(self.weights, self._quantized, strict=True)
-            ]
-        self._sizes = [self.weights[wiring.slot_of.index(slot)].hidden_size for slot in range(len(wiring.slots))]
-        self._output_size = self.weights[wiring.output_index].hidden_size
-        self._steps: dict[int, Steps] = {}
-
-    @property
-    def compiled(self) -> bool:
-        """Whether steps run in compiled code. Otherwise they run the loop, which is slower."""
-        return not isinstance(library(), str)
-
-    def step(self, x_t: Tensor, state: States) -> tuple[Tensor, States]:
-        y, new = self.run(x_t.unsqueeze(0), state)
-        return y[0], new
-
-    def step_(self, x_t: Tensor, state: States) -> tuple[Tensor, States]:
-        y, new = self._run(x_t.unsqueeze(0), state, in_place=True)
-        return y[0], new
-
-    def run(self, x: Tensor, state: States) -> tuple[Tensor, States]:
-        return self._run(x, state, in_place=False)
-
-    @torch.no_grad()
-    def _run(self, x: Tensor, state: States, *, in_place: bool) -> tuple[Tensor, States]:
-        rows = x.shape[1]
-        if x.shape[2] != self.inputs or x.dtype != self.dtype:
-            raise ValueError(f"x must be (..., {self.inputs}) {self.dtype}; got {tuple(x.shape)} {x.dtype}")
-        for given_state, size in zip(state, self._sizes, strict=True):
-            shapes = [tuple(leaf.shape) for leaf in state_tensors(given_state)]
-            if any(shape != (rows, size) for shape in shapes):
-                raise ValueError(f"state must have shape {(rows, size)}; got {', '.join(map(str, shapes))}")
-        if not self.compiled:
-            return self._loop(x, state, in_place)
-        steps = self._steps.get(rows)
-        if steps is None:
-            steps = Steps(self.wiring, self.weights, self.rates, rows, self.inputs, self._quantized)
-            self._steps[rows] = steps
-        given = flat_states(state)
-        if in_place and not all(part.is_contiguous() for part in given):
-            raise ValueError("step_ needs a contiguous state")
-        given = [part.contiguous() for part in given]
-        made = given if in_place else [torch.empty_like(part) for part in given]
-        x = x.contiguous()
-        y = x.new_empty((x.shape[0], rows, self._output_size))
-        before, after = [part.data_ptr() for part in given], [part.data_ptr() for part in made]
-        steps(x.shape[0], x.data_ptr(), y.data_ptr(), before, after)
-        return y, states_like(state, made)
-
-    def _loop(self, x: Tensor, state: States, in_place: bool) -> tuple[Tensor, States]:
-        y, new = reference.run(self.wiring, self.weights, x, state, None, self.rates)
-        if not in_place:
-            return y, new
-        for old, value in zip(flat_states(state), flat_states(new), strict=True):
-            old.copy_(value)
-        return y, state
 
 
 class Layer(Protocol):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from fastslow.backends import ENGINES, engine
-from fastslow.backends.streaming import Stepper
+from fastslow.backends.native.library import library
 from fastslow.bench import precision
 from fastslow.bench.cells import cells
 from fastslow.bench.check import usable
@@ -120,11 +120,12 @@ def step_works(shape: Shape) -> dict[str, Work]:
         _, carried["loop"] = loop.run(shape.wiring, weights, x.unsqueeze(0), carried["loop"], None, rates)
 
     works: dict[str, Work] = {"layer.step": layer_step, LOOP: loop_step}
-    stepper = Stepper(shape.wiring, weights, rates, quantize="int8")
-    if stepper.compiled:
+    if not isinstance(library(), str):
+        rounded = shape.layer().eval()
+        rounded.round_to_int8_()
 
         def int8_step() -> None:
-            _, carried["int8"] = stepper.step(x, carried["int8"])
+            _, carried["int8"] = rounded.step(x, carried["int8"])
 
         works["int8 weights"] = int8_step
     works["matrix-vector products alone"] = vector_floor(shape)

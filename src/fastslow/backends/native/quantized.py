@@ -6,7 +6,7 @@ matrix that is already of this form is recognised from its values.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Self
 
 import torch
@@ -60,10 +60,8 @@ class Quantized:
         return self.values[:, : self.columns].float() * self.scale.unsqueeze(1)
 
 
-def quantized_matrices(
-    weights: Sequence[Any], quantize: Callable[[Tensor], Quantized | None]
-) -> list[tuple[Quantized | None, Quantized]] | None:
-    """(w_x, w_h) of each node in 8 bits, or None if `quantize` returns None for one.
+def quantized_matrices(weights: Sequence[Any]) -> list[tuple[Quantized | None, Quantized]] | None:
+    """(w_x, w_h) of each node in 8 bits, or None unless that is exact for all of them.
 
     A matrix that several nodes share is quantized once.
     """
@@ -71,7 +69,7 @@ def quantized_matrices(
     for w in weights:
         for weight in (w.w_h, w.w_x):
             if weight is not None and weight.data_ptr() not in made:
-                quantized = quantize(weight)
+                quantized = Quantized.of_same(weight)
                 if quantized is None:
                     return None
                 made[weight.data_ptr()] = quantized
@@ -93,7 +91,7 @@ class Copies:
             return
         self._tensors = tensors
         self._versions = [part._version for part in tensors]
-        self.matrices = quantized_matrices(weights, Quantized.of_same)
+        self.matrices = quantized_matrices(weights)
         if self.matrices is not None:
             flat = [part.detach().view(-1).numpy() for part in tensors]
             self._samples = [(values, at := int(abs(values).argmax()), values[at]) for values in flat]
