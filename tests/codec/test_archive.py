@@ -43,7 +43,7 @@ def test_small_files_cost_little_more_than_their_payload(model: ExactModel, leng
 
 
 def test_lanes_by_size() -> None:
-    assert [lanes_for(n) for n in (0, 1, 8191, 8192, 1 << 20, 1 << 22)] == [1, 1, 1, 2, 64, 64]
+    assert [lanes_for(n) for n in (0, 1, 8191, 8192, 1 << 20, 1 << 22)] == [1, 1, 1, 2, 16, 16]
 
 
 def test_a_few_unknown_bytes_cost_little(model: ExactModel, text: bytes) -> None:

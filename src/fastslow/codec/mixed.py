@@ -24,7 +24,7 @@ from fastslow.codec.rangecoder import BitDecoder, BitEncoder
 from fastslow.codec.steps import Layout, Predictor
 from fastslow.mixing.reference import Masses, ReferenceMixer, masses_of
 
-MAX_LANES = 64
+MAX_LANES = 16
 _AT_ONCE = 2_000_000_000
 """Multiplications per call of compiled code: a few tenths of a second, during which signals are not handled."""
 _BYTES_AT_ONCE = 1 << 16
@@ -44,7 +44,7 @@ Progress = Callable[[int], None]
 
 
 def lanes_for(length: int) -> int:
-    """S = length / 4 KiB, from 1 to 64: the start of a lane without context costs about 2.2 bytes."""
+    """S = length / 4 KiB, from 1 to 16: more lanes are hardly faster, and make archives larger."""
     return max(1, min(MAX_LANES, length // 4096))
 
 
