@@ -44,7 +44,6 @@ copybutton_prompt_is_regexp = True
 HERE = {
     "../RESULTS.md": "all-results.md",
     "../src/fastslow/models/english/README.md": "english-model.md",
-    "../src/fastslow/models/english-large/README.md": "english-large-model.md",
 }
 """Files outside this folder that have a page here: links name the file, so that they work on GitHub too."""
 
