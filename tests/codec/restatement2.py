@@ -194,6 +194,7 @@ class Lane:
         self.first = self.at = self.line = self.above = first
         self.last = self.word = self.word1 = self.word2 = self.start = 0
         self.matches = [[0, 0, 0], [0, 0, 0]]  # where, length, misses
+        self.one = self.two = 0  # what followed, as it was when the lane's last byte was done
 
 
 class Mixer:
@@ -209,14 +210,16 @@ class Mixer:
         self.slots: Any = defaultdict(lambda: [0] * 16)
         self.slot_count, self.direct_size = size_for(8 * length, 14, 22), size_for(8 * length, 16, 22)
         self.match_size = size_for(length, 12, 20)
-        self.estimates = [list(initial) for _ in range(13)]
+        self.estimates = [list(initial) for _ in range(15)]
         self.direct: Any = [defaultdict(lambda: 2**31) for _ in range(3)]
         self.match_heads: Any = [defaultdict(int) for _ in range(2)]
         self.match_estimates: Any = [defaultdict(lambda: 3500000 * 1024) for _ in range(2)]
         self.told: Any = defaultdict(lambda: 2**31)
-        first = [7864] * 13 + [0] * 13 + [7864] * 3 + [0] * 3 + [9830] * 2 + [0] * 9
+        self.one: Any = defaultdict(int)
+        self.two: Any = defaultdict(int)
+        first = [7864] * 15 + [0] * 15 + [7864] * 3 + [0] * 3 + [9830] * 2 + [0] * 9
         if network:
-            first = [4900] * 13 + [-1300] * 13 + [3500] * 3 + [-2800] * 3 + [9830] * 2 + [-1500] * 2
+            first = [4900] * 15 + [-1300] * 15 + [3500] * 3 + [-2800] * 3 + [9830] * 2 + [-1500] * 2
             first += [30000, 1800, 2000, 2500, 2500, 2500, 0]
         self.weights: Any = [defaultdict(lambda: list(first)) for _ in range(6)]
         self.final: Any = defaultdict(lambda: [10922] * 6)
@@ -297,11 +300,15 @@ class Mixer:
             mash(10, low4 >> 8),
             mash(11 + 256 * above + 65536 * c[0], z.start),
             mash(12 + 256 * column, above),
+            mash(13 + 256 * (z.one & 0xFFFF), c[0]),
+            mash(14 + 256 * (z.two & 255), z.last & 0xFFFF),
             mash(15 + 256 * c[0], likely),
             mash(16, low4 & 0xE0F0F0FF),
             mash(mash(z.word * 16 + 9, z.word1), z.word2),
             mash(z.word * 16 + 10, top + 1 if masses else 0),
         ]
+        if masses:
+            contexts[9] = mash(13 + 256 * top + 65536 * surprise, c[0])
         bases = [0, 256 * c[0], mash(77, z.last & 0xFFFF) // 256 * 256]
         node = 1
         for bit in range(8):
@@ -402,6 +409,8 @@ class Mixer:
     def end(self, z: Lane, c: int, expected: list[int]) -> None:
         self.out[z.at] = c
         z.at += 1
+        for table, key in ((self.one, z.last & 255), (self.two, z.last & 0xFFFF)):
+            table[key] = (table[key] * 256 + c) & U32
         z.last = (z.last * 256 + c) & U64
         letter = c | 32
         if 97 <= letter <= 122 or c >= 128:
@@ -437,6 +446,7 @@ class Mixer:
                 if length >= least and length > match[1]:
                     match[0], match[1] = place, length
             self.match_heads[m][h % self.match_size] = z.at
+        z.one, z.two = self.one[z.last & 255], self.two[z.last & 0xFFFF]
 
 
 def limit(w: int) -> int:

@@ -2,7 +2,7 @@
 
 Each byte is eight binary decisions, the high bit first. The predictors of a decision:
 
-    13 hashed contexts    a bit history (one byte per node) and an adaptive probability for that history
+    15 hashed contexts    a bit history (one byte per node) and an adaptive probability for that history
     3 direct contexts     orders 0, 1 and 2: an adaptive probability per node
     2 matches             the longest earlier match of the preceding text, in any lane
     a network             its distribution over the next byte, if there is one, and three adaptive maps of its logit
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from fastslow.mixing.tables import LIMIT, Ints, ln, tables
 
-HASHED, DIRECT, MATCHES, READINGS, SETS, MAPS = 13, 3, 2, 3, 6, 5
+HASHED, DIRECT, MATCHES, READINGS, SETS, MAPS = 15, 3, 2, 3, 6, 5
 NETWORK = 3 + READINGS
 """Inputs from a network, the last of them from maps of its logit."""
 INPUTS = 2 * HASHED + 2 * DIRECT + 2 * MATCHES + NETWORK + 1
@@ -148,6 +148,7 @@ class ReferenceMixer:
         self._heads: list[dict[int, int]] = [{} for _ in range(MATCHES)]
         self._match_estimates = [[3500000 << 10] * 256 for _ in range(MATCHES)]
         self._network_estimates = [HALF] * (48 * 64)
+        self._after1, self._after2 = [0] * 256, [0] * 65536
         self._first_weights = _first_weights(network)
         self._weights: list[dict[int, NDArray[np.int64]]] = [{} for _ in range(SETS)]
         self._last_weights = [[65536 // SETS] * SETS for _ in range(256)]
@@ -188,8 +189,10 @@ class ReferenceMixer:
         which = 1 if self._expected[1] >= 0 else 0
         byte, top = self._expected[which], masses.top if masses else 0
         likely = byte + 1 + 256 * (self._bucket[which] >> 2) if byte >= 0 else top + 100000 if masses else 0
-        z.context[9] = hash_of(15 + (c1 << 8), likely)
-        z.context[12] = hash_of(z.word * 16 + 10, top + 1 if masses else 0)
+        z.context[11] = hash_of(15 + (c1 << 8), likely)
+        z.context[14] = hash_of(z.word * 16 + 10, top + 1 if masses else 0)
+        if masses:
+            z.context[9] = hash_of(13 + (top << 8) + (masses.surprise << 16), c1)
         self._slot = [self._find(h) for h in z.context]
         self._base = (0, c1 << 8, hash_of(77, z.last & 0xFFFF) & ~255)
 
@@ -337,6 +340,8 @@ class ReferenceMixer:
         z, c = self._z, self._node & 255
         self.text[z.at] = c
         z.at += 1
+        for table, key in ((self._after1, z.last & 255), (self._after2, z.last & 0xFFFF)):
+            table[key] = (table[key] << 8 | c) & _WORD
         z.last = (z.last << 8 | c) & 0xFFFFFFFFFFFFFFFF
         lower = c | 32
         if 97 <= lower <= 122 or c >= 128:
@@ -375,7 +380,7 @@ class ReferenceMixer:
         table[at] = p << 10 | (count + (count < most))
 
     def _find_contexts(self, z: _Lane) -> None:
-        c4, c1, older = z.last & _WORD, z.last & 255, z.last >> 32
+        c4, c2, c1, older = z.last & _WORD, z.last & 0xFFFF, z.last & 255, z.last >> 32
         column = min(z.at - z.line, 255)
         place = z.line_before + column
         above = self.text[place] if place < z.line and z.first <= place < z.at else 0
@@ -389,6 +394,8 @@ class ReferenceMixer:
             hash_of(10, c4 >> 8),
             hash_of(11 + (above << 8) + (c1 << 16), z.first_of_line),
             hash_of(12 + (column << 8), above),
+            hash_of(13 + ((self._after1[c1] & 0xFFFF) << 8), c1),
+            hash_of(14 + ((self._after2[c2] & 255) << 8), c2),
             0,
             hash_of(16, c4 & 0xE0F0F0FF),
             hash_of(hash_of(z.word * 16 + 9, z.word1), z.word2),

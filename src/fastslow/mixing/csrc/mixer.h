@@ -45,7 +45,7 @@ using i32 = std::int32_t;
 using i64 = std::int64_t;
 
 constexpr int LIMIT = 12287, WEIGHT_LIMIT = (1 << 17) - 1;
-constexpr int HASHED = 13, DIRECT = 3, MATCHES = 2, READINGS = 3, NETWORK = 3 + READINGS, SETS = 6, MAPS = 5;
+constexpr int HASHED = 15, DIRECT = 3, MATCHES = 2, READINGS = 3, NETWORK = 3 + READINGS, SETS = 6, MAPS = 5;
 constexpr int INPUTS = 2 * HASHED + 2 * DIRECT + 2 * MATCHES + NETWORK + 1, PADDED = 48;
 constexpr int CELLS = 33, SPACING = 768;  // of an adaptive map: CELLS points, SPACING logits apart
 constexpr u32 ESCAPE_MASS = 64;          // of each byte outside the network's alphabet; those in it have 2^24 in total
@@ -169,6 +169,7 @@ class Mixer {
     Slots slots;
     std::vector<u32> estimates;             // (HASHED, 256)
     std::vector<u32> direct[DIRECT], heads[MATCHES], match_estimates[MATCHES], network_estimates;
+    std::vector<u32> after1, after2;        // the last bytes that followed a byte, and two bytes
     std::vector<i32> weights[SETS], last_weights;
     std::vector<u16> maps[MAPS], readings[READINGS];  // readings: maps of the network's logit
 
@@ -202,7 +203,7 @@ class Mixer {
           network(has_network), text(length), offsets(lane_count), lane_(lane_count),
           slot_mask(table_size(8 * length, 14, 22) - 1), direct_mask(table_size(8 * length, 16, 22) - 1),
           match_mask(table_size(length, 12, 20) - 1), slots((size_t(slot_mask) + 1) * 16), estimates(HASHED * 256),
-          network_estimates(48 * 64, HALF), last_weights(256 * SETS, 65536 / SETS) {
+          network_estimates(48 * 64, HALF), after1(256), after2(65536), last_weights(256 * SETS, 65536 / SETS) {
         for (i64 i = 0; i < lanes; i++) {
             Lane& lane = lane_[i];
             offsets[i] = i * full + (i < longer ? i : longer);
@@ -252,8 +253,9 @@ class Mixer {
         const int byte = expected[1] >= 0 ? expected[1] : expected[0];
         const u32 length = expected[1] >= 0 ? bucket[1] : bucket[0];
         const u32 top = masses ? masses->top : 0;
-        z->context[9] = hash(15 + (c1 << 8), byte >= 0 ? static_cast<u32>(byte) + 1 + 256 * (length >> 2) : masses ? top + 100000 : 0);
-        z->context[12] = hash(z->word * 16 + 10, masses ? top + 1 : 0);
+        z->context[11] = hash(15 + (c1 << 8), byte >= 0 ? static_cast<u32>(byte) + 1 + 256 * (length >> 2) : masses ? top + 100000 : 0);
+        z->context[14] = hash(z->word * 16 + 10, masses ? top + 1 : 0);
+        if (masses) z->context[9] = hash(13 + (top << 8) + (static_cast<u32>(masses->surprise) << 16), c1);
         for (int i = 0; i < HASHED; i++) slot[i] = find(z->context[i]);
         base[0] = 0, base[1] = c1 << 8, base[2] = hash(77, z->last & 0xffff) & ~u32(255);
     }
@@ -345,8 +347,10 @@ class Mixer {
 
     // Finishes the byte after eight bits, and returns it.
     u8 end() {
-        const u32 c = node & 255;
+        const u32 c = node & 255, c1 = z->last & 255, c2 = z->last & 0xffff;
         text[z->at++] = static_cast<u8>(c);
+        after1[c1] = after1[c1] << 8 | c;
+        after2[c2] = after2[c2] << 8 | c;
         z->last = z->last << 8 | c;
         const u32 lower = c | 32;
         if ((lower >= 'a' && lower <= 'z') || c >= 128) {
@@ -451,7 +455,7 @@ class Mixer {
             mapped = &network_estimates[((told + 12288) >> 9) * 64 + surprise * 8 + bit];
             x[0] = told, x[1] = (t.probability(told) - 32768) >> 3, x[2] = t.stretch[*mapped >> 16];
             const Point at = point(told);
-            const u32 rows[READINGS] = {node, node + (static_cast<u32>(z->last & 255) << 8), hash(z->last & 0xffff, node) & 65535};
+            const u32 rows[READINGS] = {node, node + (static_cast<u32>(z->last & 255) << 8), hash(static_cast<u32>(z->last & 0xffff), node) & 65535};
             for (int k = 0; k < READINGS; k++) {
                 u16* its = &readings[k][i64(rows[k]) * CELLS + at.cell];
                 x[3 + k] = t.stretch[at.between(its)];
@@ -524,7 +528,7 @@ class Mixer {
     u8 byte_at(const Lane& lane, i64 at) const { return at >= lane.first && at < lane.at ? text[at] : 0; }
 
     void find_contexts(Lane& lane) {
-        const u32 c4 = static_cast<u32>(lane.last), c1 = c4 & 255, older = static_cast<u32>(lane.last >> 32);
+        const u32 c4 = static_cast<u32>(lane.last), c1 = c4 & 255, c2 = c4 & 0xffff, older = static_cast<u32>(lane.last >> 32);
         const i64 column = lane.at - lane.line;
         const u32 col = static_cast<u32>(column < 255 ? column : 255);
         const u32 above = lane.line_before + col < lane.line ? byte_at(lane, lane.line_before + col) : 0;
@@ -538,8 +542,10 @@ class Mixer {
         h[6] = hash(10, c4 >> 8);
         h[7] = hash(11 + (above << 8) + (c1 << 16), lane.first_of_line);
         h[8] = hash(12 + (col << 8), above);
-        h[11] = hash(hash(lane.word * 16 + 9, lane.word1), lane.word2);
-        h[10] = hash(16, (c4 & 0xf0f0ff) + ((c4 & 0xe0000000u)));
+        h[9] = hash(13 + ((after1[c1] & 0xffff) << 8), c1);
+        h[10] = hash(14 + ((after2[c2] & 255) << 8), c2);
+        h[13] = hash(hash(lane.word * 16 + 9, lane.word1), lane.word2);
+        h[12] = hash(16, (c4 & 0xf0f0ff) + ((c4 & 0xe0000000u)));
     }
 
     u8* address(u32 h) const { return slots.get() + size_t(h * 0x9e3779b1u >> 7 & slot_mask) * 16; }
