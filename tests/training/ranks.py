@@ -250,3 +250,7 @@ class Seen:
 
 if __name__ == "__main__":
     main(sys.argv[1], Path(sys.argv[2]))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Without the interpreter's teardown: a thread of torch's that outlives it aborts the process, once in many times.
+    os._exit(0)
